@@ -1,0 +1,44 @@
+# Everything a person does here. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m src.run
+DEMO := runs/demo
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help demo test check slow lock clean
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Zeitlupe needs Python 3.11 or newer: make PYTHON=<python3.11>"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compare it, restore a clip: some minutes
+	$(RUN) task=prepare data=procedural
+	$(RUN) experiment=zsm_vimeo data=procedural size=mini trainer.max_steps=$(or $(STEPS),400) logger=csv paths.runs=$(DEMO) resume=true
+	$(RUN) task=evaluate model=blend data=procedural size=mini paths.runs=$(DEMO) resume=true
+	$(RUN) task=restore input=datasets/procedural/test/scene_0000.mp4 output=$(DEMO)/restored.mp4 overwrite=true \
+	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
+	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Video: $(DEMO)/restored.mp4"
+
+test: $(VENV)/.ready  ## set up, then check
+	@$(MAKE) --no-print-directory check
+
+check:  ## format, lint, types, import floors, tests: in an environment that exists
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
+	$(BIN)/python -m pytest -m slow
+
+lock: $(VENV)/.ready  ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock
+
+clean:  ## remove the environment and caches; runs and data sets stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,190 @@
+"""From a command line to a configuration, and from a configuration to objects.
+
+``compose`` gives in a notebook or test exactly what the command line gives.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from src.checkpoints import load
+from src.errors import Problem
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+UNNAMED = ("experiment", "seed", "resume", "checkpoint", "logger", "paths.", "hydra.", "hydra/")
+
+
+def width(full: int, *, _root_: DictConfig) -> int:
+    """``${width:64}``: a channel count at the chosen size, a multiple of 8 (the deformable groups)."""
+    return max(8, 8 * round(full * _root_.size.width / 8))
+
+
+def depth(full: int, *, _root_: DictConfig) -> int:
+    """``${depth:40}``: a block count at the chosen size, at least 1."""
+    return max(1, round(full * _root_.size.depth))
+
+
+def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
+    """``${run_name:${hydra:runtime.choices},${hydra:overrides.task}}``: what was asked for, as a path.
+
+    The experiment (or the task, where there is none), then every other override but those in ``UNNAMED``.
+    """
+    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
+    head = choices.get("experiment") or choices.task
+    parts = [f"{key}={value.rstrip('/').rsplit('/', 1)[-1]}" for key, _, value in (o.partition("=") for o in named)]
+    parts = sorted(part for part in parts if part != f"task={head}")
+    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
+    if len(name) > 180:  # file systems stop at 255 bytes
+        name = name[:160] + "-" + hashlib.sha1(name.encode()).hexdigest()[:12]
+    return f"{head}/{name}" if name else str(head)
+
+
+def register_resolvers() -> None:
+    """Makes the resolvers above known to OmegaConf; done on import."""
+    for resolver in (width, depth, run_name):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+register_resolvers()
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that ``python -m src.run <overrides>`` gets.
+
+    Raises:
+        Problem: an override that does not fit; the sentence names it and its neighbours.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides))
+    except Exception as error:
+        raise Problem(explain(error, overrides)) from error
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """One sentence for what Hydra or OmegaConf has against a configuration."""
+    text = str(error)
+    if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
+        return _unknown_option(match[1], overrides)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, choice = match[1].rpartition("/")
+        return _unknown_choice(group, choice)
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is needed and has no default; give {match[1]}=<value>."
+    return " ".join(text.split())
+
+
+def _unknown_option(option: str, overrides: Sequence[str]) -> str:
+    key = option.partition("=")[0]
+    others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != key and "," not in o]
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            node: Any = hydra_compose("config", overrides=others)
+    except Exception:  # another override is wrong, too; this one is told with what the root has
+        node = OmegaConf.create({})
+    known: list[str] = []
+    for part in key.split("."):  # down to the first part that is not there
+        siblings = sorted(str(name) for name in node if not str(name).startswith("_"))
+        if not known:
+            siblings = sorted({*siblings, *(folder.name for folder in CONF.iterdir() if folder.is_dir())})
+        if part not in siblings or not isinstance(node._get_node(part), DictConfig):
+            break
+        known.append(part)
+        node = node[part]
+    here = ".".join(known) or "the configuration"
+    close = difflib.get_close_matches(part, siblings, n=1, cutoff=0.5)
+    hint = f" Did you mean {'.'.join([*known, close[0]])}?" if close else ""
+    return f"There is no option {key!r}: {here} has {', '.join(siblings) or 'none'}.{hint}"
+
+
+def _unknown_choice(group: str, choice: str) -> str:
+    folder = CONF / group
+    choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
+    close = difflib.get_close_matches(choice, choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {group}={close[0]}?" if close else ""
+    return f"There is no {group}={choice}: choose one of {', '.join(choices) or 'none'}.{hint}"
+
+
+# --- objects ---------------------------------------------------------------------------------------------------
+
+
+def plain(config: Any) -> Any:
+    """A configuration node as plain dictionaries and lists, every interpolation resolved."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def build_network(config: DictConfig) -> nn.Module:
+    """The network that a run works with: from ``checkpoint`` where one is given, else a new one of ``model``."""
+    return load(config.checkpoint) if config.checkpoint else instantiate(config.model.network)
+
+
+def build_restorer(config: DictConfig, network: nn.Module) -> Any:
+    """The LightningModule of ``model`` around ``network``, which scores by ``protocol``."""
+    model = plain(config.model)
+    description = model.pop("network")
+    return instantiate(model, _partial_=True)(
+        network=network, protocol=instantiate(config.protocol), description=description
+    )
+
+
+def build_data(config: DictConfig, network: nn.Module) -> pl.LightningDataModule:
+    """The DataModule of ``data``, cut to the network's geometry and degraded as ``degradation`` says."""
+    return instantiate(config.data, _partial_=True)(
+        geometry=network.geometry, degradation=instantiate(config.degradation), seed=config.seed
+    )
+
+
+def build_trainer(config: DictConfig, directory: Path, *, training: bool) -> pl.Trainer:
+    """Lightning's Trainer of ``trainer``; for training with the loggers and callbacks of their groups.
+
+    ``metrics.csv`` is always written beside what ``logger`` asks for.
+    """
+    trainer = instantiate(config.trainer, _partial_=True)
+    if not training:
+        return trainer(default_root_dir=directory, logger=False, enable_checkpointing=False, callbacks=[])
+    loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
+    loggers += [instantiate(node, _partial_=True)(save_dir=directory) for node in (config.logger or {}).values()]
+    callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
+    return trainer(default_root_dir=directory, logger=loggers, callbacks=callbacks)
+
+
+def claim(config: DictConfig, directory: Path) -> None:
+    """Makes ``directory`` this run's own and writes down what the run is.
+
+    Raises:
+        Problem: another run lies there, and ``resume`` is not true.
+    """
+    if (directory / "config.yaml").exists() and not config.resume:
+        raise Problem(
+            f"{directory} already holds a run, and a run never writes over another: add resume=true to go on with it, "
+            "or choose another seed=<n> or paths.runs=<folder>."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (directory / "commit.txt").write_text(commit() + "\n")
+
+
+def commit() -> str:
+    """The commit that the code is at, marked where files differ from it; 'unknown' outside a checkout."""
+    try:
+        git = ["git", "-C", str(CONF.parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,343 @@
+"""What a sample is: patches of a stretch of video to train on, whole clips to evaluate on.
+
+Everything random is a function of (seed, epoch, index), or of (seed, clip, frame) in evaluation: the number of workers,
+of ranks and of interruptions changes nothing.
+
+Shapes: P patches, T input frames, T' output frames, C channels, H and W target pixels, h and w input pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.data.degrade import Degradation, as_clip
+from src.data.layouts import Clip
+from src.errors import Problem, VideoError
+from src.geometry import Geometry
+from src.video.reader import FrameReader, open_video
+
+
+class Sample(TypedDict):
+    """``inputs`` (P, T, C, h, w) and ``targets`` (P, T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame."""
+
+    inputs: Tensor
+    targets: Tensor
+    key: str
+
+
+class Readers:
+    """Open videos, the last few used. What is open stays in its process: a copy sent to a worker starts empty."""
+
+    def __init__(self, limit: int = 8) -> None:
+        self.limit = limit
+        self._open: OrderedDict[Path, FrameReader] = OrderedDict()
+
+    def __call__(self, path: Path) -> FrameReader:
+        if path not in self._open:
+            while len(self._open) >= self.limit:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = open_video(path)
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limit": self.limit, "_open": OrderedDict()}
+
+
+class ClipDataset(Dataset[Sample]):
+    """Random patches of stretches of clips, with what a network is given and what it shall return.
+
+    A clip that is longer than ``span`` source frames is several segments, each an index of its own; where in its
+    segment a sample begins is drawn, and every place where a sample can begin belongs to one segment. Keys are
+    ``(epoch, index)``; an index beyond the length goes round, with draws of its own.
+
+    Args:
+        clips: where the frames are. Clips shorter than a sample are left out.
+        geometry: of the network.
+        degradation: of the inputs.
+        crop: side of a target patch, a multiple of the scale.
+        patches_per_read: patches cut from one stretch, since decoding is what costs.
+        flip: mirror half of the patches left to right.
+        rotate: turn patches by a random multiple of 90 degrees.
+        reverse: run half of the patches backwards.
+        seed: of all draws.
+        span: source frames of a segment; by default those of a sample.
+
+    Raises:
+        Problem: nothing to train on, a crop that does not fit, a degradation that contradicts the network.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        geometry: Geometry,
+        degradation: Degradation,
+        crop: int,
+        patches_per_read: int = 1,
+        flip: bool = True,
+        rotate: bool = True,
+        reverse: bool = False,
+        seed: int = 0,
+        span: int | None = None,
+    ) -> None:
+        check_crop(crop, geometry, degradation, reverse)
+        timeline = degradation.timeline(geometry)
+        self.input_frames = [timeline.source(i) for i in range(geometry.window)]
+        self.target_frames = [timeline.target(t) for t in geometry.times]
+        self.first = min(*self.input_frames, *self.target_frames)  # source frame, counted from the first input
+        self.extent = max(*self.input_frames, *self.target_frames) + 1 - self.first
+        span = self.extent if span is None else span
+        if span < self.extent:
+            raise Problem(f"data.span is {span} source frames, but a sample of this network takes {self.extent}")
+        lengths = [(clip, clip.length()) for clip in clips]
+        self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
+        if not self.clips:
+            longest = max((length for _, length in lengths), default=0)
+            raise Problem(
+                f"none of the {len(lengths)} training clips has the {self.extent} frames that a sample of this network "
+                f"takes (the longest has {longest}): point data.root at longer videos"
+                if lengths
+                else "this data set has nothing to train on: choose another, e.g. data=procedural"
+            )
+        self.segments = [max(1, length // span) for _, length in self.clips]
+        self.ends = np.array(list(accumulate(self.segments)))
+        self.degradation = degradation
+        self.crop = crop
+        self.patches_per_read = patches_per_read
+        self.flip, self.rotate, self.reverse = flip, rotate, reverse
+        self.seed = seed
+        self._readers = Readers()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        clip, start = self._locate(index % len(self), rng)
+        first = start - self.first
+        inputs, targets, degradation = self._read(clip, first)
+        patches = [self._patch(inputs, targets, degradation, clip, rng) for _ in range(self.patches_per_read)]
+        return Sample(
+            inputs=torch.stack([given for given, _ in patches]),
+            targets=torch.stack([wanted for _, wanted in patches]),
+            key=f"{clip.name}:{clip.start + start * clip.step}",
+        )
+
+    def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int]:
+        """The clip of an index and the source frame where the sample begins."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        clip, length = self.clips[number]
+        segments = self.segments[number]
+        segment = index - (int(self.ends[number]) - segments)
+        starts = length - self.extent + 1
+        low, high = (k * starts // segments for k in (segment, segment + 1))
+        return clip, int(rng.integers(low, max(low + 1, high)))
+
+    def _read(self, clip: Clip, first: int) -> tuple[Tensor, Tensor, Degradation]:
+        """Whole frames, uint8 (T, h, w, C) and (T', H, W, C), and what is to be done yet to the former."""
+        wanted = [clip.start + (first + frame) * clip.step for frame in self.target_frames]
+        given = [clip.start + (first + frame) * clip.step for frame in self.input_frames]
+        reader = self._readers(clip.path)
+        low = ready_made(clip, reader.size, self.degradation, self._readers)
+        both = wanted if low else sorted({*wanted, *given})
+        frames = _trimmed(reader.read(both), self.degradation.scale)
+        targets = frames[[both.index(i) for i in wanted]]
+        if low is None:
+            return frames[[both.index(i) for i in given]], targets, self.degradation
+        reader, degradation = low
+        return _trimmed(reader.read(given), degradation.scale), targets, degradation
+
+    def _patch(
+        self, inputs: Tensor, targets: Tensor, degradation: Degradation, clip: Clip, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One patch as input (T, C, h, w) and target (T', C, H, W)."""
+        scale = self.degradation.scale
+        height, width = targets.shape[1:3]
+        if min(height, width) < self.crop:
+            raise Problem(f"{clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower it")
+        side = self.crop // scale
+        top = int(rng.integers(0, height // scale - side + 1))
+        left = int(rng.integers(0, width // scale - side + 1))
+        given = degradation.patch(inputs, top, left, side, rng)
+        y, x = top * scale, left * scale
+        wanted = as_clip(targets[:, y : y + self.crop, x : x + self.crop])
+        mirrored, turns, backwards = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5  # always all three
+        given, wanted = (
+            augment(part, self.flip and mirrored, turns if self.rotate else 0, self.reverse and backwards)
+            for part in (given, wanted)
+        )
+        return given, wanted
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
+    """Patches of several reads into one batch: (B, T, C, H, W)."""
+    return {
+        "inputs": torch.cat([sample["inputs"] for sample in samples]),
+        "targets": torch.cat([sample["targets"] for sample in samples]),
+        "key": [sample["key"] for sample in samples for _ in sample["inputs"]],
+    }
+
+
+def augment(clip: Tensor, flip: bool, turns: int, reverse: bool) -> Tensor:
+    """Mirrors (T, C, S, S) left to right, turns it by ``turns`` * 90 degrees, runs it backwards."""
+    if flip:
+        clip = clip.flip(-1)
+    if turns:
+        clip = clip.rot90(turns, (-2, -1))
+    if reverse:
+        clip = clip.flip(0)
+    return clip.contiguous()
+
+
+def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:
+    """What can be refused before any data is read.
+
+    Raises:
+        Problem: degradation and network contradict each other, the crop is not on the grid of input pixels, or reversed
+            clips would not have their frames where the network puts its own.
+    """
+    degradation.check(geometry)
+    if crop < 1 or crop % geometry.scale:
+        raise Problem(f"data.crop is {crop}, which is no multiple of the network's scale of {geometry.scale}")
+    if reverse and [geometry.window - 1 - t for t in reversed(geometry.times)] != list(geometry.times):
+        raise Problem(
+            f"data.reverse=true needs output times that are their own mirror image, and this network's are "
+            f"{', '.join(map(str, geometry.times))} in a window of {geometry.window}: set data.reverse=false"
+        )
+
+
+def ready_made(
+    clip: Clip, size: tuple[int, int], degradation: Degradation, readers: Readers
+) -> tuple[FrameReader, Degradation] | None:
+    """The reader of a clip's ready-made low-resolution frames and what is to be done yet to them, where they fit."""
+    if clip.low is None or not clip.low.exists():
+        return None
+    reader = readers(clip.low)
+    factor = size[0] // reader.size[0]
+    rest = degradation.reduced(factor)
+    fits = reader.size == (size[0] // factor, size[1] // factor) if factor else False
+    return (reader, rest) if fits and rest is not None else None
+
+
+def _trimmed(frames: Tensor, scale: int) -> Tensor:
+    """(T, H, W, C) without the rows and columns that a reduction would have to share out."""
+    height, width = frames.shape[1:3]
+    return frames[:, : height - height % scale, : width - width % scale]
+
+
+class EvaluationClip:
+    """A whole clip, frame by frame in constant memory: what a network is given, and the truth about what it returns.
+
+    Args:
+        clip: where it is.
+        geometry: of the network.
+        degradation: of the inputs.
+        seed: of noise, which is a function of (seed, clip name, frame).
+        max_frames: at most so many input frames.
+        index: its number in the data set, under which scores are kept.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        geometry: Geometry,
+        degradation: Degradation,
+        seed: int = 0,
+        max_frames: int | None = None,
+        index: int = 0,
+    ) -> None:
+        self.clip, self.index = clip, index
+        self.name, self.subset = clip.name, clip.subset
+        self.geometry, self.degradation = geometry, degradation
+        self.timeline = degradation.timeline(geometry)
+        self.seed, self.max_frames = seed, max_frames
+
+    def __repr__(self) -> str:
+        return f"EvaluationClip({self.name!r}, {self.clip.path})"
+
+    @cached_property
+    def _about(self) -> tuple[int, tuple[int, int], Fraction]:
+        """Source frames, (height, width) and frame rate of the file."""
+        with open_video(self.clip.path) as reader:
+            stop = len(reader) if self.clip.stop is None else min(self.clip.stop, len(reader))
+            return len(range(self.clip.start, stop, self.clip.step)), reader.size, reader.fps
+
+    @cached_property
+    def frames(self) -> int:
+        """Number of input frames."""
+        frames = self.timeline.inputs(self._about[0])
+        if frames < 1:
+            raise Problem(f"clip {self.name} ({self.clip.path}) has no frames from {self.clip.start} on")
+        return frames if self.max_frames is None else min(frames, self.max_frames)
+
+    @cached_property
+    def times(self) -> list[Fraction]:
+        """Where the outputs lie that have a source frame, in input frames, ascending."""
+        times = self.geometry.output_times(self.frames)
+        return [t for t in times if 0 <= self.timeline.target(t) < self._about[0]]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the targets: the file's, cut to a multiple of the scale."""
+        scale = self.degradation.scale
+        height, width = self._about[1]
+        return height - height % scale, width - width % scale
+
+    @property
+    def fps(self) -> Fraction:
+        """Frame rate of the inputs."""
+        return self._about[2] / self.clip.step / self.timeline.every
+
+    def inputs(self) -> Iterator[Tensor]:
+        """Input frames in order: float32 (C, h, w) in [0, 1]."""
+        path, degradation = self.clip.path, self.degradation
+        readers = Readers()
+        low = ready_made(self.clip, self._about[1], degradation, readers)
+        if low is not None and self.clip.low is not None:
+            path, degradation = self.clip.low, low[1]
+        readers.close()
+        name = zlib.crc32(self.name.encode())
+        for i, frame in enumerate(self._frames(path, [self.timeline.source(i) for i in range(self.frames)])):
+            rng = np.random.default_rng([self.seed, name, i])
+            yield degradation(as_clip(_trimmed(frame[None], degradation.scale)), rng)[0]
+
+    def targets(self) -> Iterator[tuple[Fraction, Tensor]]:
+        """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1]."""
+        scale = self.degradation.scale
+        frames = self._frames(self.clip.path, [self.timeline.target(t) for t in self.times])
+        for time, frame in zip(self.times, frames, strict=True):
+            yield time, as_clip(_trimmed(frame[None], scale))[0]
+
+    def _frames(self, path: Path, sources: Sequence[int]) -> Iterator[Tensor]:
+        """The given source frames of a file, ascending: uint8 (H, W, C). Reads it once from front to back."""
+        wanted = iter(self.clip.start + source * self.clip.step for source in sources)
+        want = next(wanted, None)
+        if want is None:
+            return
+        with open_video(path) as reader:
+            for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
+                if i == want:
+                    yield frame
+                    want = next(wanted, None)
+                    if want is None:
+                        return
+        raise VideoError(f"{path} ends before frame {want}, which clip {self.name} needs: the file is damaged")

@@ -1,0 +1,269 @@
+"""Clips into batches: what the Trainer, and whoever evaluates, is given."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop, collate
+from src.data.degrade import Degradation
+from src.data.layouts import Clip, Splits
+from src.errors import Problem
+from src.geometry import Geometry
+
+
+class DataModule(LightningDataModule):
+    """A data set as a network with a given geometry sees it through a degradation.
+
+    Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w), ``targets`` float32 (B, T', C, H, W), both in
+    [0, 1], and ``key``, a list that tells where each patch comes from. Evaluation loaders give
+    :class:`~src.data.clips.EvaluationClip` objects, whole clips one by one, without a batch axis.
+
+    Each rank takes its own share; the Trainer must be told ``use_distributed_sampler=False``.
+
+    Args:
+        layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
+        root: where the data set is.
+        geometry: of the network.
+        degradation: what the inputs have suffered.
+        crop: side of a training patch, in target pixels.
+        batch_size: patches a step and a rank.
+        workers: processes that decode; 0 decodes in the training process.
+        patches_per_read: patches cut from each stretch that is decoded; divides ``batch_size``.
+        flip, rotate, reverse: augmentation: mirroring, quarter turns, running backwards.
+        seed: of crops, augmentation, noise and order.
+        span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
+        validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
+            input frames of each.
+        test_frames: limit of input frames a clip in the test.
+
+    Raises:
+        Problem: the degradation contradicts the network, or sizes do not go together. No data is read for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: Callable[[Path], Splits],
+        root: str | Path,
+        geometry: Geometry,
+        degradation: Degradation,
+        crop: int,
+        batch_size: int,
+        workers: int,
+        patches_per_read: int = 1,
+        flip: bool = True,
+        rotate: bool = True,
+        reverse: bool = False,
+        seed: int = 0,
+        span: int | None = None,
+        validate_clips: int | None = None,
+        validate_frames: int | None = None,
+        test_frames: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_crop(crop, geometry, degradation, reverse)
+        if patches_per_read < 1 or batch_size < 1 or batch_size % patches_per_read:
+            raise Problem(
+                f"data.batch_size={batch_size} counts patches and must be a multiple of "
+                f"data.patches_per_read={patches_per_read}: change one of them"
+            )
+        self.layout = layout
+        self.root = Path(root).expanduser()
+        self.geometry, self.degradation = geometry, degradation
+        self.crop, self.batch_size, self.workers = crop, batch_size, workers
+        self.patches_per_read = patches_per_read
+        self.flip, self.rotate, self.reverse = flip, rotate, reverse
+        self.seed, self.span = seed, span
+        self.validate_clips, self.validate_frames, self.test_frames = validate_clips, validate_frames, test_frames
+        self.training: ClipDataset | None = None
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The clips of the data set. Finding them may render the built-in scenes."""
+        return self.layout(self.root)
+
+    def prepare_data(self) -> None:
+        """Finds the data set, or makes it; Lightning calls this in one process a machine."""
+        _ = self.splits
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage == "fit":
+            self.training = ClipDataset(
+                self.splits.train,
+                geometry=self.geometry,
+                degradation=self.degradation,
+                crop=self.crop,
+                patches_per_read=self.patches_per_read,
+                flip=self.flip,
+                rotate=self.rotate,
+                reverse=self.reverse,
+                seed=self.seed,
+                span=self.span,
+            )
+
+    def train_dataloader(self) -> Loader:
+        if self.training is None:
+            self.setup("fit")
+        assert self.training is not None
+        rank, world = self._place
+        reads = self.batch_size // self.patches_per_read
+        sampler = EpochSampler(len(self.training), seed=self.seed, rank=rank, world=world, multiple=reads)
+        if self.trainer is not None:  # workers start on the first epoch before Lightning says which one it is
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
+        return Loader(
+            self.training,
+            sampler=sampler,
+            batch_size=reads,
+            collate_fn=collate,
+            num_workers=self.workers,
+            multiprocessing_context=_context() if self.workers else None,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # leaves the global generator alone
+        )
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        clips = self.splits.validate
+        if self.validate_clips is not None and self.validate_clips < len(clips):
+            clips = [clips[k * len(clips) // self.validate_clips] for k in range(self.validate_clips)]
+        return self._evaluation(clips, self.validate_frames) if clips else []
+
+    def test_dataloader(self) -> DataLoader:
+        if not self.splits.test:
+            raise Problem(f"the data set at {self.root} has no test clips: choose another, e.g. data=vid4")
+        return self._evaluation(self.splits.test, self.test_frames)
+
+    def _evaluation(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
+        rank, world = self._place
+        whole = EvaluationClips(
+            EvaluationClip(
+                clip,
+                geometry=self.geometry,
+                degradation=self.degradation,
+                seed=self.seed,
+                max_frames=frames,
+                index=index,
+            )
+            for index, clip in enumerate(clips)
+        )
+        return DataLoader(whole, sampler=share(len(whole), rank, world), batch_size=None, generator=torch.Generator())
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) in an order that is a function of (seed, epoch), each rank its own share.
+
+    What does not make whole batches on all ranks is left out, something else each epoch. Where there are fewer indices
+    than one batch of all ranks takes, they go round; an index beyond ``size`` is the same stretch with other draws.
+
+    Args:
+        size: number of indices.
+        seed: of the order.
+        rank, world: whose share.
+        multiple: indices in a batch.
+    """
+
+    def __init__(self, size: int, *, seed: int, rank: int = 0, world: int = 1, multiple: int = 1) -> None:
+        self.rounds = -(-multiple * world // size)
+        self.size = size * self.rounds
+        self.seed, self.rank, self.world, self.multiple = seed, rank, world, multiple
+        self.epoch, self.skip = 0, 0
+
+    def __len__(self) -> int:
+        return self.size // (self.world * self.multiple) * self.multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        mine = order[self.rank :: self.world][: len(self)]
+        for index in mine[self.skip :]:
+            yield self.epoch, index
+
+
+class Loader(DataLoader[Sample]):
+    """A loader that goes on where a checkpoint left it, in the middle of an epoch too.
+
+    Lightning keeps ``state_dict()`` in its checkpoints and gives it back before the first batch.
+    """
+
+    sampler: EpochSampler
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._given = 0  # batches of this epoch
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        reads = self.batch_size or 1
+        self._given = self.sampler.skip // reads
+        batches = super().__iter__()  # workers begin to read here, not at the first batch
+        return self._counted(batches)
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Problem as problem:  # torch wraps a worker's message in its traceback, which ends with the message
+                sentence = str(problem).strip().splitlines()[-1]
+                raise type(problem)(
+                    sentence.removeprefix(f"{type(problem).__module__}.{type(problem).__name__}: ")
+                ) from None
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.sampler.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        over = state["batches"] >= len(self)
+        self.sampler.set_epoch(state["epoch"] + over)
+        self.sampler.skip = 0 if over else state["batches"] * (self.batch_size or 1)
+
+
+class EvaluationClips(Dataset[EvaluationClip]):
+    """Whole clips; nothing is opened before a clip is asked for its frames."""
+
+    def __init__(self, clips: Iterator[EvaluationClip] | Sequence[EvaluationClip]) -> None:
+        self.clips = list(clips)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> EvaluationClip:
+        return self.clips[index]
+
+
+def share(clips: int, rank: int, world: int) -> list[int]:
+    """The clips that a rank evaluates: every one goes to exactly one rank, so that none counts twice.
+
+    Only where there are more ranks than clips, those left over repeat one, since Lightning cannot validate on some
+    ranks alone; scores are kept by clip, so that it counts once even then.
+    """
+    return list(range(rank, clips, world)) or [rank % clips]
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """How workers start: never by forking this process, since decord locks up in the child of one that has used it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["src.data.clips"])  # a clean process that has torch already; workers fork from it
+    return context

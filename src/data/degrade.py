@@ -1,0 +1,314 @@
+"""Forward models: how the frames that a network is given come about from the frames that it shall return.
+
+A degradation is a timeline (which source frames make an input frame) and a tuple of steps (what happens to its
+pixels), in the order in which they happen. Every step returns 8-bit values, as the files of published data sets do.
+
+Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip here is (T, C, H, W) in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.errors import Problem
+from src.geometry import Geometry
+from src.ops.resize import imresize
+
+TIE = 1e-4  # of a grey level: more than a float32 pixel is off, so that halves round up wherever a crop begins
+
+
+class Step(Protocol):
+    """One thing that happens to the pixels of a clip.
+
+    Attributes:
+        scale: how many times smaller the result is.
+        margin: pixels of its input around a patch that a step must see to treat the patch as in the whole frame.
+        alignment: pixels of its input after which its grid repeats; a patch must begin on that grid.
+    """
+
+    @property
+    def scale(self) -> int: ...
+    @property
+    def margin(self) -> int: ...
+    @property
+    def alignment(self) -> int: ...
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Bicubic:
+    """MATLAB's antialiased bicubic reduction, rounded to 8 bits as a published low-resolution PNG is."""
+
+    scale: int
+
+    def __post_init__(self) -> None:
+        if self.scale < 2:
+            raise Problem(f"a bicubic reduction needs a scale of 2 or more, got {self.scale}")
+
+    @property
+    def margin(self) -> int:
+        return 2 * self.scale  # the antialiased cubic reaches two output pixels to either side
+
+    @property
+    def alignment(self) -> int:
+        return self.scale
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        return quantise(imresize(clip.double(), Fraction(1, self.scale))).to(clip.dtype)
+
+    def __str__(self) -> str:
+        return f"bicubic x{self.scale}"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise, then salt and pepper, clamped and rounded to 8 bits.
+
+    The ZSM paper (section 4.3.1) adds "a mixture of Gaussian noise and 10% salt-and-pepper noise" as ToFlow does and
+    gives no level for the first; ToFlow's is a standard deviation of 0.1.
+
+    Args:
+        gaussian: standard deviation, for pixels in [0, 1].
+        salt_pepper: fraction of the values (each channel by itself, like MATLAB's ``imnoise``) that become 0 or 1,
+            half of them each.
+    """
+
+    gaussian: float = 0.1
+    salt_pepper: float = 0.1
+
+    scale: ClassVar[int] = 1
+    margin: ClassVar[int] = 0
+    alignment: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.gaussian < 0 or not 0 <= self.salt_pepper <= 1:
+            raise Problem(f"noise needs a standard deviation of 0 or more and a fraction within [0, 1], got {self}")
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        shape = tuple(clip.shape)
+        noisy = clip + self.gaussian * torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(clip)
+        chance = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(clip.device)
+        noisy = noisy.masked_fill(chance < self.salt_pepper, 1.0)
+        noisy = noisy.masked_fill(chance < self.salt_pepper / 2, 0.0)
+        return quantise(noisy)
+
+    def __str__(self) -> str:
+        return f"noise gaussian={self.gaussian:g} salt_pepper={self.salt_pepper:g}"
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """Compression by a real JPEG codec (libjpeg through Pillow), every frame an image by itself.
+
+    Args:
+        quality: libjpeg's quality factor, 1 to 100; or two of them, between which one is drawn for each call
+            (a training clip; in evaluation, where frames come one by one, a frame).
+        subsampling: of the chroma; 4:2:0 is what libjpeg does unless told otherwise.
+    """
+
+    quality: int | Sequence[int]
+    subsampling: str = "4:2:0"
+
+    scale: ClassVar[int] = 1
+    margin: ClassVar[int] = 16  # chroma is interpolated across the border of a coding unit
+    alignment: ClassVar[int] = 16  # the coding unit at 4:2:0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.quality, int):
+            object.__setattr__(self, "quality", tuple(self.quality))
+        low, high = self._range
+        if not 1 <= low <= high <= 100:
+            raise Problem(f"a JPEG quality is a number from 1 to 100, or two of them, ascending; got {self.quality}")
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        if isinstance(self.quality, int):
+            return self.quality, self.quality
+        if len(self.quality) != 2:
+            raise Problem(f"a JPEG quality is one number or two, got {self.quality}")
+        return self.quality[0], self.quality[1]
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        low, high = self._range
+        quality = low if low == high else int(rng.integers(low, high + 1))
+        levels = (quantise(clip) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (T, H, W, C)
+        decoded = np.stack([self._code(frame, quality) for frame in levels])
+        return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(clip) / 255).contiguous()
+
+    def _code(self, frame: np.ndarray, quality: int) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=self.subsampling)
+        with Image.open(file) as image:
+            return np.array(image)
+
+    def __str__(self) -> str:
+        low, high = self._range
+        return f"jpeg quality={low}" if low == high else f"jpeg quality={low}..{high}"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Which source frames make the input frames, and where outputs find theirs.
+
+    Args:
+        every: source frames from one input frame to the next.
+    """
+
+    every: int
+
+    def frames(self, i: int) -> range:
+        """Source frames that input frame ``i`` is made of."""
+        return range(i * self.every, i * self.every + 1)
+
+    def source(self, i: int) -> int:
+        """The source frame at whose time input frame ``i`` lies."""
+        return self.frames(i)[0]
+
+    def target(self, time: Fraction | int) -> int:
+        """The source frame at ``time`` (in input frames).
+
+        Raises:
+            Problem: no source frame lies there.
+        """
+        place = Fraction(time) * self.every
+        if place.denominator != 1:
+            raise Problem(
+                f"the network returns a frame at time {time} of its input frames, where no source frame lies with "
+                f"every={self.every} (source frames from one input to the next): set degradation.every to a multiple "
+                f"of {Fraction(time).denominator}"
+            )
+        return int(place)
+
+    def inputs(self, sources: int) -> int:
+        """How many input frames come of ``sources`` source frames."""
+        return max(0, (sources - len(self.frames(0))) // self.every + 1)
+
+
+class Span(NamedTuple):
+    """A stretch of pixels along one axis."""
+
+    start: int
+    stop: int
+
+    def within(self, outer: Span) -> slice:
+        """Where it lies in what begins at ``outer``."""
+        return slice(self.start - outer.start, self.stop - outer.start)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """A timeline and an ordered composition of steps.
+
+    Args:
+        steps: what happens to the pixels, in this order.
+        every: source frames from one input frame to the next; ``None`` takes the least with which each output of
+            the network has a source frame (2 for Zooming SlowMo: it is given the odd frames only).
+    """
+
+    steps: Sequence[Step] = ()
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if self.every is not None and self.every < 1:
+            raise Problem(f"degradation.every counts source frames from one input to the next, got {self.every}")
+
+    @property
+    def scale(self) -> int:
+        """How many times smaller than the source frames the input frames are."""
+        return math.prod(step.scale for step in self.steps)
+
+    def timeline(self, geometry: Geometry) -> Timeline:
+        """Where the frames of a network with this geometry lie among the source frames.
+
+        Raises:
+            Problem: an output would lie between source frames.
+        """
+        timeline = Timeline(self.every or geometry.subdivision)
+        for time in geometry.times:
+            timeline.target(time)
+        return timeline
+
+    def check(self, geometry: Geometry) -> None:
+        """Refuses what contradicts the network, before any data is read.
+
+        Raises:
+            Problem: the network's scale is not the degradation's, or an output would lie between source frames.
+        """
+        if geometry.scale != self.scale:
+            raise Problem(
+                f"the network enlarges {geometry.scale} times but the degradation ({self}) makes frames {self.scale} "
+                f"times smaller: choose another degradation or a model of scale {self.scale}"
+            )
+        self.timeline(geometry)
+
+    def reduced(self, factor: int) -> Degradation | None:
+        """What remains to be done to frames that a data set brings ready-made, ``factor`` times smaller.
+
+        ``None`` where the degradation does not begin with that very reduction.
+        """
+        first = self.steps[0] if self.steps else None
+        if isinstance(first, Bicubic) and first.scale == factor:
+            return replace(self, steps=self.steps[1:])
+        return None
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        """Degrades whole frames: (T, C, H, W) -> (T, C, h, w)."""
+        for step in self.steps:
+            clip = step(clip, rng)
+        return clip
+
+    def patch(self, frames: Tensor, top: int, left: int, side: int, rng: np.random.Generator) -> Tensor:
+        """What degrading whole frames and then cropping would give, noise apart, at the cost of the patch alone.
+
+        Args:
+            frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
+            top, left, side: the patch, in pixels of the result.
+            rng: for the steps that draw something.
+
+        Returns:
+            float32 (T, C, side, side) in [0, 1].
+        """
+        rows = self._spans(Span(top, top + side), frames.shape[1])
+        columns = self._spans(Span(left, left + side), frames.shape[2])
+        clip = as_clip(frames[:, slice(*rows[0]), slice(*columns[0])])
+        for k, step in enumerate(self.steps):
+            clip = step(clip, rng)
+            have = [Span(s.start // step.scale, s.stop // step.scale) for s in (rows[k], columns[k])]
+            clip = clip[..., rows[k + 1].within(have[0]), columns[k + 1].within(have[1])]
+        return clip.contiguous()
+
+    def _spans(self, wanted: Span, size: int) -> list[Span]:
+        """Along one axis of ``size`` source pixels: what each step must be given, then what is wanted at the end."""
+        room = size // self.scale
+        spans = [wanted]
+        for step in reversed(self.steps):
+            room *= step.scale
+            start, stop = spans[0].start * step.scale - step.margin, spans[0].stop * step.scale + step.margin
+            start -= start % step.alignment
+            stop += -stop % step.alignment
+            spans.insert(0, Span(max(0, start), min(room, stop)))
+        return spans
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.steps)) or "none"
+
+
+def quantise(clip: Tensor) -> Tensor:
+    """The nearest of the 256 values that an 8-bit file can hold, halves up as MATLAB rounds, clamped to [0, 1]."""
+    return torch.floor(clip * 255 + (0.5 + TIE)).clamp(0, 255) / 255
+
+
+def as_clip(frames: Tensor) -> Tensor:
+    """uint8 (T, H, W, C) -> float32 (T, C, H, W) in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).to(torch.float32).div(255).contiguous()

@@ -1,0 +1,427 @@
+"""Where each public data set keeps its frames, and its splits.
+
+A layout is a function ``layout(root, **options) -> Splits``. It looks at names, and at pixels only where a data set's
+own rules ask for it; a data set that is not there is one sentence that says where to get it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from src.errors import Problem
+from src.video.reader import find_videos, open_video
+
+BUILT_IN = "`python -m src.run experiment=zsm_vimeo data=procedural size=mini`"
+TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
+SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of one video file or frame folder.
+
+    Args:
+        name: what scores are kept under; unique within a split.
+        path: the file or folder.
+        subset: part of a test set that has a mean of its own (Vimeo-90K's ``fast``, ...).
+        start, stop: its first frame, and the one behind its last, in frames of the file; ``None`` is the end.
+        step: each ``step``-th frame of the file is a source frame.
+        low: folder of ready-made low-resolution frames of the same numbers.
+    """
+
+    name: str
+    path: Path
+    subset: str = ""
+    start: int = 0
+    stop: int | None = None
+    step: int = 1
+    low: Path | None = None
+
+    def length(self) -> int:
+        """Source frames; opens the file where ``stop`` is not given."""
+        stop = self.stop
+        if stop is None:
+            with open_video(self.path) as reader:
+                stop = len(reader)
+        return len(range(self.start, stop, self.step))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Clips to train on, to validate on while training, and to test on: no frame is in two of them.
+
+    Raises:
+        Problem: a frame is in two splits, or two clips of a test or validation set share a name.
+    """
+
+    train: Sequence[Clip] = ()
+    validate: Sequence[Clip] = ()
+    test: Sequence[Clip] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validate", "test"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.check()
+
+    def check(self) -> None:
+        named = {"training": self.train, "validation": self.validate, "test": self.test}
+        stretches = [
+            (os.path.abspath(clip.path), clip.start, clip.stop, split, clip.name)
+            for split, clips in named.items()
+            for clip in clips
+        ]
+        stretches.sort(key=lambda stretch: stretch[:2])
+        reach: dict[str, tuple[float, str, str]] = {}  # of the path at hand, by split: the last frame, whose
+        path = ""
+        for here, start, stop, split, name in stretches:
+            if here != path:
+                path, reach = here, {}
+            end = float("inf") if stop is None else stop
+            for other, (last, _, neighbour) in reach.items():
+                if other != split and start < last:
+                    raise Problem(
+                        f"frame {start} of {here} is both {other} data (clip {neighbour}) and {split} data (clip "
+                        f"{name}): the splits of a data set must share nothing, so mend its lists or folders"
+                    )
+            if split not in reach or end > reach[split][0]:
+                reach[split] = (end, split, name)
+        for split in ("validation", "test"):
+            seen: set[str] = set()
+            for clip in named[split]:
+                if clip.name in seen:
+                    raise Problem(
+                        f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
+                    )
+                seen.add(clip.name)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a whole copy of a data set holds.
+
+    Args:
+        source: where to get it.
+        counts: clips by list file, subset or split.
+        size: (height, width) of its frames, where they all agree.
+        frames: frames by clip name, or of every clip.
+    """
+
+    source: str
+    counts: dict[str, int] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    frames: dict[str, int] | int | None = None
+
+
+EXPECTED: dict[str, Expected] = {
+    "vimeo90k": Expected(
+        source="http://toflow.csail.mit.edu",
+        counts={  # without all-black clips, of which the ZSM paper (section 4.1) removes 5 medium and 3 slow ones
+            "sep_trainlist.txt": 64612,
+            "sep_testlist.txt": 7824,
+            "fast": 1225,
+            "medium": 4972,
+            "slow": 1610,
+        },
+        size=(256, 448),
+        frames=7,
+    ),
+    "vid4": Expected(
+        source="https://github.com/yhjo09/VSR-DUF (inputs/G)",
+        counts={"test": 4},
+        frames={"calendar": 41, "city": 34, "foliage": 49, "walk": 47},
+    ),
+}
+
+
+# --- Vimeo-90K ---
+
+
+def vimeo90k(root: Path | str, test_list: str = "all", hold_back: int = 64) -> Splits:
+    """Vimeo-90K's septuplets: ``sequences/<sequence>/<clip>/im1.png`` to ``im7.png``.
+
+    The test clips are those of ``fast_testset.txt``, ``medium_testset.txt`` and ``slow_testset.txt`` (published with
+    Zooming Slow-Mo; put them beside ``sep_testlist.txt``), each a subset with a mean of its own, without the clips
+    that hold consecutive all-black frames, which are found from their pixels; where no such file is there, the clips
+    of ``sep_testlist.txt``. Low-resolution frames (``vimeo_septuplet_matlabLRx4/sequences``) are found in or beside
+    it.
+
+    Args:
+        root: the folder with ``sequences``, or the one that holds ``vimeo_septuplet``.
+        test_list: ``all`` three subsets, one of them, or ``sep`` for ``sep_testlist.txt``.
+        hold_back: training clips, evenly spread over the list, that validate instead. The papers hold back none.
+
+    Raises:
+        Problem: it is not there, or not whole.
+    """
+    base = _vimeo_base(Path(root))
+    low = _vimeo_low(base)
+    listed = _listed(base / "sep_trainlist.txt")
+    every = max(1, len(listed) // hold_back) if hold_back else 0
+    held = set(listed[every - 1 :: every][:hold_back]) if every else set()
+    subsets = [name for name in ("fast", "medium", "slow") if (base / f"{name}_testset.txt").is_file()]
+    if test_list not in ("all", "sep", "fast", "medium", "slow"):
+        raise Problem(f"test_list={test_list} is none of all, fast, medium, slow and sep")
+    if test_list in ("fast", "medium", "slow") and test_list not in subsets:
+        raise Problem(f"there is no {test_list}_testset.txt in {base}: put the list beside sep_testlist.txt")
+    make = partial(_septuplet, base, low)
+    validate = [make(key) for key in listed if key in held]
+    if test_list == "sep" or not subsets:
+        test = [make(key) for key in _listed(base / "sep_testlist.txt")]
+    else:
+        chosen = subsets if test_list == "all" else [test_list]
+        test = [make(key, subset) for subset in chosen for key in _listed(base / f"{subset}_testset.txt")]
+        test = _without_black(test)
+    return Splits([make(key) for key in listed if key not in held], _without_black(validate), test)
+
+
+def _vimeo_base(root: Path) -> Path:
+    for base in (root, root / "vimeo_septuplet"):
+        if (base / "sequences").is_dir():
+            return base.resolve()
+    raise _missing("Vimeo-90K septuplets (the folder sequences and its lists)", root, EXPECTED["vimeo90k"].source)
+
+
+def _vimeo_low(base: Path) -> Path | None:
+    places = [
+        base.parent / "vimeo_septuplet_matlabLRx4" / "sequences",  # BasicSR's name for it
+        base / "vimeo_septuplet_matlabLRx4" / "sequences",
+        base / "sequences_LR",
+        base / "sequences_LRx4",
+    ]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _septuplet(base: Path, low: Path | None, key: str, subset: str = "") -> Clip:
+    return Clip(key, base / "sequences" / key, subset, stop=7, low=low / key if low else None)
+
+
+def _listed(path: Path) -> list[str]:
+    if not path.is_file():
+        raise Problem(f"{path} is missing: it comes with the data set ({EXPECTED['vimeo90k'].source})")
+    return path.read_text().split()
+
+
+def _without_black(clips: Sequence[Clip]) -> list[Clip]:
+    with ThreadPoolExecutor(16) as pool:  # it waits for a file system
+        return [clip for clip, black in zip(clips, pool.map(_has_black, clips), strict=True) if not black]
+
+
+def _has_black(clip: Clip) -> bool:
+    """Whether two frames in a row are all black. Of two neighbours among im1 to im7, one has an even number."""
+    frames = [clip.path / f"im{i}.png" for i in range(1, 8)]
+    return any(_is_black(frames[i]) and (_is_black(frames[i - 1]) or _is_black(frames[i + 1])) for i in (1, 3, 5))
+
+
+def _is_black(frame: Path) -> bool:
+    try:
+        if frame.stat().st_size > TINY:
+            return False
+        with Image.open(frame) as image:
+            return not np.asarray(image).any()
+    except OSError as error:
+        raise Problem(f"{frame} cannot be read ({error}): the data set is not whole; unpack it again") from error
+
+
+# --- Vid4 ---
+
+
+def vid4(root: Path | str) -> Splits:
+    """Vid4 as frame folders ``calendar``, ``city``, ``foliage``, ``walk``; there is nothing in it to train on.
+
+    Args:
+        root: the folder that holds them, by themselves or under ``GT/`` or ``original/``, possibly with the frames of
+            each in a folder ``original`` of its own.
+    """
+    root = Path(root)
+    names = ["calendar", "city", "foliage", "walk"]
+    for base in (root, root / "GT", root / "original"):
+        folders = [base / name / inner for name in names for inner in ("", "original") if _frames(base / name / inner)]
+        if len(folders) == len(names):
+            return Splits(
+                test=[Clip(n, f.resolve(), stop=len(_frames(f))) for n, f in zip(names, folders, strict=True)]
+            )
+    raise _missing(f"Vid4 (folders {', '.join(names)})", root, EXPECTED["vid4"].source)
+
+
+def _frames(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in SUFFIXES)
+
+
+# --- Any folder ---
+
+
+def folder(
+    root: Path | str, hold_back: float = 0.2, by: str = "time", step: int = 1, gap: int = 4, low: Path | None = None
+) -> Splits:
+    """Any folder of video files or of frame folders.
+
+    Where it has a folder ``train``, ``val`` or ``test``, those are the splits. Otherwise part of it is held back: the
+    first half of that validates, the second tests.
+
+    Args:
+        root: the folder.
+        hold_back: the fraction that is never trained on.
+        by: ``time`` holds back the end of every video (videos too short for it are trained on whole); ``video`` holds
+            back whole videos.
+        step: each ``step``-th frame of a file is a source frame (8 makes 30 fps of 240).
+        gap: source frames that are left out between the splits of a video, so that they share nothing.
+        low: folder of ready-made low-resolution frames, in which everything is named as in ``root``.
+
+    Raises:
+        Problem: there is no video, or too little to hold anything back.
+    """
+    root = Path(root)
+    if step < 1 or gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
+        raise Problem(
+            f"a folder's splits need step >= 1, gap >= 0, hold_back within [0, 1) and by=time or by=video; got "
+            f"step={step}, gap={gap}, hold_back={hold_back}, by={by}"
+        )
+    if not root.exists():
+        raise _missing("folder of videos", root)
+    parts = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
+    if any(parts.values()):
+        return Splits(**{s: [c for f in folders for c in _clips(f, step, low)] for s, folders in parts.items()})
+    clips = _clips(root, step, low)
+    if not clips:
+        raise _missing("video or frame folder", root)
+    if not hold_back:
+        return Splits(train=clips)
+    return _by_time(clips, hold_back, gap) if by == "time" else _by_video(clips, hold_back)
+
+
+FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
+
+
+def _clips(root: Path, step: int, low: Path | None) -> list[Clip]:
+    clips = []
+    for path in find_videos(root):
+        inner = path.relative_to(root)
+        shown = Path(path.name) if path == root else inner
+        name = (shown if path.is_dir() else shown.with_suffix("")).as_posix()
+        beside = Path(low) / inner if low else None
+        clips.append(Clip(name, path.resolve(), step=step, low=beside if beside and beside.exists() else None))
+    stems = [clip.name for clip in clips]
+    return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
+
+
+def _by_time(clips: Iterable[Clip], hold_back: float, gap: int) -> Splits:
+    train, validate, test = [], [], []
+    for clip in clips:
+        frames = clip.length()
+        held = max(round(frames * hold_back / 2), SHORTEST)
+        learnt = frames - 2 * held - 2 * gap
+        if learnt < SHORTEST:
+            train.append(_stretch(clip, 0, frames))
+            continue
+        train.append(_stretch(clip, 0, learnt))
+        validate.append(_stretch(clip, learnt + gap, learnt + gap + held))
+        test.append(_stretch(clip, frames - held, frames))
+    if not test:
+        raise Problem(
+            f"no video in {_common(train)} has the {3 * SHORTEST + 2 * gap} frames that holding back its end takes: "
+            f"hold back whole videos with data.layout.by=video"
+        )
+    return Splits(train, validate, test)
+
+
+def _stretch(clip: Clip, start: int, stop: int) -> Clip:
+    """Source frames ``start`` to ``stop`` of a clip."""
+    return replace(clip, start=clip.start + start * clip.step, stop=clip.start + (stop - 1) * clip.step + 1)
+
+
+def _by_video(clips: Sequence[Clip], hold_back: float) -> Splits:
+    held = max(2, round(len(clips) * hold_back))
+    if len(clips) < held + 1:
+        raise Problem(
+            f"{_common(clips)} holds {len(clips)} videos, too few to hold whole ones back: use data.layout.by=time"
+        )
+    chosen = [(2 * k + 1) * len(clips) // (2 * held) for k in range(held)]  # evenly over the folder
+    rest = [clip for i, clip in enumerate(clips) if i not in chosen]
+    return Splits(rest, [clips[i] for i in chosen[::2]], [clips[i] for i in chosen[1::2]])
+
+
+def _common(clips: Sequence[Clip]) -> str:
+    return os.path.commonpath([clip.path.parent for clip in clips])
+
+
+# --- The built-in scenes ---
+
+
+def procedural(root: Path | str, step: int = 8, **options: Any) -> Splits:
+    """The built-in scenes, rendered at 240 fps and seen at 30; where they are missing they are rendered first.
+
+    Args:
+        root: where they are, or shall be.
+        step: each ``step``-th frame is a source frame.
+        options: what :func:`src.data.procedural.prepare` takes (sizes and numbers of scenes).
+    """
+    from src.data.procedural import prepare  # it needs a video writer, and nothing else here does
+
+    prepare(Path(root), **options)
+    return folder(root, step=step)
+
+
+# --- What a whole data set looks like ---
+
+
+def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> list[str]:
+    """What is wrong with the data set at ``root``, a sentence each; nothing where it is whole.
+
+    Args:
+        layout: one of the functions above, or a ``functools.partial`` of one.
+        root: the data set.
+        options: of the layout.
+    """
+    try:
+        splits = layout(root, **options)
+    except Problem as problem:
+        return [str(problem)]
+    function = layout.func if isinstance(layout, partial) else layout
+    expected = EXPECTED.get(getattr(function, "__name__", ""))
+    return list(_complaints(expected, Path(root), splits)) if expected else []
+
+
+def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]:
+    clips = [*splits.train, *splits.validate, *splits.test]
+    found: dict[str, int] = {"train": len(splits.train), "test": len(splits.test)}
+    for clip in splits.test:
+        found[clip.subset] = found.get(clip.subset, 0) + 1
+    for name, count in expected.counts.items():
+        if name.endswith(".txt"):
+            there = len(_listed(_vimeo_base(root) / name))
+        elif name in found or name in ("train", "test"):
+            there = found[name]
+        else:
+            continue  # a subset whose list is not there, or was not asked for
+        if there != count:
+            yield f"{root}: {there} clips in {name}, {count} expected"
+    missing = [clip for clip in clips if not clip.path.is_dir()]
+    if missing:
+        yield f"{root}: {len(missing)} of {len(clips)} listed clips are not there, {missing[0].path} the first"
+    present = [clip for clip in clips if clip.path.is_dir()]
+    for clip in present[:: max(1, len(present) // 50)]:  # a sample of them: opening all takes an hour
+        frames = _frames(clip.path)
+        wanted = expected.frames.get(clip.name) if isinstance(expected.frames, dict) else expected.frames
+        if wanted is not None and len(frames) != wanted:
+            yield f"{clip.path}: {len(frames)} frames, {wanted} expected"
+        if frames and expected.size is not None:
+            with Image.open(clip.path / frames[0]) as image:
+                if (image.height, image.width) != expected.size:
+                    yield f"{clip.path}: frames of {image.width}x{image.height}, {expected.size[::-1]} expected"
+
+
+def _missing(what: str, root: Path, source: str = "") -> Problem:
+    get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
+    return Problem(f"there is no {what} at {root.absolute()}: {get}, or run on the built-in data with {BUILT_IN}")

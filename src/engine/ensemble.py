@@ -1,0 +1,48 @@
+"""Self-ensemble: the mean over flipped and turned copies of the input (EDVR, Section 4.4; WDVR, Section 4.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, transposed)
+    1: [(False, False, False)],
+    2: [(False, False, False), (True, False, False)],
+    4: [(a, b, False) for a in (False, True) for b in (False, True)],
+    8: [(a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)],
+}
+
+
+class Ensemble(nn.Module):
+    """Runs a network on flipped and transposed copies of a clip, turns the results back, and averages them.
+
+    (B, T, C, H, W) to what the network makes of it; one copy at a time, so memory is that of a single pass.
+
+    Args:
+        network: any network of the suite.
+        copies: 2 (mirrored), 4 (mirrored along both axes) or 8 (transposed as well).
+    """
+
+    def __init__(self, network: nn.Module, *, copies: int) -> None:
+        super().__init__()
+        if copies not in FLIPS:
+            raise ValueError(f"copies must be one of {list(FLIPS)}, got {copies}")
+        self.network, self.copies = network, copies
+        self.geometry = network.geometry
+
+    def forward(self, clip: Tensor) -> Tensor:
+        total: Tensor | float = 0.0
+        for flip in FLIPS[self.copies]:
+            total = total + _turn(self.network(_turn(clip, *flip)), *flip, back=True)
+        return torch.as_tensor(total) / self.copies
+
+
+def _turn(clip: Tensor, mirror: bool, upend: bool, transpose: bool, back: bool = False) -> Tensor:
+    """Mirrors, then transposes the last two axes; ``back`` undoes it."""
+    axes = [axis for axis, wanted in ((-1, mirror), (-2, upend)) if wanted]
+    if transpose and back:
+        clip = clip.transpose(-1, -2)
+    clip = clip.flip(axes) if axes else clip
+    if transpose and not back:
+        clip = clip.transpose(-1, -2)
+    return clip

@@ -1,0 +1,18 @@
+"""What a person can mend."""
+
+from __future__ import annotations
+
+
+class Problem(Exception):  # noqa: N818 - it is shown to people as one sentence, not as a traceback
+    """Something the user can put right: one sentence that says what is wrong, where, and what to do.
+
+    ``src.run`` prints the sentence and exits with code 2; it never shows a traceback for it.
+    """
+
+
+class CheckpointError(Problem):
+    """A checkpoint that is not what it was taken for; the message lists the keys concerned."""
+
+
+class VideoError(Problem):
+    """A video or frame folder that cannot be read or written; the message names the file."""

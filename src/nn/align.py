@@ -1,0 +1,115 @@
+"""Deformable alignment: one frame's features moved onto another's.
+
+Shapes: N batch (clips times frames), C channels, H height, W width, G deformable groups. A *pyramid* is a list
+of features at full, half and quarter size, finest first.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.nn.blocks import conv1x1, conv3x3, leaky
+from src.ops.deform_conv import deform_conv2d
+
+Pyramid = list[Tensor]
+
+
+class DeformablePack(nn.Module):
+    """Modulated deformable 3x3 convolution whose offsets and mask come from another feature (DCNv2).
+
+    One convolution turns the offset feature into 3 * G * 9 channels: the first two thirds are the offsets, the
+    last third goes through a sigmoid as the mask. It starts at zero, so the layer starts as half a convolution
+    that looks straight ahead.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8) -> None:  # 8 groups: EDVR and Zooming SlowMo alike
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.offset = conv3x3(channels, 3 * groups * 9)
+        bound = 1 / math.sqrt(channels * 9)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, offset_feature: Tensor) -> Tensor:
+        offset = self.offset(offset_feature)
+        third = offset.shape[1] // 3
+        offset, mask = offset.split([2 * third, third], dim=1)
+        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
+
+
+class FeaturePyramid(nn.Module):
+    """Features at full, half and quarter size: two convolutions a level. (N, C, H, W) to a pyramid."""
+
+    def __init__(self, channels: int, *, levels: int = 3) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range(levels - 1))
+        self.mix = nn.ModuleList(conv3x3(channels, channels) for _ in range(levels - 1))
+
+    def forward(self, x: Tensor) -> Pyramid:
+        pyramid = [x]
+        for down, mix in zip(self.down, self.mix, strict=True):
+            pyramid.append(leaky(mix(leaky(down(pyramid[-1])))))
+        return pyramid
+
+
+class PyramidAlign(nn.Module):
+    """A neighbour's features aligned with a reference's, from coarse to fine (EDVR, Section 3.2, Equations 2 to 4).
+
+    At every level the two are compared to an offset feature, which takes in the coarser level's, upsampled and
+    doubled since a step there is two steps here; the aligned features take in the coarser level's likewise.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8, levels: int = 3) -> None:
+        super().__init__()
+        finer = range(levels - 1)
+        self.compare = nn.ModuleList(conv3x3(2 * channels, channels) for _ in range(levels))
+        self.inherit = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)
+        self.refine = nn.ModuleList(conv3x3(channels, channels) for _ in range(levels))
+        self.sample = nn.ModuleList(DeformablePack(channels, groups=groups) for _ in range(levels))
+        self.blend = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)
+
+    def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
+        offset = aligned = None
+        for level in reversed(range(len(neighbour))):
+            coarser_offset, coarser = offset, aligned
+            offset = leaky(self.compare[level](torch.cat([neighbour[level], reference[level]], dim=1)))
+            if coarser_offset is not None:
+                offset = leaky(self.inherit[level](torch.cat([offset, 2 * double(coarser_offset)], dim=1)))
+            offset = leaky(self.refine[level](offset))
+            aligned = self.sample[level](neighbour[level], offset)
+            if coarser is not None:
+                aligned = self.blend[level](torch.cat([aligned, double(coarser)], dim=1))
+            if level > 0:
+                aligned = leaky(aligned)
+        return aligned
+
+
+class PairAlign(nn.Module):
+    """Two features aligned with one another, each by weights of its own, and blended by a 1x1 convolution.
+
+    Zooming SlowMo makes the frame between two frames this way (Section 3.2), and brings its recurrent state to
+    the current frame this way (Section 3.3).
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8) -> None:
+        super().__init__()
+        self.pyramid = FeaturePyramid(channels)
+        self.forward_align = PyramidAlign(channels, groups=groups)
+        self.backward_align = PyramidAlign(channels, groups=groups)
+        self.blend = conv1x1(2 * channels, channels)
+
+    def forward(self, first: Pyramid, second: Pyramid) -> Tensor:
+        """Two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
+        both = [self.forward_align(first, second), self.backward_align(second, first)]
+        return self.blend(torch.cat(both, dim=1))
+
+
+def double(x: Tensor) -> Tensor:
+    """Bilinear upsampling by two; corners are not aligned."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,0 +1,84 @@
+"""Convolutional parts that know neither time nor papers.
+
+Shapes: B batch, T frames, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with zero padding that keeps the size (or divides it by ``stride``)."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1)
+
+
+def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1x1 convolution: a linear map over channels."""
+    return nn.Conv2d(inputs, outputs, kernel_size=1)
+
+
+def leaky(x: Tensor) -> Tensor:
+    """LeakyReLU with the slope 0.1 that EDVR, Zooming SlowMo and DSFN share."""
+    return F.leaky_relu(x, 0.1)
+
+
+class ResidualBlock(nn.Module):
+    """conv, ReLU, conv, plus the input; no normalisation (EDSR's block).
+
+    Weights start from a fan-in Kaiming normal times 0.1, so that a deep trunk starts near the identity.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data.mul_(0.1)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+def trunk(channels: int, blocks: int) -> nn.Sequential:
+    """``blocks`` residual blocks in a row."""
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+
+
+class FrameEncoder(nn.Module):
+    """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
+
+    def __init__(self, channels: int, *, blocks: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(3, channels)
+        self.trunk = trunk(channels, blocks)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk(leaky(self.conv(frames)))
+
+
+def each_frame(module: nn.Module, clip: Tensor) -> Tensor:
+    """Applies ``module`` to every frame of a clip: (B, T, ...) to (B, T, ...), all frames in one batch."""
+    out = module(clip.flatten(0, 1))
+    return out.unflatten(0, clip.shape[:2])
+
+
+def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
+    """Repeats the last row and column of (B, T, C, H, W) until H and W are multiples of ``multiple``."""
+    height, width = clip.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    if not (right or bottom):
+        return clip
+    return F.pad(clip, (0, right, 0, bottom, 0, 0), mode="replicate")
+
+
+def count_parameters(modules: nn.Module | Iterable[nn.Module]) -> int:
+    """Number of trainable and frozen parameters, each counted once."""
+    modules = [modules] if isinstance(modules, nn.Module) else modules
+    return sum(math.prod(p.shape) for p in {id(p): p for m in modules for p in m.parameters()}.values())

@@ -1,0 +1,85 @@
+"""Recurrence over the frames of a clip.
+
+Shapes: B batch, T frames, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.nn.align import PairAlign
+from src.nn.blocks import conv1x1, conv3x3
+
+
+class ConvLSTM(nn.Module):
+    """Convolutional LSTM with a zero initial state. (B, T, C, H, W) to hidden states of the same shape.
+
+    Gates come from one 3x3 convolution, in the order input, forget, output, candidate.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gates = conv3x3(2 * channels, 4 * channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = cell = torch.zeros_like(features[:, 0])
+        states = []
+        for x, context in zip(features.unbind(1), self.contexts(features), strict=True):
+            hidden, cell = self.carry(context, hidden, cell)
+            i, f, o, g = self.gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * cell.tanh()
+            states.append(hidden)
+        return torch.stack(states, dim=1)
+
+    def contexts(self, features: Tensor) -> Iterator[Any]:
+        """What :meth:`carry` needs of each frame, computed for all frames at once."""
+        return iter([None] * features.shape[1])
+
+    def carry(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Brings the state, (B, C, H, W) each, from the last frame to the current one; here it stays as it is."""
+        return hidden, cell
+
+
+class DeformableConvLSTM(ConvLSTM):
+    """A ConvLSTM whose two states are aligned with the current frame first (Zooming SlowMo, Equation 6)."""
+
+    def __init__(self, channels: int, *, groups: int = 8) -> None:
+        super().__init__(channels)
+        self.align_hidden = PairAlign(channels, groups=groups)
+        self.align_cell = PairAlign(channels, groups=groups)
+
+    def contexts(self, features: Tensor) -> Iterator[Any]:
+        frames, shape = features.flatten(0, 1), features.shape[:2]
+        both = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
+        levels = [[level.unflatten(0, shape).unbind(1) for level in pyramid] for pyramid in both]
+        for t in range(shape[1]):
+            yield [[level[t] for level in pyramid] for pyramid in levels]
+
+    def carry(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        for_hidden, for_cell = context
+        hidden = self.align_hidden(for_hidden, self.align_hidden.pyramid(hidden))
+        cell = self.align_cell(for_cell, self.align_cell.pyramid(cell))
+        return hidden, cell
+
+
+class Bidirectional(nn.Module):
+    """The same recurrence forwards and backwards in time, the two joined by a 1x1 convolution.
+
+    Both directions run as one batch. (B, T, C, H, W) to the same shape.
+    """
+
+    def __init__(self, recurrence: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+        self.join = conv1x1(2 * channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        states = self.recurrence(torch.cat([features, features.flip(1)]))
+        forwards, backwards = states.chunk(2)
+        both = torch.cat([forwards, backwards.flip(1)], dim=2)
+        return self.join(both.flatten(0, 1)).unflatten(0, both.shape[:2])

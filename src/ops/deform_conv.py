@@ -1,0 +1,145 @@
+"""Deformable convolution: a convolution whose every tap looks where an offset tells it to.
+
+Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; with a mask: Zhu et al., "Deformable ConvNets v2:
+More Deformable, Better Results", CVPR 2019, eq. 1. For output pixel p, tap k at p_k, and sampled bilinearly:
+
+    y(p) = bias + sum_k  weight_k . x(p * stride - padding + p_k * dilation + offset_k(p)) * mask_k(p)
+
+Shapes: B batch, C channels in, M channels out, H W input size, P Q output size, N = P * Q, K = kh * kw taps,
+G offset groups (channels that share their offsets), D weight groups (the ``groups`` of an ordinary convolution).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = (1, 1),
+    padding: int | tuple[int, int] = (0, 0),
+    dilation: int | tuple[int, int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution with torchvision's signature, layout and results; zeros lie outside the image.
+
+    The sampling positions and weights are computed in float32 at least, whatever the inputs' type and under autocast:
+    bfloat16 has 8 bits and would be off by pixels in a wide image. The product with ``weight`` runs in its type, or
+    in autocast's, as an ordinary convolution would.
+
+    Args:
+        input: ``(B, C, H, W)``.
+        offset: ``(B, 2 * G * K, P, Q)`` in pixels: for each offset group, for each tap (rows first), dy and then dx.
+        weight: ``(M, C / D, kh, kw)``.
+        bias: ``(M,)``.
+        stride: one number, or one for each axis (y, x).
+        padding: zeros added around the image; one number or two.
+        dilation: distance between taps; one number or two.
+        mask: ``(B, G * K, P, Q)``, for each offset group, for each tap, a factor on what was sampled.
+
+    Returns:
+        ``(B, M, P, Q)`` with ``P = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``, and so Q.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
+    return _by_grid_sample(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def _by_grid_sample(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Pure PyTorch: one ``grid_sample`` over all taps, whose columns then enter one matrix product as they lie."""
+    (B, C, H, W), (M, c, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
+    K, N, D = kh * kw, P * Q, C // c
+    G = offset.shape[1] // (2 * K)
+    precise = torch.float64 if input.dtype == torch.float64 else torch.float32
+
+    # Offset groups go into the batch. x and y stay planes, as offsets have them: nothing needs to be interleaved.
+    dy, dx = offset.to(precise).reshape(B * G, kh, kw, 2, P, Q).unbind(3)
+    y = dy * (2 / H) + _base(P, kh, H, stride[0], padding[0], dilation[0], dy).view(kh, 1, P, 1)
+    x = dx * (2 / W) + _base(Q, kw, W, stride[1], padding[1], dilation[1], dx).view(1, kw, 1, Q)
+    grid = torch.stack((x, y), dim=1).view(B * G, 2, K * P, Q).permute(0, 2, 3, 1)
+
+    image = input.to(precise).reshape(B * G, C // G, H, W)
+    columns = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if mask is not None:
+        columns, mask = columns.view(B, G, C // G, K, N), mask.to(precise).reshape(B, G, 1, K, N)
+        # In place it needs half the memory, but autograd would first copy what it overwrites.
+        columns = columns * mask if torch.is_grad_enabled() else columns.mul_(mask)
+
+    columns = columns.view(B * D, c * K, N).to(weight.dtype)
+    kernel = weight.reshape(1, D, M // D, c * K).expand(B, -1, -1, -1).reshape(B * D, M // D, c * K)
+    output = torch.bmm(kernel, columns).view(B, M, P, Q)
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)
+
+
+def _base(outputs: int, taps: int, size: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
+    """Where each tap of each output looks along one axis before offsets: ``(taps, outputs)``, normalised for a grid.
+
+    A border at -1 and 1 (``align_corners=False``) leaves the meaning of zeros outside untouched and, unlike pixel
+    centres there, can say where a position lies in an image one pixel wide.
+    """
+    first = torch.arange(taps, dtype=like.dtype, device=like.device) * dilation - padding
+    pixel = first[:, None] + torch.arange(outputs, dtype=like.dtype, device=like.device) * stride
+    # Without offsets every position is a whole pixel, where bilinear interpolation has a kink. Rounding could put it on
+    # either side; a rounding error more, and the offset's gradient is always that to the right, as torchvision's is.
+    return (2 * pixel + (1 - size)) / size + 1.5 * torch.finfo(like.dtype).eps
+
+
+def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < least:
+        raise ValueError(f"deform_conv2d: {name} must be one or two numbers, {least} or more, not {value}.")
+    return pair
+
+
+def _check_shapes(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
+) -> None:
+    """One sentence about the first shape that does not fit."""
+    for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
+        if tensor.dim() != 4:
+            raise ValueError(f"deform_conv2d: {name} must have 4 dimensions, not {tensor.dim()}.")
+    (B, C), (M, c, *kernel) = input.shape[:2], weight.shape
+    if c == 0 or C % c or M % (C // c):
+        raise ValueError(f"deform_conv2d: {C} input channels do not fit a weight of shape {tuple(weight.shape)}.")
+    if bias is not None and bias.shape != (M,):
+        raise ValueError(f"deform_conv2d: bias must have shape ({M},), not {tuple(bias.shape)}.")
+    K = kernel[0] * kernel[1]
+    G = offset.shape[1] // (2 * K)
+    if G == 0 or offset.shape[1] % (2 * K) or C % G:
+        raise ValueError(
+            f"deform_conv2d: offset must have 2 * groups * {K} channels, groups dividing {C}, not {offset.shape[1]}."
+        )
+    P, Q = (
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
+    )
+    if P < 1 or Q < 1:
+        raise ValueError(f"deform_conv2d: an input of {tuple(input.shape[2:])} pixels is smaller than the kernel.")
+    if offset.shape != (B, 2 * G * K, P, Q):
+        raise ValueError(f"deform_conv2d: offset must have shape {(B, 2 * G * K, P, Q)}, not {tuple(offset.shape)}.")
+    if mask is not None and mask.shape != (B, G * K, P, Q):
+        raise ValueError(f"deform_conv2d: mask must have shape {(B, G * K, P, Q)}, not {tuple(mask.shape)}.")

@@ -1,0 +1,47 @@
+"""What any network has to beat: bicubic upscaling, with frames in between held or blended.
+
+Shapes: B batch, T input frames, H height, W width, s scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from src.geometry import Geometry, evenly
+from src.ops.resize import imresize
+from src.papers.zsm import interleave
+
+
+class Bicubic(nn.Module):
+    """MATLAB's bicubic upscaling, frame by frame. (B, T, 3, H, W) to (B, T, 3, s*H, s*W)."""
+
+    def __init__(self, *, scale: int = 4) -> None:
+        super().__init__()
+        self.geometry = Geometry(scale, 1, evenly(0, 1, 1), elastic=True)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return imresize(clip, self.geometry.scale)
+
+
+class Repeat(nn.Module):
+    """Bicubic upscaling, every frame shown twice. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W)."""
+
+    def __init__(self, *, scale: int = 4, frames: int = 4) -> None:
+        super().__init__()
+        self.geometry = Geometry(scale, frames, evenly(0, "1/2", 2 * frames - 1), stride=frames - 1, elastic=True)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        existing = imresize(clip, self.geometry.scale)
+        return interleave(existing, self.between(existing[:, :-1], existing[:, 1:]))
+
+    def between(self, before: Tensor, after: Tensor) -> Tensor:
+        """The frames in between, (B, T - 1, 3, s*H, s*W), from those before and after them."""
+        return before
+
+
+class Blend(Repeat):
+    """Bicubic upscaling, the mean of two frames in between them. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W)."""
+
+    def between(self, before: Tensor, after: Tensor) -> Tensor:
+        return torch.lerp(before, after, 0.5)

@@ -1,0 +1,43 @@
+"""How a published implementation's weights become ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Reference(NamedTuple):
+    """One published implementation.
+
+    Args:
+        name: what it is called, for messages.
+        marker: a parameter name that only its state dicts have.
+        rules: ``(pattern, replacement)`` regular expressions, the first that matches a whole name renames it.
+        build: makes our network, sizes read from the *renamed* tensors.
+    """
+
+    name: str
+    marker: str
+    rules: list[tuple[str, str]]
+    build: Callable[[Mapping[str, Tensor]], nn.Module]
+
+    def rename(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Our names for the tensors of ``state_dict``, and the names that no rule knows."""
+        renamed, unknown = {}, []
+        for name, tensor in state_dict.items():
+            for pattern, replacement in self.rules:
+                if match := re.fullmatch(pattern, name):
+                    renamed[match.expand(replacement)] = tensor
+                    break
+            else:
+                unknown.append(name)
+        return renamed, unknown
+
+
+def count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered entries ``prefix.0``, ``prefix.1``, ... a state dict has."""
+    numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state_dict)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)

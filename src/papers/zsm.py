@@ -1,0 +1,231 @@
+"""Zooming SlowMo: space-time video super-resolution in one stage.
+
+X. Xiang, Y. Tian, Y. Zhang, Y. Fu, J. P. Allebach, C. Xu: "Zooming SlowMo: An Efficient One-Stage Framework for
+Space-Time Video Super-Resolution". T low-resolution frames become 2T - 1 high-resolution frames.
+
+Every row of the paper's Table 5 is a choice of parts:
+
+    (a) interpolate=NaiveInterpolation        aggregate=Identity
+    (b) interpolate=DeformableInterpolation   aggregate=Identity
+    (c)            "                          aggregate=ConvLSTM
+    (d)            "                          aggregate=DeformableConvLSTM
+    (e)            "                          aggregate=Bidirectional(DeformableConvLSTM)
+    (f)            "                                      "              guide=GuidedSynthesis
+
+Shapes: B batch, T input frames, C feature channels, H height, W width, s scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.geometry import Geometry, evenly
+from src.losses import charbonnier
+from src.nn.align import PairAlign
+from src.nn.blocks import FrameEncoder, conv1x1, conv3x3, each_frame, pad_to_multiple, trunk
+from src.nn.recur import Bidirectional, DeformableConvLSTM
+from src.nn.upsample import Reconstruct
+from src.ops.resize import imresize
+from src.papers.reference import Reference, count
+from src.papers.restorer import Restorer
+
+
+class NaiveInterpolation(nn.Module):
+    """Features between frames from those of the two frames by convolution alone: Table 5 (a).
+
+    Equation 4 with nothing sampled. (B, T, C, H, W) to (B, T - 1, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.blend = conv1x1(2 * channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return each_frame(self.blend, torch.cat([features[:, :-1], features[:, 1:]], dim=2))
+
+
+class DeformableInterpolation(nn.Module):
+    """Features between frames, sampled deformably from both neighbours and blended: Section 3.2.
+
+    (B, T, C, H, W) to (B, T - 1, C, H, W); all pairs in one batch.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8) -> None:
+        super().__init__()
+        self.pair = PairAlign(channels, groups=groups)
+
+    def forward(self, features: Tensor) -> Tensor:
+        batch, frames = features.shape[:2]
+        levels = [level.unflatten(0, (batch, frames)) for level in self.pair.pyramid(features.flatten(0, 1))]
+        before = [level[:, :-1].flatten(0, 1) for level in levels]
+        after = [level[:, 1:].flatten(0, 1) for level in levels]
+        return self.pair(before, after).unflatten(0, (batch, frames - 1))
+
+
+class GuidedSynthesis(nn.Module):
+    """Low-resolution frames from features, only to guide training: rho of Equation 8.
+
+    k3 residual blocks and a convolution. (N, C, H, W) to (N, 3, H, W).
+    """
+
+    def __init__(self, channels: int, *, blocks: int = 5) -> None:  # k3 is not given; as many as k1
+        super().__init__()
+        self.trunk = trunk(channels, blocks)
+        self.last = conv3x3(channels, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(self.trunk(features))
+
+
+class ZSM(nn.Module):
+    """Zooming SlowMo (Figure 2). (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W), any T, H and W.
+
+    Args:
+        encode: features of single frames, k1 = 5 residual blocks.
+        interpolate: features of the frames in between.
+        aggregate: features of all 2T - 1 frames, made aware of one another.
+        reconstruct: frames from features, k2 = 40 residual blocks.
+        guide: low-resolution frames from interpolated features (Section 3.5), or None.
+        frames: T of one pass over a longer video; training crops have 4 (Section 3.6).
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: FrameEncoder,
+        interpolate: nn.Module,
+        aggregate: nn.Module,
+        reconstruct: Reconstruct,
+        guide: nn.Module | None = None,
+        frames: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encode = encode
+        self.interpolate = interpolate
+        self.aggregate = aggregate
+        self.reconstruct = reconstruct
+        self.guide = guide
+        times = evenly(0, "1/2", 2 * frames - 1)
+        self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.decode(*self.features(clip), size=clip.shape[-2:])
+
+    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the input frames (B, T, C, H', W') and of those in between (B, T - 1, C, H', W').
+
+        H' and W' are the next multiples of 4, which the feature pyramid needs.
+        """
+        existing = each_frame(self.encode, pad_to_multiple(clip, 4))
+        return existing, self.interpolate(existing)
+
+    def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """Frames of height and width s * ``size`` from the features of :meth:`features`."""
+        frames = each_frame(self.reconstruct, self.aggregate(interleave(existing, between)))
+        return frames[..., : self.geometry.scale * size[0], : self.geometry.scale * size[1]]
+
+    def guided(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training with guided feature interpolation needs (Section 3.5, Figure 5).
+
+        Returns:
+            The output frames; low-resolution frames at the T - 1 times in between (first order); and at the
+            T - 2 inner input times, interpolated once more from the interpolated features (second order).
+        """
+        existing, between = self.features(clip)
+        height, width = clip.shape[-2:]
+        first, second = (each_frame(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]
+        frames = self.decode(existing, between, size=(height, width))
+        return frames, first[..., :height, :width], second[..., :height, :width]
+
+
+def interleave(existing: Tensor, between: Tensor) -> Tensor:
+    """(B, T, ...) and (B, T - 1, ...) to (B, 2T - 1, ...): the second's entries between the first's."""
+    pairs = torch.stack([existing[:, :-1], between], dim=2).flatten(1, 2)
+    return torch.cat([pairs, existing[:, -1:]], dim=1)
+
+
+class ZSMRestorer(Restorer):
+    """Training of Zooming SlowMo: Equation 7, or Equation 10 where the network has a guide.
+
+    Args:
+        first_order: weight of Equation 8 beside the reconstruction loss (lambda 2; not given in the paper).
+        second_order: weight of Equation 9 (lambda 3; not given in the paper).
+        options: those of :class:`~src.papers.restorer.Restorer`.
+    """
+
+    def __init__(self, *, first_order: float = 0.1, second_order: float = 0.1, **options: Any) -> None:
+        super().__init__(**options)
+        self.first_order, self.second_order = first_order, second_order
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if self.network.guide is None:
+            return super().losses(inputs, targets)
+        frames, first, second = self.network.guided(inputs)
+        clean = imresize(targets, 1 / self.network.geometry.scale)  # the low-resolution ground truth, never degraded
+        return {
+            "reconstruction": self.loss(frames, targets),
+            "first_order": self.first_order * charbonnier(first, clean[:, 1::2]),
+            "second_order": self.second_order * charbonnier(second, clean[:, 2:-1:2]),
+        }
+
+
+def _build(state: Mapping[str, Tensor]) -> ZSM:
+    channels = state["encode.conv.weight"].shape[0]
+    groups = state["interpolate.pair.forward_align.sample.0.offset.weight"].shape[0] // 27
+    return ZSM(
+        encode=FrameEncoder(channels, blocks=count(state, "encode.trunk")),
+        interpolate=DeformableInterpolation(channels, groups=groups),
+        aggregate=Bidirectional(DeformableConvLSTM(channels, groups=groups), channels),
+        reconstruct=Reconstruct(channels, blocks=count(state, "reconstruct.trunk")),
+    )
+
+
+def _pair_rules(theirs: str, ours: str) -> list[tuple[str, str]]:
+    rules = [(rf"{theirs}fusion\.(.*)", rf"{ours}.blend.\1")]
+    for level in (2, 3):
+        rules += [
+            (rf"{theirs}fea_L{level}_conv1\.(.*)", rf"{ours}.pyramid.down.{level - 2}.\1"),
+            (rf"{theirs}fea_L{level}_conv2\.(.*)", rf"{ours}.pyramid.mix.{level - 2}.\1"),
+        ]
+    for direction, name in ((1, "forward_align"), (2, "backward_align")):
+        for level in (1, 2, 3):
+            steps = ("compare", "refine") if level == 3 else ("compare", "inherit", "refine")
+            rules += [
+                (
+                    rf"{theirs}pcd_align\.L{level}_offset_conv{i}_{direction}\.(.*)",
+                    rf"{ours}.{name}.{step}.{level - 1}.\1",
+                )
+                for i, step in enumerate(steps, start=1)
+            ]
+            pack = rf"{theirs}pcd_align\.L{level}_dcnpack_{direction}\."
+            rules += [
+                (rf"{pack}conv_offset_mask\.(.*)", rf"{ours}.{name}.sample.{level - 1}.offset.\1"),
+                (rf"{pack}(weight|bias)", rf"{ours}.{name}.sample.{level - 1}.\1"),
+                (rf"{theirs}pcd_align\.L{level}_fea_conv_{direction}\.(.*)", rf"{ours}.{name}.blend.{level - 1}.\1"),
+            ]
+    return rules
+
+
+REFERENCE = Reference(
+    name="Zooming Slow-Mo",
+    marker="ConvBLSTM.conv_1x1.weight",
+    rules=[
+        (r"conv_first\.(.*)", r"encode.conv.\1"),
+        (r"feature_extraction\.(.*)", r"encode.trunk.\1"),
+        *_pair_rules("", "interpolate.pair"),
+        *_pair_rules(r"ConvBLSTM\.forward_net\.pcd_h\.", "aggregate.recurrence.align_hidden"),
+        *_pair_rules(r"ConvBLSTM\.forward_net\.pcd_c\.", "aggregate.recurrence.align_cell"),
+        (r"ConvBLSTM\.forward_net\.cell_list\.0\.conv\.(.*)", r"aggregate.recurrence.gates.\1"),
+        (r"ConvBLSTM\.conv_1x1\.(.*)", r"aggregate.join.\1"),
+        (r"recon_trunk\.(.*)", r"reconstruct.trunk.\1"),
+        (r"upconv1\.(.*)", r"reconstruct.upscale.0.\1"),
+        (r"upconv2\.(.*)", r"reconstruct.upscale.1.\1"),
+        (r"HRconv\.(.*)", r"reconstruct.refine.\1"),
+        (r"conv_last\.(.*)", r"reconstruct.last.\1"),
+    ],
+    build=_build,
+)

@@ -1,0 +1,280 @@
+"""By which rules a score is made, kept beside every score.
+
+The same frames differ by several dB between RGB and luma, by tenths with the border or without, so a number without
+its protocol says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from src.errors import Problem
+from src.metrics import (
+    PEAK,
+    SSIM_K1,
+    SSIM_K2,
+    SSIM_SIGMA,
+    SSIM_WINDOW,
+    FrameScore,
+    Scores,
+    average,
+    summarise,
+)
+
+ENSEMBLES = (1, 2, 4, 8)  # parts of the eight flips and turns of a picture
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How frames are scored.
+
+    Args:
+        name: what it is called, as ``protocol=<name>`` on the command line.
+        channel: ``rgb``, all three channels together, or ``y``, BT.601 limited-range luma.
+        crop: pixels of each border of a frame that do not count.
+        skip: frames at the beginning and at the end of each clip that do not count.
+        clip_length: output frames of one pass of the network; None is the network's own window.
+        ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
+        frames: ``all``, or ``centre``: only the middle frame of each clip counts.
+
+    Raises:
+        Problem: a value is not one of those.
+    """
+
+    name: str
+    channel: Literal["rgb", "y"] = "rgb"
+    crop: int = 0
+    skip: tuple[int, int] = (0, 0)
+    clip_length: int | None = None
+    ensemble: int = 1
+    frames: Literal["all", "centre"] = "all"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "skip", tuple(self.skip))  # a configuration gives a list
+        for holds, field, allowed in (
+            (self.channel in ("rgb", "y"), "channel", "rgb or y"),
+            (_whole(self.crop, 0), "crop", "a number of pixels, 0 or more"),
+            (len(self.skip) == 2 and all(_whole(n, 0) for n in self.skip), "skip", "two numbers of frames, 0 or more"),
+            (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
+            (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
+            (self.frames in ("all", "centre"), "frames", "all or centre"),
+            (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
+        ):
+            if not holds:
+                given = getattr(self, field)
+                raise Problem(f"The protocol {self.name} has {field}={given!r}: it must be {allowed}.")
+
+    @property
+    def luma(self) -> bool:
+        """Whether luma is scored instead of RGB."""
+        return self.channel == "y"
+
+    def counted(self, frames: int) -> range:
+        """Which of a clip's ``frames`` output frames count, by position in time; may be empty."""
+        if self.frames == "centre":
+            return range(frames // 2, min(frames, frames // 2 + 1))
+        return range(self.skip[0], max(self.skip[0], frames - self.skip[1]))
+
+    def describe(self, **more: Any) -> dict[str, Any]:
+        """All that a score needs to be traced, ready for JSON.
+
+        Args:
+            more: what else the caller knows: degradation, window, ... It may fill in what is None here
+                (``clip_length``), and contradict nothing.
+
+        Raises:
+            ValueError: ``more`` contradicts the protocol.
+        """
+        own = {
+            "name": self.name,
+            "channel": self.channel,
+            "colour_matrix": "BT.601 limited range" if self.luma else None,
+            "quantised": "8 bit",
+            "psnr": {"peak": PEAK},
+            "ssim": {"window": SSIM_WINDOW, "sigma": SSIM_SIGMA, "k1": SSIM_K1, "k2": SSIM_K2, "border": "valid"},
+            "crop": self.crop,
+            "frames": self.frames,
+            "skip": list(self.skip),
+            "clip_length": self.clip_length,
+            "ensemble": self.ensemble,
+            "mean": "over clips, each the mean over its frames",
+        }
+        for key in own.keys() & more.keys():
+            if own[key] is not None and own[key] != more[key]:
+                raise ValueError(f"the protocol {self.name} has {key} {own[key]!r}, not {more[key]!r}")
+        return _plain(own | more)
+
+
+def results(
+    scores: Scores | Mapping[int, Sequence[FrameScore]],
+    *,
+    protocol: Protocol,
+    names: Sequence[str],
+    subsets: Sequence[str] | None = None,
+    **description: Any,
+) -> dict[str, Any]:
+    """The content of ``results.json``. On several processes all must call it, and all get the same.
+
+    Args:
+        scores: what was measured; or its frames by clip, in the order of time.
+        protocol: which of the frames count; scores were made with its channel and crop.
+        names: of all clips, by index.
+        subsets: the subset of each clip, by index; an empty one is none.
+        description: what else :meth:`Protocol.describe` is to keep: degradation, window, ...
+
+    Returns:
+        ``summary``, the figures of :func:`src.metrics.summarise` as means over clips; ``protocol``;
+        ``clips.<name>``, the same figures of one clip and ``frames``, each with ``time`` (in input frames), ``psnr``,
+        ``ssim`` and ``temporal_difference_error``; and ``subsets.<name>``, the means over its clips, where clips have
+        any. An infinite PSNR (identical frames), and a mean over one, is None (null in JSON); so is a flicker measure
+        where no two neighbouring frames count.
+
+    Raises:
+        Problem: nothing was scored, a clip is too short for the protocol, two clips share a name, or
+            the estimate was not a number.
+    """
+    frames = scores.frames() if isinstance(scores, Scores) else scores
+    if isinstance(scores, Scores) and (scores.luma, scores.crop) != (protocol.luma, protocol.crop):
+        raise ValueError(f"the scores were not made by the protocol {protocol.name}")
+    if not frames:
+        raise Problem("Nothing was scored: the data set has no clips to evaluate; see what data.root holds.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise Problem(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
+    counted: dict[int, list[FrameScore]] = {}
+    for clip, listed in sorted(frames.items()):
+        counted[clip] = [listed[position] for position in protocol.counted(len(listed))]
+        if not counted[clip]:
+            raise Problem(
+                f"The clip {names[clip]} has {len(listed)} frames, and the protocol {protocol.name} skips "
+                f"{protocol.skip[0]} and {protocol.skip[1]}: leave the clip out, or choose another protocol."
+            )
+        for frame in counted[clip]:
+            if math.isnan(frame.psnr):
+                raise Problem(
+                    f"The network's output is not a number at time {float(frame.time)} of the clip {names[clip]}: "
+                    "its weights have diverged, or its precision is too low."
+                )
+    figures = {clip: summarise(listed) for clip, listed in counted.items()}
+    outcome: dict[str, Any] = {
+        "summary": average(figures.values()),
+        "protocol": protocol.describe(
+            **description,
+            clips_counted=len(counted),
+            frames_counted=sum(map(len, counted.values())),
+            clips_missing=[name for index, name in enumerate(names) if index not in counted],
+        ),
+        "clips": {
+            names[clip]: {**figures[clip], "frames": [_entry(frame) for frame in listed]}
+            for clip, listed in counted.items()
+        },
+    }
+    if subsets and any(subsets):
+        outcome["subsets"] = {
+            subset: average(figures[clip] for clip in counted if subsets[clip] == subset)
+            for subset in dict.fromkeys(subsets[clip] for clip in counted)
+            if subset
+        }
+    return _plain(outcome)
+
+
+def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
+    """Writes ``outcome`` as JSON; ``path`` never holds half of it, whenever the run is cut off.
+
+    What is infinite or not a number, which JSON has no word for, is written as null.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            json.dump(_plain(outcome), stream, indent=1, ensure_ascii=False, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def table(outcome: Mapping[str, Any]) -> Table:
+    """What :func:`results` made, for the terminal: a line a clip, a subset, and the mean."""
+    protocol = outcome["protocol"]
+    counted = protocol["frames"] + (
+        f" but {protocol['skip'][0]}+{protocol['skip'][1]}" if any(protocol["skip"]) else ""
+    )
+    shown = Table(
+        title=f"{protocol['name']}: {protocol['channel'].upper()}, crop {protocol['crop']}, frames: {counted}"
+    )
+    columns = [name for name in HEADINGS if name in outcome["summary"]]
+    shown.add_column("clip")
+    for name in columns:
+        shown.add_column(HEADINGS[name], justify="right")
+
+    def line(label: str, figures: Mapping[str, Any], **style: Any) -> None:
+        shown.add_row(label, *(_shown(name, figures) for name in columns), **style)
+
+    for name, figures in outcome["clips"].items():
+        line(name, figures)
+    shown.add_section()
+    for name, figures in outcome.get("subsets", {}).items():
+        line(f"mean of {name}", figures)
+    line("mean", outcome["summary"], style="bold")
+    return shown
+
+
+HEADINGS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "psnr_existing": "PSNR, existing",
+    "ssim_existing": "SSIM, existing",
+    "psnr_interpolated": "PSNR, interpolated",
+    "ssim_interpolated": "SSIM, interpolated",
+    "psnr_oscillation": "oscillation, dB",
+    "temporal_difference_error": "temporal error",
+}
+
+
+def _shown(name: str, figures: Mapping[str, Any]) -> str:
+    value = figures.get(name)
+    if value is None:
+        endless = name in figures and name.startswith("psnr") and name != "psnr_oscillation"
+        return "∞" if endless else "-"
+    return f"{value:.4f}" if name.startswith("ssim") else f"{value:.3f}"
+
+
+def _entry(frame: FrameScore) -> dict[str, float | None]:
+    return {
+        "time": float(frame.time),
+        "psnr": frame.psnr,
+        "ssim": frame.ssim,
+        "temporal_difference_error": frame.temporal_difference_error,
+    }
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has a word for: mappings, lists, text and finite numbers; None for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Sequence):
+        return [_plain(part) for part in value]
+    return str(value)

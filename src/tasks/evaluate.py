@@ -1,0 +1,59 @@
+"""Scores a network on a data set, by a named protocol: ``results.json`` and a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig
+from rich.console import Console
+
+from src.config import build_data, build_network, build_restorer, build_trainer, claim, commit, plain
+from src.errors import Problem
+from src.nn.blocks import count_parameters
+from src.protocols import results, table, write_results
+
+
+def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
+    """``task=evaluate``: scores ``checkpoint`` (or a baseline) on the test clips of ``data``.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    network = build_network(config)
+    if not config.checkpoint and count_parameters(network):
+        raise Problem(
+            "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
+        )
+    data = build_data(config, network)
+    claim(config, directory)
+    trainer = build_trainer(config, directory, training=False)
+    return score(config, directory, trainer, build_restorer(config, network), data)
+
+
+def score(
+    config: DictConfig, directory: Path, trainer: pl.Trainer, restorer: Any, data: pl.LightningDataModule
+) -> dict[str, Any]:
+    """Runs every test clip through the network and writes what came out into ``directory``."""
+    trainer.test(restorer, datamodule=data, verbose=False)
+    geometry = restorer.network.geometry
+    if restorer.protocol.clip_length is not None:
+        geometry = geometry.lengthened(restorer.protocol.clip_length)
+    clips = data.splits.test  # type: ignore[attr-defined]
+    outcome = results(
+        restorer.scores,
+        protocol=restorer.protocol,
+        names=[clip.name for clip in clips],
+        subsets=[clip.subset for clip in clips],
+        degradation=plain(config.degradation),
+        window=geometry.window,
+        outputs_per_window=len(geometry.times),
+        checkpoint=str(config.checkpoint) if config.checkpoint else None,
+        commit=commit(),
+    )
+    if trainer.is_global_zero:
+        write_results(directory / "results.json", outcome)
+        Console().print(table(outcome))
+        print(f"Scores: {directory / 'results.json'}")
+    return outcome

@@ -1,0 +1,41 @@
+"""Restores a video file or folder of frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.progress import track
+
+from src.config import build_network
+from src.engine.stream import stream
+from src.errors import Problem
+from src.nn.blocks import count_parameters
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
+
+
+def restore(config: DictConfig, directory: Path) -> None:
+    """``task=restore``: ``input`` through ``checkpoint`` (or a baseline) to ``output``.
+
+    Audio is carried along, and the frame rate is what the network makes of the input's.
+    """
+    source, output = Path(config.input), Path(config.output)
+    if output.exists() and not config.overwrite:
+        raise Problem(f"{output} exists already; choose another output, or add overwrite=true.")
+    network = build_network(config)
+    if not config.checkpoint and count_parameters(network):
+        raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).float().eval()
+    with open_video(source) as reader:
+        geometry = network.geometry
+        count = len(geometry.output_times(len(reader)))  # type: ignore[union-attr, operator]
+        fps = reader.fps / geometry.spacing  # type: ignore[union-attr, operator]
+        frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames())
+        audio = source if source.is_file() else None
+        with VideoWriter(output, fps, codec=config.codec, quality=config.quality, audio_from=audio) as writer:
+            for _, frame in track(stream(network, frames), f"Restoring {source.name}", total=count):
+                writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
+    print(f"{output}: {count} frames at {float(fps):.3f} frames per second")

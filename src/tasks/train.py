@@ -1,0 +1,73 @@
+"""Trains a model, then evaluates what came out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import wandb
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from omegaconf import DictConfig
+
+from src.config import build_data, build_network, build_restorer, build_trainer, claim, commit, plain
+from src.errors import Problem
+from src.nn.blocks import count_parameters
+from src.tasks.evaluate import score
+
+
+def train(config: DictConfig, directory: Path) -> dict[str, Any]:
+    """``task=train``: trains ``model`` on ``data``, evaluates the averaged weights, writes ``results.json``.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    network = build_network(config)
+    if not count_parameters(network):
+        raise Problem("This model has nothing to train; add task=evaluate.")
+    data = build_data(config, network)
+    restorer = build_restorer(config, network)
+    claim(config, directory)
+    trainer = build_trainer(config, directory, training=True)
+    print(f"{count_parameters(network):,} parameters; this run: {directory}", flush=True)
+    last = directory / "checkpoints" / "last.ckpt"
+    resume_from = last if config.resume and last.exists() else None
+    if resume_from:
+        _keep_rows(trainer, directory / "metrics.csv")
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams({**plain(config), "commit": commit()})
+    try:
+        trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        outcome = score(config, directory, trainer, restorer, data)
+        _log_table(trainer, outcome)
+    except BaseException:
+        wandb.finish(exit_code=1)
+        raise
+    wandb.finish(exit_code=0)
+    print(f"Weights: {last} (last), {last.with_name('best.ckpt')} (best in validation)", flush=True)
+    return outcome
+
+
+def _keep_rows(trainer: pl.Trainer, file: Path) -> None:
+    """Hands the rows of an interrupted run back to the CSV logger, which would start the file anew."""
+    if not file.exists() or not trainer.is_global_zero:
+        return
+    with file.open(newline="") as stream:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.experiment.metrics.extend({**row, "step": int(row["step"])} for row in rows)  # type: ignore[misc]
+
+
+def _log_table(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:
+    names = list(outcome["summary"])
+    for logger in trainer.loggers:
+        logger.log_metrics({f"test/{name}": value for name, value in outcome["summary"].items() if value is not None})
+        if isinstance(logger, WandbLogger):
+            rows = [[clip, *(scores.get(name) for name in names)] for clip, scores in outcome["clips"].items()]
+            logger.log_table("evaluation", columns=["clip", *names], data=rows)

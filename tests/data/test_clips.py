@@ -1,0 +1,268 @@
+"""Samples: inputs and targets belong together, draws depend on nothing but (seed, epoch, index), clips come whole."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.data.clips import ClipDataset, EvaluationClip, augment
+from src.data.degrade import Bicubic, Degradation, Jpeg, Noise, as_clip
+from src.data.layouts import Clip
+from src.errors import Problem
+from src.geometry import Geometry, evenly
+
+ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3, elastic=True)
+EDVR = Geometry(4, 5, (Fraction(2),))
+BICUBIC = Degradation([Bicubic(4)])
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """34 different frames, uint8 (T, H, W, C), of a size that is no multiple of 4."""
+    rng = np.random.default_rng(3)
+    return torch.from_numpy(rng.integers(0, 256, (34, 50, 71, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path:
+    """The frames as PNG files, ``clip``, and what bicubic makes of them, ``low``."""
+    root = tmp_path_factory.mktemp("clips")
+    small = BICUBIC(as_clip(pixels[:, :48, :68]), np.random.default_rng())
+    for name, frames in (("clip", pixels), ("low", (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1))):
+        (root / name).mkdir()
+        for i, frame in enumerate(frames):
+            Image.fromarray(frame.numpy()).save(root / name / f"{i:04d}.png")
+    return root
+
+
+def dataset(root: Path, clips: list[Clip] | None = None, **options: object) -> ClipDataset:
+    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC, "crop": 32, "reverse": True, "seed": 5}
+    return ClipDataset(clips or [Clip("clip", root / "clip", stop=34)], **{**defaults, **options})
+
+
+def equal(a: dict, b: dict) -> bool:
+    return torch.equal(a["inputs"], b["inputs"]) and torch.equal(a["targets"], b["targets"]) and a["key"] == b["key"]
+
+
+def test_sample_has_the_shape_of_the_network(root: Path) -> None:
+    sample = dataset(root, patches_per_read=3)[0, 0]
+    assert sample["inputs"].shape == (3, 4, 3, 8, 8)
+    assert sample["targets"].shape == (3, 7, 3, 32, 32)
+    assert sample["inputs"].dtype == sample["targets"].dtype == torch.float32
+    sample = dataset(root, geometry=EDVR)[0, 0]
+    assert sample["inputs"].shape == (1, 5, 3, 8, 8)
+    assert sample["targets"].shape == (1, 1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("geometry", [ZSM, EDVR], ids=["zsm", "edvr"])
+def test_inputs_are_their_targets_made_smaller(root: Path, geometry: Geometry) -> None:
+    """Whatever the augmentation: cropping, mirroring, turning and reversing must have hit both alike."""
+    data = dataset(root, geometry=geometry)
+    samples = [data[epoch, 0] for epoch in range(12)]
+    for sample in samples:
+        small = BICUBIC(sample["targets"][0], np.random.default_rng())
+        for j, time in enumerate(geometry.times):
+            if time.denominator == 1:
+                inner = (slice(None), slice(2, -2), slice(2, -2))  # further out the crop's border shows
+                assert torch.equal(small[j][inner], sample["inputs"][0, int(time)][inner])
+    assert len({sample["targets"].sum().item() for sample in samples}) == 12
+
+
+def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> None:
+    """Every target is a patch of consecutive frames, every input of what the whole frame degrades to."""
+    degradation = Degradation([Bicubic(4), Jpeg(30)])
+    data = dataset(root, degradation=degradation, flip=False, rotate=False, reverse=False)
+    whole = as_clip(pixels[:, :48, :68])
+    small = degradation(whole, np.random.default_rng())
+    seen = set()
+    for epoch in range(8):
+        sample = data[epoch, 1]
+        start = int(sample["key"].split(":")[1])
+        places = [
+            (top, left)
+            for top in range(0, 48 - 31, 4)
+            for left in range(0, 68 - 31, 4)
+            if torch.equal(whole[start : start + 7, :, top : top + 32, left : left + 32], sample["targets"][0])
+        ]
+        ((top, left),) = places
+        patch = small[start : start + 7 : 2, :, top // 4 : top // 4 + 8, left // 4 : left // 4 + 8]
+        assert torch.equal(patch, sample["inputs"][0])
+        seen.add((start, top, left))
+    assert len(seen) > 5
+    assert len({top for _, top, _ in seen}) > 1
+    assert len({left for _, _, left in seen}) > 2
+
+
+def test_every_start_belongs_to_one_segment(root: Path) -> None:
+    single = Geometry(4, 1, (Fraction(0),))
+    data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, span=4)
+    assert len(data) == 3
+    starts = [{int(data[epoch, i]["key"].split(":")[1]) for epoch in range(24)} for i in range(3)]
+    assert set.union(*starts) == set(range(14))
+    assert sum(map(len, starts)) == 14
+    septuplet = dataset(root, [Clip("s", root / "clip", start=3, stop=10)])
+    assert len(septuplet) == 1
+    assert septuplet[0, 0]["key"] == "s:3"
+
+
+def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
+    data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], flip=False, rotate=False, reverse=False)
+    sample = data[0, 0]
+    means = as_clip(pixels[2:33:5]).flatten(1).mean(1)
+    assert len(means) == 7
+    frames = as_clip(pixels[2:33:5, :48, :68])
+    assert any(
+        torch.equal(frames[..., top : top + 32, left : left + 32], sample["targets"][0])
+        for top in range(0, 17, 4)
+        for left in range(0, 37, 4)
+    )
+
+
+def test_draws_are_functions_of_seed_epoch_and_index(root: Path) -> None:
+    noisy = Degradation([Bicubic(4), Noise()])
+    first, second = (dataset(root, degradation=noisy) for _ in range(2))
+    torch.manual_seed(1)
+    expected = [first[epoch, i] for epoch in range(3) for i in range(4)]
+    torch.manual_seed(2)
+    np.random.seed(7)
+    again = [second[epoch, i] for epoch in (2, 1, 0) for i in range(4)]
+    assert all(equal(a, b) for a, b in zip(expected, again[8:] + again[4:8] + again[:4], strict=True))
+    assert not equal(expected[0], expected[4])
+    assert not equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0])
+    assert equal(pickle.loads(pickle.dumps(first))[2, 3], expected[11])
+
+
+def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
+    plain = dataset(root, flip=False, rotate=False, reverse=False)
+    for options, allowed in (
+        ({"flip": True, "rotate": False, "reverse": False}, [(f, 0, False) for f in (False, True)]),
+        ({"flip": False, "rotate": True, "reverse": False}, [(False, k, False) for k in range(4)]),
+        ({"flip": False, "rotate": False, "reverse": True}, [(False, 0, r) for r in (False, True)]),
+    ):
+        data = dataset(root, **options)
+        found = set()
+        for epoch in range(10):
+            before, after = plain[epoch, 0]["targets"][0], data[epoch, 0]["targets"][0]
+            (how,) = [way for way in allowed if torch.equal(augment(before, *way), after)]
+            found.add(how)
+        assert found == set(allowed)
+
+
+def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
+    plain = dataset(root, patches_per_read=4)[0, 0]
+    whole = [Clip("clip", root / "clip", stop=34, low=root / "low")]
+    assert equal(dataset(root, whole, patches_per_read=4)[0, 0], plain)
+    marked = tmp_path / "low"
+    marked.mkdir()
+    for file in (root / "low").iterdir():
+        Image.new("RGB", (17, 12), (9, 9, 9)).save(marked / file.name)
+    clips = [Clip("clip", root / "clip", stop=34, low=marked)]
+    sample = dataset(root, clips, patches_per_read=4)[0, 0]
+    assert sample["inputs"].eq(9 / 255).all()  # shows that the files were read, not made
+    assert torch.equal(sample["targets"], plain["targets"])
+    compressed = Degradation([Bicubic(4), Jpeg(10)])
+    sample = dataset(root, whole, degradation=compressed)[0, 0]
+    assert equal(sample, dataset(root, degradation=compressed)[0, 0])
+    other = {"degradation": Degradation([Bicubic(2)]), "geometry": Geometry(2, 5, (Fraction(2),))}
+    assert equal(dataset(root, clips, **other)[0, 0], dataset(root, **other)[0, 0])
+
+
+def test_what_does_not_go_together_is_refused(root: Path) -> None:
+    short = [Clip("s", root / "clip", stop=6)]
+    lopsided = Geometry(4, 3, (Fraction(0),))
+    for options, words in (
+        ({"crop": 30}, "no multiple of the network's scale of 4"),
+        ({"crop": 64}, "smaller than data.crop=64"),
+        ({"clips": short}, "7 frames .* longest has 6"),
+        ({"span": 5}, "takes 7"),
+        ({"degradation": Degradation([Bicubic(2)])}, "4 times"),
+        ({"geometry": lopsided}, "data.reverse=false"),
+    ):
+        with pytest.raises(Problem, match=words):
+            dataset(root, **options)[0, 0]
+    assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # the short one is left out
+
+
+# --- Whole clips ---
+
+
+def evaluation(root: Path, **options: object) -> EvaluationClip:
+    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC}
+    clip = options.pop("clip", Clip("clip", root / "clip", subset="slow"))
+    return EvaluationClip(clip, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_whole_clip(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root)
+    whole = as_clip(pixels[:, :48, :68])
+    inputs = torch.stack(list(clip.inputs()))
+    assert torch.equal(inputs, BICUBIC(whole, np.random.default_rng())[::2])
+    times, targets = zip(*clip.targets(), strict=True)
+    assert (len(inputs), len(targets)) == (17, 33)  # of 34 frames the last lies behind the last odd one
+    assert list(times) == ZSM.output_times(17)
+    assert torch.equal(torch.stack(targets), whole[:33])
+    assert (clip.frames, clip.size, clip.name, clip.subset) == (17, (48, 68), "clip", "slow")
+    assert clip.fps == Fraction(25, 2)
+
+
+def test_whole_clip_of_other_networks(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root, geometry=EDVR)
+    assert [time for time, _ in clip.targets()] == list(range(34))
+    assert sum(1 for _ in clip.inputs()) == 34
+    plain = Geometry(1, 1, (Fraction(0),))
+    clip = evaluation(root, geometry=plain, degradation=Degradation())
+    assert torch.equal(torch.stack(list(clip.inputs())), as_clip(pixels))
+    halves = Geometry(4, 3, (Fraction(3, 4), Fraction(5, 4)))  # VTSR's: its first output precedes the first frame
+    clip = evaluation(root, geometry=halves)
+    times = [time for time, _ in clip.targets()]
+    assert clip.frames == 9
+    assert times[:3] == [Fraction(1, 4), Fraction(3, 4), Fraction(5, 4)]
+    assert max(clip.timeline.target(time) for time in times) <= 33
+
+
+def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root, max_frames=3)
+    assert sum(1 for _ in clip.inputs()) == 3
+    assert [time for time, _ in clip.targets()] == [Fraction(k, 2) for k in range(5)]
+    clip = evaluation(root, clip=Clip("c", root / "clip", start=5, stop=30, step=3))
+    targets = torch.stack([frame for _, frame in clip.targets()])
+    assert torch.equal(targets, as_clip(pixels[5:30:3, :48, :68]))
+    assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
+    single = evaluation(root, clip=Clip("c", root / "clip", start=33))
+    assert [time for time, _ in single.targets()] == [0]
+    with pytest.raises(Problem, match="no frames from 40 on"):
+        next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
+
+
+def test_noise_of_a_clip_is_its_own(root: Path) -> None:
+    noisy = Degradation([Bicubic(4), Noise()])
+    first = list(evaluation(root, degradation=noisy).inputs())
+    again: Iterator[torch.Tensor] = evaluation(root, degradation=noisy, max_frames=5).inputs()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
+    other = next(evaluation(root, degradation=noisy, clip=Clip("other", root / "clip")).inputs())
+    assert not torch.equal(first[0], other)
+    assert not torch.equal(first[0], next(evaluation(root, degradation=noisy, seed=1).inputs()))
+
+
+def test_ready_made_frames_of_a_clip(root: Path) -> None:
+    low = evaluation(root, clip=Clip("clip", root / "clip", low=root / "low"))
+    assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
+    shifted = evaluation(root, clip=Clip("clip", root / "clip", low=root / "clip"))  # not 4 times smaller: not used
+    assert torch.equal(next(shifted.inputs()), next(low.inputs()))
+
+
+def test_real_clip(shared: Path) -> None:
+    """City has 34 frames; reading them twice in step, as an evaluation does, holds one at a time."""
+    clip = evaluation(shared, clip=Clip("city", shared / "data" / "vid4" / "city"), max_frames=2)
+    assert clip.size == (576, 704)
+    pairs = list(zip(clip.inputs(), [frame for time, frame in clip.targets() if time.denominator == 1], strict=True))
+    assert len(pairs) == 2
+    for given, wanted in pairs:
+        assert torch.equal(BICUBIC(wanted[None], np.random.default_rng())[0], given)

@@ -1,0 +1,256 @@
+"""Batches: the same whatever the number of workers, ranks share without overlap, a resumed run sees what it would have."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
+from PIL import Image
+from torch._utils import ExceptionWrapper
+
+from src.data.clips import EvaluationClip
+from src.data.datamodule import DataModule, EpochSampler, Loader, share
+from src.data.degrade import Bicubic, Degradation, Noise
+from src.data.layouts import Clip, Splits, folder
+from src.errors import Problem, VideoError
+from src.geometry import Geometry, evenly
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
+PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (root / name).mkdir()
+        for i in range(48):
+            pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def module(root: Path, **options: Any) -> DataModule:
+    defaults: dict[str, Any] = {
+        "layout": folder,
+        "root": root,
+        "geometry": PAIR,
+        "degradation": Degradation([Bicubic(2), Noise()]),
+        "crop": 16,
+        "batch_size": 4,
+        "patches_per_read": 2,
+        "workers": 0,
+        "seed": 3,
+        "span": 6,
+    }
+    return DataModule(**{**defaults, **options})
+
+
+def epoch_of(loader: Any, epoch: int) -> list[dict]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(a: list[dict], b: list[dict]) -> bool:
+    return [x["key"] for x in a] == [x["key"] for x in b] and all(
+        torch.equal(x[part], y[part]) for x, y in zip(a, b, strict=True) for part in ("inputs", "targets")
+    )
+
+
+def test_batches(root: Path) -> None:
+    data = module(root)
+    batches = epoch_of(data.train_dataloader(), 0)
+    assert data.training is not None
+    assert len(data.training) == 9  # three clips of 22 frames, in segments of 6
+    assert len(batches) == len(data.train_dataloader()) == 4  # two reads each; the ninth waits for another epoch
+    assert batches[0]["inputs"].shape == (4, 2, 3, 8, 8)
+    assert batches[0]["targets"].shape == (4, 2, 3, 16, 16)
+    assert len(batches[0]["key"]) == 4
+    assert batches[0]["key"][0] == batches[0]["key"][1]
+    other = epoch_of(data.train_dataloader(), 1)
+    assert not same(batches, other)
+
+
+def test_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
+    expected = module(root).train_dataloader()
+    epochs = [epoch_of(expected, epoch) for epoch in (0, 1, 2)]
+    for workers in (1, 2):
+        loader = module(root, workers=workers).train_dataloader()
+        torch.manual_seed(workers)
+        assert all(same(epoch_of(loader, epoch), epochs[epoch]) for epoch in (0, 1, 2))  # the workers persist
+
+
+def test_global_randomness_is_left_alone(root: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    epoch_of(module(root).train_dataloader(), 0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+class Worn(torch.utils.data.Dataset):
+    """Raises what torch makes of an error in a worker: the same type, its message within a traceback."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            raise VideoError("clip.mp4 ends before frame 5: copy it again")
+        except VideoError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
+def test_a_problem_in_a_worker_stays_one_sentence(root: Path) -> None:
+    with pytest.raises(VideoError) as caught:
+        Worn()[0, 0]
+    assert "Traceback" in str(caught.value)
+    with pytest.raises(VideoError) as caught:
+        list(Loader(Worn(), sampler=EpochSampler(1, seed=0), batch_size=1))
+    assert str(caught.value) == "clip.mp4 ends before frame 5: copy it again"
+    with pytest.raises(Problem, match=r"^\S+ has frames of 24x20, smaller than data.crop=64: lower it$"):
+        list(module(root, crop=64).train_dataloader())
+
+
+@pytest.mark.parametrize(("size", "world", "multiple"), [(24, 4, 2), (25, 4, 2), (7, 3, 1), (9, 1, 4), (64, 8, 8)])
+def test_ranks_share_an_epoch(size: int, world: int, multiple: int) -> None:
+    orders = []
+    for epoch in (0, 1):
+        ranks = [EpochSampler(size, seed=1, rank=r, world=world, multiple=multiple) for r in range(world)]
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        keys = [list(sampler) for sampler in ranks]
+        assert {len(k) for k in keys} == {len(ranks[0])} == {size // (world * multiple) * multiple}
+        drawn = [index for k in keys for e, index in k]
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= set(range(size))
+        assert size - len(drawn) < world * multiple
+        assert all(e == epoch for k in keys for e, _ in k)
+        orders.append(keys)
+    assert orders[0] != orders[1]
+    assert list(ranks[0]) == orders[1][0]
+
+
+def test_less_than_a_batch_goes_round(root: Path) -> None:
+    sampler = EpochSampler(3, seed=0, world=2, multiple=4)
+    assert len(sampler) == len(list(sampler)) == 4
+    assert {index % 3 for _, index in sampler} <= {0, 1, 2}
+    (batch,) = list(module(root, batch_size=16, patches_per_read=1).train_dataloader())
+    assert len(batch["key"]) == 16
+    assert (
+        len({target.sum().item() for target in batch["targets"]}) == 16
+    )  # twice the same stretch, never twice a patch
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_share_the_clips(world: int) -> None:
+    shares = [share(4, rank, world) for rank in range(world)]
+    assert sorted(index for mine in shares for index in mine) == [0, 1, 2, 3]
+    assert all(shares)
+
+
+def test_more_ranks_than_clips() -> None:
+    shares = [share(3, rank, 8) for rank in range(8)]
+    assert all(len(mine) == 1 for mine in shares)  # none without, on which the others would wait for ever
+    assert {index for mine in shares for index in mine} == {0, 1, 2}
+
+
+def test_evaluation_loaders(root: Path) -> None:
+    data = module(root, validate_clips=2, validate_frames=3)
+    clips = list(data.val_dataloader())
+    assert all(isinstance(clip, EvaluationClip) for clip in clips)
+    assert [clip.name for clip in clips] == ["a", "b"]
+    assert [sum(1 for _ in clip.inputs()) for clip in clips] == [3, 3]
+    tests = list(data.test_dataloader())
+    assert [clip.name for clip in tests] == ["a", "b", "c"]
+    assert [clip.frames for clip in tests] == [9, 9, 9]
+    assert tests[0].clip.start > clips[0].clip.start
+    assert data.training is None  # evaluation touches nothing that only training needs
+
+
+def test_what_does_not_go_together_is_refused_before_data_is_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(Problem, match=r"batch_size=5 .* data.patches_per_read=2"):
+        module(nowhere, batch_size=5)
+    with pytest.raises(Problem, match="enlarges 2 times"):
+        module(nowhere, degradation=Degradation([Bicubic(4)]))
+    with pytest.raises(Problem, match="crop is 15"):
+        module(nowhere, crop=15)
+    with pytest.raises(Problem, match=f"at {nowhere}"):
+        module(nowhere).prepare_data()
+
+
+def test_a_data_set_without_a_split_says_so(root: Path) -> None:
+    only = Splits(test=[Clip("a", root / "a")])
+    with pytest.raises(Problem, match="nothing to train on"):
+        module(root, layout=lambda root: only).setup("fit")
+    assert module(root, layout=lambda root: only).val_dataloader() == []
+    with pytest.raises(Problem, match="no test clips"):
+        module(root, layout=lambda root: Splits(train=only.test)).test_dataloader()
+
+
+class Recorder(LightningModule):
+    """Notes which patches it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[str, ...]] = []
+
+    def training_step(self, batch: dict, index: int) -> torch.Tensor:
+        self.seen.append((*batch["key"], f"{batch['inputs'].sum().item():.4f}"))
+        return self.weight * batch["inputs"].mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(root: Path, folder: Path, workers: int = 0, checkpoint: Path | None = None) -> list[tuple[str, ...]]:
+    """Ten steps, two and a half epochs; returns what was seen in them."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=10,
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+    )
+    recorder = Recorder()
+    trainer.fit(recorder, datamodule=module(root, workers=workers), ckpt_path=checkpoint, weights_only=True)
+    return recorder.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(root: Path, tmp_path: Path) -> None:
+    whole = fit(root, tmp_path / "whole")
+    assert len(whole) == len(set(whole)) == 10
+    for step, workers in ((2, 0), (4, 0), (6, 1), (8, 0)):  # within an epoch, at its end, within the next, ...
+        rest = fit(root, tmp_path / f"from {step}", workers, tmp_path / "whole" / f"step={step}.ckpt")
+        assert rest == whole[step:], step
+
+
+@pytest.mark.parametrize(
+    "file", sorted(file for file in CONF.glob("*.yaml") if file.stem[0] != "_"), ids=lambda file: file.stem
+)
+def test_configuration_builds(file: Path, tmp_path: Path) -> None:
+    base, own = (OmegaConf.load(CONF / name) for name in ("_base.yaml", file.name))
+    assert file.read_text().startswith("# ")
+    assert own.pop("defaults")[0] == "_base"
+    config = OmegaConf.merge({"paths": {"data": str(tmp_path)}}, {"data": OmegaConf.merge(base, own)})
+    if OmegaConf.is_missing(config.data, "root"):
+        config.data.root = str(tmp_path / file.stem)
+    make = instantiate(config.data, _partial_=True)  # Hydra would take dataclasses among its arguments to pieces
+    data = make(geometry=ZSM, degradation=Degradation([Bicubic(4)]), seed=1)
+    assert data.root == tmp_path / file.stem
+    if file.stem != "procedural":  # which is made where it is missing
+        with pytest.raises(Problem, match="data=procedural"):
+            data.prepare_data()

@@ -1,0 +1,156 @@
+"""Forward models: patches degrade as whole frames do, and each step does what it says."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from src.data.degrade import Bicubic, Degradation, Jpeg, Noise, as_clip
+from src.errors import Problem
+from src.geometry import Geometry, evenly
+from src.ops.resize import imresize
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "degradation"
+ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
+EDVR = Geometry(4, 5, (Fraction(2),))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def frames() -> torch.Tensor:
+    """Two uint8 frames (T, H, W, C) with detail of every size and of every colour."""
+    noise = torch.from_numpy(np.random.default_rng(1).random((2, 3, 144, 192), np.float32))
+    coarse = torch.nn.functional.interpolate(noise[..., :12, :16], (144, 192), mode="bilinear")
+    return ((0.6 * coarse + 0.4 * noise) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Bicubic(2)],
+        [Bicubic(3)],
+        [Bicubic(4)],
+        [Jpeg(10)],
+        [Jpeg(90)],
+        [Bicubic(4), Jpeg(20)],
+        [Jpeg(30), Bicubic(2)],
+        [Bicubic(2), Bicubic(2), Jpeg(40)],
+        [],
+    ],
+    ids=lambda steps: " ".join(map(str, steps)) or "none",
+)
+def test_patch_is_cut_from_the_whole(frames: torch.Tensor, steps: list) -> None:
+    degradation = Degradation(steps)
+    whole = degradation(as_clip(frames), rng())
+    height, width = whole.shape[-2:]
+    side = 11
+    corners = [(0, 0), (height - side, width - side), (0, width - side), (5, 7), (height // 2, 1), (8, 16), (17, 18)]
+    for top, left in corners:
+        patch = degradation.patch(frames, top, left, side, rng())
+        assert patch.dtype == torch.float32
+        assert torch.equal(patch, whole[..., top : top + side, left : left + side]), (top, left)
+
+
+def test_patch_sees_only_its_surroundings(frames: torch.Tensor) -> None:
+    """The equality above would also hold for degrading the whole; this shows that a patch is cheap."""
+    seen = []
+
+    class Watched(Bicubic):
+        def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+            seen.append(clip.shape[-2:])
+            return super().__call__(clip, rng)
+
+    Degradation([Watched(4)]).patch(frames, 12, 12, 8, rng())
+    assert seen == [(8 * 4 + 2 * 8, 8 * 4 + 2 * 8)]
+
+
+def test_bicubic_is_what_a_file_would_hold(frames: torch.Tensor) -> None:
+    small = Bicubic(4)(as_clip(frames), rng())
+    exact = imresize(as_clip(frames).double(), Fraction(1, 4))
+    assert small.shape == (2, 3, 36, 48)
+    assert (small - exact.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    file = (small * 255).round().to(torch.uint8)
+    assert torch.equal(as_clip(file.permute(0, 2, 3, 1)), small)
+
+
+def test_bicubic_rounds_halves_up() -> None:
+    steps = torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).repeat_interleave(4, 1).repeat(4, 1)  # mean of 0 and 1
+    frame = steps.repeat(8, 8)[None, :, :, None].repeat(1, 1, 1, 3)
+    exact = imresize(as_clip(frame).double() * 255, Fraction(1, 8))
+    assert ((exact - 0.5).abs() < 1e-6).any()  # there are halves to round
+    assert (Bicubic(8)(as_clip(frame), rng()) * 255)[(exact - 0.5).abs() < 1e-6].eq(1).all()
+
+
+def test_jpeg_is_the_codec(frames: torch.Tensor) -> None:
+    file = io.BytesIO()
+    Image.fromarray(frames[1].numpy()).save(file, "JPEG", quality=20)  # Pillow's own default: 4:2:0
+    expected = as_clip(torch.from_numpy(np.array(Image.open(file)))[None])
+    clip = as_clip(frames)
+    assert torch.equal(Jpeg(20)(clip, rng())[1:], expected)
+    errors = [(Jpeg(quality)(clip, rng()) - clip).square().mean().item() for quality in (10, 20, 40, 90)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] > 0
+
+
+def test_jpeg_draws_its_quality(frames: torch.Tensor) -> None:
+    clip = as_clip(frames)
+    drawn = [Jpeg([10, 40])(clip, np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not all(torch.equal(drawn[0], other) for other in drawn[2:])
+    worst, best = (Jpeg(q)(clip, rng()).sub(clip).square().mean() for q in (10, 40))
+    assert all(best <= result.sub(clip).square().mean() <= worst for result in drawn)
+
+
+def test_noise_has_the_level_it_says() -> None:
+    grey = torch.full((4, 3, 128, 128), 128 / 255)
+    noisy = Noise(gaussian=0.1, salt_pepper=0)(grey, rng())
+    assert (noisy - grey).std().item() == pytest.approx(0.1, rel=0.02)
+    noisy = Noise(gaussian=0, salt_pepper=0.1)(grey, rng())
+    assert (noisy == 0).float().mean().item() == pytest.approx(0.05, abs=0.003)
+    assert (noisy == 1).float().mean().item() == pytest.approx(0.05, abs=0.003)
+    noisy = Noise()(grey, rng())
+    assert torch.equal(noisy, Noise()(grey, rng()))
+    assert torch.equal((noisy * 255).round() / 255, noisy)
+    assert 0 <= noisy.min()
+    assert noisy.max() <= 1
+
+
+def test_timeline_follows_from_the_network() -> None:
+    timeline = Degradation([Bicubic(4)]).timeline(ZSM)
+    assert timeline.every == 2
+    assert [timeline.source(i) for i in range(4)] == [0, 2, 4, 6]
+    assert [timeline.target(t) for t in ZSM.times] == [0, 1, 2, 3, 4, 5, 6]
+    assert [timeline.inputs(n) for n in (0, 1, 2, 3, 7, 34, 41)] == [0, 1, 1, 2, 4, 17, 21]
+    assert Degradation([Bicubic(4)]).timeline(EDVR).every == 1
+    assert Degradation([Bicubic(4)], every=2).timeline(EDVR).target(2) == 4
+    assert Degradation([Bicubic(4)], every=4).timeline(ZSM).target(Fraction(1, 2)) == 2
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(Problem, match=r"enlarges 4 times .*bicubic x2.* 2 times smaller"):
+        Degradation([Bicubic(2)]).check(ZSM)
+    with pytest.raises(Problem, match=r"time 1/2 .* every=1 .* multiple of 2"):
+        Degradation([Bicubic(4)], every=1).check(ZSM)
+    Degradation([Bicubic(2), Noise(), Bicubic(2)]).check(ZSM)
+    for wrong in (lambda: Jpeg(0), lambda: Jpeg([40, 10]), lambda: Jpeg([10]), lambda: Bicubic(1), lambda: Noise(-1)):
+        with pytest.raises(Problem):
+            wrong()
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_configuration_builds(file: Path) -> None:
+    assert file.read_text().startswith("# ")
+    degradation = instantiate(OmegaConf.load(file))
+    assert degradation(torch.rand(1, 3, 48, 48), rng()).shape[-1] == 48 // degradation.scale
+    degradation.check(Geometry(degradation.scale, 4, ZSM.times, 3))

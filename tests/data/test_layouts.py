@@ -1,0 +1,189 @@
+"""Data sets are found where people keep them, their splits share nothing, and what is amiss is said in a sentence."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, vid4, vimeo90k
+from src.errors import Problem
+
+
+def write_frames(path: Path, count: int, size: tuple[int, int] = (24, 32), black: tuple[int, ...] = ()) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(str(path)))
+    for i in range(1, count + 1):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8) * (i not in black)
+        Image.fromarray(pixels.astype(np.uint8)).save(path / f"im{i}.png")
+    return path
+
+
+@pytest.fixture
+def septuplets(tmp_path: Path) -> Path:
+    """A Vimeo-90K of a few clips."""
+    root = tmp_path / "vimeo_septuplet"
+    clips = {"00001/0001": (), "00001/0002": (), "00002/0001": (3,), "00002/0002": (4, 5), "00002/0003": (6, 7)}
+    for key, black in {**clips, "00003/0001": (1, 2), "00003/0002": (1, 3, 5)}.items():
+        write_frames(root / "sequences" / key, 7, black=black)
+    (root / "sep_trainlist.txt").write_text("00001/0001\n00001/0002\n")
+    (root / "sep_testlist.txt").write_text("00002/0001\n00002/0002\n00002/0003\n00003/0001\n00003/0002")
+    return root
+
+
+def test_vimeo90k(septuplets: Path) -> None:
+    splits = vimeo90k(septuplets, hold_back=1)
+    assert [clip.name for clip in splits.train] == ["00001/0001"]
+    assert [clip.name for clip in splits.validate] == ["00001/0002"]
+    assert len(splits.test) == 5  # the official test list, whole
+    assert splits.train[0].length() == 7
+    assert vimeo90k(septuplets.parent, hold_back=0) == vimeo90k(septuplets, hold_back=0)
+    assert len(vimeo90k(septuplets, hold_back=0).train) == 2
+
+
+def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
+    (septuplets / "fast_testset.txt").write_text("00002/0001\n00002/0002\n")
+    (septuplets / "slow_testset.txt").write_text("00002/0003\n00003/0001\n00003/0002")
+    test = vimeo90k(septuplets).test
+    assert [(clip.name, clip.subset) for clip in test] == [("00002/0001", "fast"), ("00003/0002", "slow")]
+    assert [clip.name for clip in vimeo90k(septuplets, test_list="slow").test] == ["00003/0002"]
+    assert len(vimeo90k(septuplets, test_list="sep").test) == 5
+    with pytest.raises(Problem, match="no medium_testset.txt"):
+        vimeo90k(septuplets, test_list="medium")
+
+
+def test_vimeo90k_finds_low_resolution_folders(septuplets: Path) -> None:
+    assert all(clip.low is None for clip in vimeo90k(septuplets).train)
+    low = septuplets.parent / "vimeo_septuplet_matlabLRx4" / "sequences"
+    low.mkdir(parents=True)
+    assert vimeo90k(septuplets, hold_back=0).train[0].low == low / "00001/0001"
+
+
+def test_published_lists(shared: Path, septuplets: Path) -> None:
+    keys = {}
+    for subset in ("fast", "medium", "slow"):
+        text = (shared / "data" / "vimeo90k_lists" / f"{subset}_testset.txt").read_text()
+        keys[subset] = text.split()
+        few = keys[subset][:2]
+        for key in few:
+            write_frames(septuplets / "sequences" / key, 7)
+        (septuplets / f"{subset}_testset.txt").write_text("\n".join(few))
+    (septuplets / "sep_trainlist.txt").write_text("\n".join(["00003/0001", "00003/0002"]))
+    assert {s: len(k) for s, k in keys.items()} == {"fast": 1225, "medium": 4977, "slow": 1613}
+    counts = EXPECTED["vimeo90k"].counts
+    assert len(keys["medium"]) - counts["medium"] == 5  # what the ZSM paper says it removes
+    assert len(keys["slow"]) - counts["slow"] == 3
+    splits = vimeo90k(septuplets, hold_back=0)
+    assert [clip.subset for clip in splits.test] == ["fast"] * 2 + ["medium"] * 2 + ["slow"] * 2
+    complaints = inspect(vimeo90k, septuplets, hold_back=0)
+    assert any("2 clips in sep_trainlist.txt, 64612 expected" in line for line in complaints)
+    assert any("32x24" in line for line in complaints)
+
+
+def test_vid4(shared: Path) -> None:
+    root = shared / "data" / "vid4"
+    splits = vid4(root)
+    assert {clip.name: clip.length() for clip in splits.test} == EXPECTED["vid4"].frames
+    assert not splits.train
+    assert inspect(partial(vid4), root) == []
+
+
+@pytest.mark.parametrize("inner", ["{}", "GT/{}", "original/{}", "{}/original"])
+def test_vid4_as_people_keep_it(tmp_path: Path, inner: str) -> None:
+    for name in EXPECTED["vid4"].frames or ():
+        write_frames(tmp_path / inner.format(name), 3)
+    splits = vid4(tmp_path)
+    assert [clip.name for clip in splits.test] == ["calendar", "city", "foliage", "walk"]
+    assert len(inspect(vid4, tmp_path)) == 4  # 3 frames each are too few
+
+
+@pytest.mark.parametrize("layout", [vimeo90k, vid4, folder])
+def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: object) -> None:
+    with pytest.raises(Problem) as caught:
+        layout(tmp_path / "nowhere")  # type: ignore[operator]
+    sentence = str(caught.value)
+    assert str(tmp_path / "nowhere") in sentence
+    assert "data=procedural size=mini" in sentence
+    assert "\n" not in sentence
+    assert layout is folder or "http" in sentence
+    assert inspect(layout, tmp_path / "nowhere") == [sentence]  # type: ignore[arg-type]
+
+
+def test_folder_by_time(tmp_path: Path) -> None:
+    write_frames(tmp_path / "long", 100)
+    write_frames(tmp_path / "deep" / "er", 60)
+    write_frames(tmp_path / "short", 20)
+    splits = folder(tmp_path)
+    spans = {
+        split: {clip.name: (clip.start, clip.stop) for clip in getattr(splits, split)}
+        for split in ("train", "validate", "test")
+    }
+    assert spans["train"] == {"long": (0, 72), "deep/er": (0, 34), "short": (0, 20)}
+    assert spans["validate"] == {"long": (76, 86), "deep/er": (38, 47)}
+    assert spans["test"] == {"long": (90, 100), "deep/er": (51, 60)}
+    assert folder(tmp_path, hold_back=0).test == ()
+
+
+def test_folder_with_a_step(tmp_path: Path) -> None:
+    write_frames(tmp_path / "fast", 400, size=(2, 2))
+    splits = folder(tmp_path, step=8)  # 50 source frames
+    (train,), (validate,), (test,) = splits.train, splits.validate, splits.test
+    assert [clip.length() for clip in (train, validate, test)] == [24, 9, 9]
+    assert (train.stop, validate.start, test.start) == (23 * 8 + 1, 28 * 8, 41 * 8)
+
+
+def test_folder_by_video(tmp_path: Path) -> None:
+    for i in range(10):
+        write_frames(tmp_path / f"clip{i}", 2)
+    splits = folder(tmp_path, by="video")
+    assert (len(splits.train), len(splits.validate), len(splits.test)) == (8, 1, 1)
+    with pytest.raises(Problem, match="by=video"):
+        folder(tmp_path)  # too short to hold back their ends
+
+
+def test_folder_with_splits_of_its_own(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_frames(tmp_path / split / "a", 4)
+    splits = folder(tmp_path, step=2)
+    assert [clip.name for clip in splits.train] == ["a"]
+    assert splits.test[0].length() == 2
+    assert splits.validate[0].path == tmp_path.resolve() / "val" / "a"
+
+
+def test_folder_finds_real_videos(shared: Path) -> None:
+    splits = folder(shared / "data" / "train")
+    assert "ntia_aspen" in {clip.name for clip in splits.train}
+    assert "sam2_bedroom" in {clip.name for clip in splits.test}
+    assert len(splits.train) == 15
+    lengths = {clip.name: clip.length() for clip in splits.test}
+    assert lengths["sam2_bedroom"] == 20
+    by_name = {clip.name: clip for clip in splits.test}
+    assert by_name["editly_lofoten"].stop == 105  # the container claims 106
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (Clip("a", Path("x")), Clip("b", Path("x"), start=90)),
+        (Clip("a", Path("x"), stop=10), Clip("b", Path("x"), start=9, stop=12)),
+        (Clip("a", Path("x"), start=5, stop=6), Clip("b", Path("x"), stop=50)),
+        (Clip("a", Path("x"), stop=10), Clip("b", Path("y/../x"))),
+    ],
+)
+def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
+    others = [Clip(f"other{i}", Path(f"z{i}")) for i in range(3)]
+    with pytest.raises(Problem, match=r"both (training|test) data \(clip .\) and (test|training) data"):
+        Splits(train=[*others, train], test=[test])
+    with pytest.raises(Problem):
+        Splits(validate=[train], test=[test])
+    Splits(train=[train, test])  # within one split frames may be seen twice
+
+
+def test_splits_that_share_nothing_are_not_refused() -> None:
+    a = [Clip(f"a{i}", Path("x"), start=i * 10, stop=i * 10 + 10) for i in range(6)]
+    Splits(train=a[::3], validate=a[1::3], test=a[2::3])
+    with pytest.raises(Problem, match="two test clips are called same"):
+        Splits(test=[Clip("same", Path("x")), Clip("same", Path("y"))])

@@ -1,0 +1,130 @@
+"""Streaming covers every output time of a video once, with what the network makes of the right frames."""
+
+from __future__ import annotations
+
+import tracemalloc
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from src.engine.ensemble import Ensemble
+from src.engine.stream import stream, windows
+from src.papers.baselines import Bicubic, Blend, Repeat
+from tests.test_geometry import ALL
+
+
+class Clock(nn.Module):
+    """Returns, as pixel values, the time of each output frame, read off input frames that hold their own number."""
+
+    def __init__(self, geometry):
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, clip):
+        out = []
+        for time in self.geometry.times:
+            below = int(time)
+            above = min(below + 1, clip.shape[1] - 1)
+            out.append(torch.lerp(clip[:, below], clip[:, above], float(time - below)))
+        return torch.stack(out, dim=1)
+
+
+def numbered(frames):
+    return [torch.full((3, 2, 2), float(i)) for i in range(frames)]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 7, 8, 11, 23])
+def test_every_output_time_once(name, frames):
+    geometry = ALL[name]
+    out = list(stream(Clock(geometry), numbered(frames)))
+    assert [time for time, _ in out] == geometry.output_times(frames)
+    for time, frame in out:
+        if name == "vtsr" and time % 1 == Fraction(1, 4):
+            continue  # the second half of an exposure has no frame behind it that the clock could read
+        shown = min(max(float(time), 0.0), frames - 1.0)
+        assert frame[0, 0, 0] == pytest.approx(shown, abs=1e-6)
+
+
+def test_last_window_is_moved_back_not_filled_up():
+    starts = [start for start, _ in windows(numbered(6), ALL["zsm"])]
+    assert starts == [0, 2]
+    assert [start for start, _ in windows(numbered(7), ALL["zsm"])] == [0, 3]
+
+
+def test_shorter_windows():
+    assert len(list(windows(numbered(5), ALL["zsm"].lengthened(3)))) == 4
+    out = list(stream(Blend(scale=2, frames=4), numbered(5), clip_length=3))
+    assert [time for time, _ in out] == ALL["zsm"].output_times(5)
+
+
+def test_reads_no_further_than_needed():
+    read = []
+
+    def frames():
+        for i, frame in enumerate(numbered(100)):
+            read.append(i)
+            yield frame
+
+    outputs = stream(Clock(ALL["edvr"]), frames())
+    next(outputs)
+    assert len(read) == 3  # the frame itself and two behind it
+    next(outputs)
+    assert len(read) == 4
+
+
+def test_memory_does_not_grow_with_length():
+    def peak(frames):
+        tracemalloc.start()
+        video = (torch.zeros(3, 8, 8) for _ in range(frames))
+        for _ in stream(Clock(ALL["zsm"]), video):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(10)
+    assert peak(1200) < 1.2 * peak(100) + 20_000
+
+
+def test_nothing_in_nothing_out():
+    assert list(stream(Bicubic(scale=4), [])) == []
+
+
+def test_baselines():
+    torch.manual_seed(0)
+    clip = torch.rand(1, 3, 3, 6, 7)
+    up = Bicubic(scale=4)(clip)
+    assert up.shape == (1, 3, 3, 24, 28)
+    repeat, blend = Repeat(scale=4)(clip), Blend(scale=4)(clip)
+    for out in (repeat, blend):
+        assert out.shape == (1, 5, 3, 24, 28)
+        assert torch.equal(out[:, ::2], up)
+    assert torch.equal(repeat[:, 1::2], up[:, :-1])
+    assert torch.allclose(blend[:, 1::2], (up[:, :-1] + up[:, 1:]) / 2, atol=1e-6)
+    assert Repeat(scale=4).geometry.output_times(2) == [0, Fraction(1, 2), 1]
+
+
+class Corner(nn.Module):
+    """Not symmetric in any way: weighs pixels by where they lie."""
+
+    geometry = ALL["zsm"]
+
+    def forward(self, clip):
+        ramp = torch.arange(clip.shape[-1]) + 10.0 * torch.arange(clip.shape[-2])[:, None]
+        return clip * ramp
+
+
+@pytest.mark.parametrize("copies", [2, 4, 8])
+def test_ensemble(copies):
+    clip = torch.rand(1, 2, 3, 5, 5)
+    symmetric = Bicubic(scale=4)
+    assert torch.allclose(Ensemble(symmetric, copies=copies)(clip), symmetric(clip), atol=1e-6)
+    averaged = Ensemble(Corner(), copies=copies)
+    assert torch.allclose(averaged(clip.flip(-1)), averaged(clip).flip(-1), atol=1e-5)
+    if copies == 8:
+        turned = clip.transpose(-1, -2)
+        assert torch.allclose(averaged(turned), averaged(clip).transpose(-1, -2), atol=1e-5)
+    assert not torch.allclose(Corner()(clip.flip(-1)), Corner()(clip).flip(-1))

@@ -1,0 +1,256 @@
+"""deform_conv2d against torchvision's numbers, against eq. 1 written out, and in every mode it must run in."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.ops.deform_conv import deform_conv2d
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = json.loads((GOLDEN / "deform_conv2d.json").read_text())["cases"]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def golden_inputs(case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    """The case's tensors by argument name and the output's gradient, float64."""
+    rng = np.random.Generator(np.random.PCG64([case["seed"]]))
+    (batch, channels, _, _), (_, _, *size) = case["input"], case["output"]
+    taps = case["offset_groups"] * math.prod(case["kernel"])
+    kernel = [case["out_channels"], channels // case["groups"], *case["kernel"]]
+    drawn = {"input": rng.standard_normal(case["input"])}
+    drawn["offset"] = rng.standard_normal([batch, 2 * taps, *size]) * case["offset_scale"]
+    drawn["mask"] = rng.random([batch, taps, *size])
+    drawn["weight"] = rng.standard_normal(kernel) / math.sqrt(math.prod(kernel[1:]))
+    drawn["bias"] = rng.standard_normal(kernel[0]) * 0.1
+    grad = torch.as_tensor(rng.standard_normal(case["output"]))
+    if not case["mask"]:
+        del drawn["mask"]  # drawn all the same
+    return {name: torch.as_tensor(value) for name, value in drawn.items()}, grad
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-7)])
+@pytest.mark.parametrize("index", range(len(CASES)))
+def test_outputs_and_gradients_are_torchvisions(index: int, dtype: torch.dtype, tolerance: float) -> None:
+    case = CASES[index]  # stored in float32, hence no closer than 2e-7 in float64
+    tensors, grad = golden_inputs(case)
+    leaves = {name: t.to(dtype).requires_grad_() for name, t in tensors.items()}
+    y = deform_conv2d(**leaves, stride=case["stride"], padding=case["padding"], dilation=case["dilation"])
+    y.backward(grad.to(dtype))
+    ours = {"y": y} | {f"grad_{name}": leaf.grad for name, leaf in leaves.items()}
+    ours["grad_x"] = ours.pop("grad_input")
+    with np.load(GOLDEN / "deform_conv2d.npz") as stored:
+        names = {name for name in stored.files if name.startswith(f"{index}_")}
+        assert names == {f"{index}_{name}" for name in ours}
+        for name, value in ours.items():
+            expected = torch.as_tensor(stored[f"{index}_{name}"]).double()
+            error = (value.double() - expected).abs().max() / expected.abs().max()
+            assert error < tolerance, f"{name}: {error:.1e}"
+
+
+def by_the_formula(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, dilation: int, mask: Tensor
+) -> Tensor:
+    """Eq. 1, tap by tap, each pixel of the image weighted by its hat function: max(0, 1 - |distance|) on each axis."""
+    (B, C, H, W), (out, c, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
+    offset, mask = offset.view(B, -1, kh, kw, 2, P, Q), mask.view(B, -1, kh, kw, P, Q)
+    per_offset, per_weight = C // offset.shape[1], out // (C // c)
+    y = bias.view(1, -1, 1, 1).repeat(B, 1, P, Q)
+    rows, columns = torch.arange(P)[:, None] * stride - padding, torch.arange(Q) * stride - padding
+    for o in range(out):
+        for i in range(c):
+            channel = o // per_weight * c + i
+            g = channel // per_offset
+            for u in range(kh):
+                for v in range(kw):
+                    at_y = rows + u * dilation + offset[:, g, u, v, 0]  # (B, P, Q)
+                    at_x = columns + v * dilation + offset[:, g, u, v, 1]
+                    hat_y = (1 - (at_y[..., None] - torch.arange(H)).abs()).clamp_min(0)  # (B, P, Q, H)
+                    hat_x = (1 - (at_x[..., None] - torch.arange(W)).abs()).clamp_min(0)
+                    sampled = torch.einsum("bpqh,bhw,bpqw->bpq", hat_y, input[:, channel], hat_x)
+                    y[:, o] += weight[o, i, u, v] * sampled * mask[:, g, u, v]
+    return y
+
+
+def draw(
+    input: tuple[int, int, int, int],
+    kernel: tuple[int, int, int, int],
+    groups: int,
+    scale: float = 2.0,
+    stride: int = 1,
+    padding: int = 1,
+    dilation: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> list[Tensor]:
+    """Random input, offset, weight, bias and mask that fit together."""
+    rng = torch.Generator().manual_seed(sum(input))
+    size = [(input[i] + 2 * padding - dilation * (kernel[i] - 1) - 1) // stride + 1 for i in (2, 3)]
+    taps = groups * kernel[2] * kernel[3]
+    shapes = [input, (input[0], 2 * taps, *size), kernel, kernel[:1], (input[0], taps, *size)]
+    x, offset, weight, bias, mask = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
+    return [t.to(dtype) for t in (x, offset * scale, weight, bias, mask.sigmoid())]
+
+
+@pytest.mark.parametrize(
+    ("input", "kernel", "groups", "how"),
+    [
+        ((2, 4, 7, 11), (6, 4, 3, 3), 2, {}),
+        ((1, 6, 13, 5), (4, 3, 3, 3), 3, {"stride": 2, "padding": 2}),  # 2 weight groups across 3 offset groups
+        ((3, 4, 9, 9), (4, 1, 1, 5), 1, {"dilation": 2, "padding": 4}),  # depthwise
+        ((1, 2, 10, 6), (3, 2, 4, 2), 2, {"stride": 3, "dilation": 2, "padding": 3, "scale": 40.0}),
+        ((2, 2, 1, 8), (2, 2, 3, 3), 1, {}),
+        ((2, 2, 8, 1), (2, 2, 3, 3), 2, {}),
+        ((1, 3, 1, 1), (2, 3, 1, 1), 3, {"padding": 0, "scale": 0.5}),
+    ],
+)
+def test_equals_the_formula_written_out(input: Any, kernel: Any, groups: int, how: dict[str, Any]) -> None:
+    tensors = draw(input, kernel, groups, **how)
+    how = {"stride": 1, "padding": 1, "dilation": 1} | {k: v for k, v in how.items() if k != "scale"}
+    x, offset, weight, bias, mask = tensors
+    expected = by_the_formula(x, offset, weight, bias, **how, mask=mask)
+    torch.testing.assert_close(deform_conv2d(x, offset, weight, bias, **how, mask=mask), expected, rtol=0, atol=1e-10)
+    with torch.no_grad():  # where the mask is applied in place
+        y = deform_conv2d(x, offset, weight, bias, **how, mask=mask)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+
+
+def test_each_axis_has_its_own_stride_padding_and_dilation() -> None:
+    x, weight = torch.randn(2, 4, 12, 9), torch.randn(6, 2, 3, 2)
+    how: dict[str, Any] = {"stride": (2, 1), "padding": (0, 3), "dilation": (1, 2)}
+    expected = F.conv2d(x, weight, groups=2, **how)
+    offset = torch.zeros(2, 2 * 2 * 6, *expected.shape[2:])
+    torch.testing.assert_close(deform_conv2d(x, offset, weight, **how), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_exact() -> None:
+    x, offset, weight, bias, mask = (t.requires_grad_() for t in draw((2, 4, 4, 3), (2, 2, 2, 3), 2, padding=1))
+    assert torch.autograd.gradcheck(
+        lambda *t: deform_conv2d(*t[:4], padding=1, mask=t[4]), (x, offset, weight, bias, mask), fast_mode=True
+    )
+    assert torch.autograd.gradcheck(lambda *t: deform_conv2d(*t, padding=1), (x, offset, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("width", [1, 5, 48, 99, 1000])
+def test_zero_offset_is_an_ordinary_convolution_with_the_right_hand_gradient(width: int) -> None:
+    x, weight = torch.randn(1, 2, 7, width), torch.randn(3, 2, 3, 3)
+    offset = torch.zeros(1, 18, 7, width, requires_grad=True)
+    y = deform_conv2d(x, offset, weight, padding=1)
+    expected = F.conv2d(x, weight, padding=1)  # float32 positions are good to 2e-7 of the width; the input is noise
+    torch.testing.assert_close(y, expected, rtol=0, atol=2e-7 * max(width, 7) * 30)
+    # Interpolation has a kink at every whole pixel; torchvision takes the slope to the right, everywhere.
+    y.sum().backward()
+    padded = F.pad(x, (1, 2, 1, 2))
+    for k, (u, v) in enumerate((u, v) for u in range(3) for v in range(3)):
+        here = padded[..., u : u + 7, v : v + width]
+        below, right = padded[..., u + 1 : u + 8, v : v + width], padded[..., u : u + 7, v + 1 : v + 1 + width]
+        taps = weight[:, :, u, v].sum(0).view(1, 2, 1, 1)
+        slopes = torch.cat([((near - here) * taps).sum(1, keepdim=True) for near in (below, right)], dim=1)
+        torch.testing.assert_close(offset.grad[:, 2 * k : 2 * k + 2], slopes, rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_low_precision_does_not_move_the_samples(low: torch.dtype) -> None:
+    # Far from the origin bfloat16 steps by 4 pixels: positions computed in it would miss every stripe of this image.
+    x = (torch.arange(1000) % 2).float().expand(1, 2, 6, 1000).contiguous()
+    x, offset, weight, bias, mask = (x, *draw((1, 2, 6, 1000), (4, 2, 3, 3), 1, scale=1.0)[1:])
+    rounded = [t.to(low) for t in (x, offset, weight, bias, mask)]
+    x, offset, weight, bias, mask = (t.double() for t in rounded)
+    expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    allowed = 4 * torch.finfo(low).eps * expected.abs().max().item()
+
+    y = deform_conv2d(*rounded[:4], padding=1, mask=rounded[4])
+    assert y.dtype == low
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=allowed)
+
+    weight, bias = weight.float().requires_grad_(), bias.float()
+    with torch.autocast("cpu", dtype=low):  # as behind a convolution: activations in low precision, parameters not
+        y = deform_conv2d(rounded[0], rounded[1], weight, bias, padding=1, mask=rounded[4])
+        assert y.dtype == F.conv2d(rounded[0], weight, bias).dtype
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=allowed)
+    y.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+class Deformable(torch.nn.Module):
+    """Offsets and mask from a convolution of the input itself, as every user of this function has them."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.offsets = torch.nn.Conv2d(4, 2 * 27, 3, stride, padding=1)
+        self.weight = torch.nn.Parameter(torch.randn(6, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset, mask = self.offsets(x).split([36, 18], dim=1)
+        return deform_conv2d(x, offset, self.weight, None, self.stride, 1, mask=mask.sigmoid())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiles_whole(autocast: bool) -> None:
+    model, x = Deformable(stride=1), torch.randn(2, 4, 9, 14)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        y, expected = compiled(x), model(x)
+    torch.testing.assert_close(y, expected)
+    assert torch.autograd.grad(y.float().sum(), model.offsets.weight)[0].abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor() -> None:
+    model, x = Deformable(stride=1), torch.randn(2, 4, 9, 14)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_exports_for_any_size(stride: int) -> None:
+    model, dynamic = Deformable(stride).eval(), torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        exported = torch.export.export(
+            model, (torch.randn(2, 4, 12, 15),), dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}
+        )
+        other = torch.randn(3, 4, 21, 10)
+        torch.testing.assert_close(exported.module()(other), model(other))
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    x, offset, weight, bias, mask = draw((0, 4, 5, 6), (2, 2, 3, 3), 2)
+    x.requires_grad_()
+    y = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    assert y.shape == (0, 2, 5, 6)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"input": torch.zeros(4, 5, 6)}, "input must have 4 dimensions"),
+        ({"weight": torch.zeros(2, 3, 3, 3)}, "4 input channels"),
+        ({"weight": torch.zeros(3, 2, 3, 3)}, "4 input channels"),  # 2 weight groups cannot share 3 outputs
+        ({"bias": torch.zeros(3)}, "bias"),
+        ({"offset": torch.zeros(1, 35, 5, 6)}, "offset"),
+        ({"offset": torch.zeros(1, 54, 5, 6)}, "offset"),  # 3 groups do not divide 4 channels
+        ({"offset": torch.zeros(1, 36, 5, 5)}, "offset"),
+        ({"mask": torch.zeros(1, 9, 5, 6)}, "mask"),
+        ({"padding": -1}, "padding"),
+        ({"stride": 0}, "stride"),
+        ({"padding": 0, "dilation": 4}, "smaller than the kernel"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_one_sentence(change: dict[str, Any], named: str) -> None:
+    names = ("input", "offset", "weight", "bias", "mask")
+    tensors = dict(zip(names, draw((1, 4, 5, 6), (2, 4, 3, 3), 2), strict=True))
+    with pytest.raises(ValueError, match=named):
+        deform_conv2d(**{**tensors, "padding": 1, **change})

@@ -1,0 +1,332 @@
+"""PSNR, SSIM and flicker: against reference numbers, on Vid4, and gathered over processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import sys
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from PIL import Image
+from torch import Tensor
+
+from src.errors import Problem
+from src.metrics import PSNR, SSIM, Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
+from src.ops.resize import imresize
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = json.loads((GOLDEN / "metrics.json").read_text())["cases"]
+
+# Y, nothing cropped: EDVR, Table 1, and the decimals of shared/data/README.md
+VID4_Y = {
+    "calendar": (20.39, 0.5720),
+    "city": (25.16, 0.6028),
+    "foliage": (23.47, 0.5666),
+    "walk": (26.10, 0.7974),
+}
+VID4_Y_CROP_4 = {"calendar": (20.54, 0.571), "city": (25.13, 0.602), "foliage": (23.51, 0.566), "walk": (26.06, 0.798)}
+
+
+def golden(number: int) -> tuple[Tensor, Tensor]:
+    arrays = np.load(GOLDEN / "metrics.npz")
+    estimate, target = (torch.from_numpy(arrays[f"{number}_{name}"]).movedim(-1, 0) for name in ("estimate", "target"))
+    return estimate / 255, target / 255
+
+
+def clip(seed: int, frames: int = 5, noise: float = 0.05) -> tuple[Tensor, Tensor]:
+    """A moving target (T, 3, 20, 24) and a noisy estimate of it."""
+    generator = torch.Generator().manual_seed(seed)
+    scene = torch.nn.functional.avg_pool2d(torch.rand(3, 24, 48, generator=generator), 5, 1)
+    target = torch.stack([scene[:, :, t : t + 24] for t in range(frames)])
+    return (target + noise * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+
+
+# Functions
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.parametrize("crop", [0, 4])
+@pytest.mark.parametrize("channel", ["rgb", "y"])
+def test_reference_numbers(number: int, crop: int, channel: str) -> None:
+    estimate, target = golden(number)
+    expected = CASES[number][f"crop{crop}_{channel}"]
+    assert psnr(estimate, target, luma=channel == "y", crop=crop).item() == pytest.approx(expected["psnr"], abs=2e-5)
+    assert ssim(estimate, target, luma=channel == "y", crop=crop).item() == pytest.approx(expected["ssim"], abs=1e-6)
+
+
+def test_one_value_a_frame() -> None:
+    estimate, target = clip(0, frames=6)
+    batch = estimate.view(2, 3, 3, 20, 24), target.view(2, 3, 3, 20, 24)
+    for measure in (psnr, ssim):
+        values = measure(*batch)
+        assert values.shape == (2, 3)
+        assert values.dtype == torch.float64
+        assert values[1, 2] == measure(estimate[5], target[5])
+        assert measure(estimate[:0], target[:0]).shape == (0,)
+
+
+def test_both_are_quantised_and_clamped() -> None:
+    _, target = clip(1)
+    target = (target * 255).round() / 255
+    assert psnr(target + 0.49 / 255, target).isinf().all()
+    assert psnr(target, target - 0.49 / 255).isinf().all()
+    assert ssim(target + 0.49 / 255, target) == pytest.approx(1)
+    white = torch.ones(3, 16, 16)
+    assert psnr(white + 2, white).isinf()
+    half = psnr(target.half(), target)  # half precision still tells 8-bit levels apart
+    assert half.isinf().all()
+
+
+def test_psnr_of_a_known_error() -> None:
+    black = torch.zeros(3, 16, 16)
+    assert psnr(black + 1 / 255, black).item() == pytest.approx(20 * math.log10(255))
+    # grey differs by a level of 219/255 in luma
+    assert psnr(black + 1 / 255, black, luma=True).item() == pytest.approx(20 * math.log10(255 * 255 / 219))
+
+
+def test_crop_leaves_the_border_out() -> None:
+    estimate, target = clip(2)
+    spoilt = estimate.clone()
+    spoilt[..., :4, :] = 0
+    spoilt[..., -4:] = 1
+    assert torch.equal(psnr(spoilt, target, crop=4), psnr(estimate, target, crop=4))
+    assert torch.equal(ssim(spoilt, target, crop=4), ssim(estimate, target, crop=4))
+    assert (psnr(spoilt, target) < psnr(estimate, target)).all()
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    x = torch.rand(3, 12, 40)
+    with pytest.raises(Problem, match="SSIM needs frames of at least 11x11 pixels, and 38x10 are left"):
+        ssim(x, x, crop=1)
+    with pytest.raises(Problem, match="leaves nothing of a frame of 40x12"):
+        psnr(x, x, crop=6)
+    with pytest.raises(ValueError, match="must agree"):
+        psnr(x, x[:, :-1])
+    with pytest.raises(ValueError, match="floating point"):
+        psnr((x * 255).byte(), (x * 255).byte())
+
+
+def test_oscillation() -> None:
+    assert psnr_oscillation(torch.tensor([30.0, 32.0, 29.0])) == 2.5
+    assert psnr_oscillation(torch.tensor([30.0])) == psnr_oscillation(torch.tensor([])) == 0
+    assert psnr_oscillation(torch.tensor([math.inf, math.inf, math.inf])) == 0
+    assert psnr_oscillation(torch.tensor([30.0, math.inf, math.inf])).isinf()
+
+
+def test_temporal_difference_error_sees_what_psnr_does_not() -> None:
+    _, target = clip(3, frames=4)
+    target = 0.25 + target / 2
+    steady = target + 8 / 255
+    pulsing = target + torch.tensor([8, -8, 8, -8])[:, None, None, None] / 255
+    torch.testing.assert_close(psnr(steady, target), psnr(pulsing, target), atol=0.05, rtol=0)
+    exact = (target * 255).round() / 255
+    assert torch.equal(temporal_difference_error(exact + 8 / 255, exact), torch.zeros(3, dtype=torch.float64))
+    assert (temporal_difference_error(pulsing, target) > 15).all()
+    assert temporal_difference_error(pulsing[None, :1], target[None, :1]).shape == (1, 0)
+    estimate, target = clip(4, frames=4)
+    quantised = [(x.double() * 255).round()[..., 2:-2, 2:-2] for x in (estimate, target)]
+    expected = (quantised[0].diff(dim=0) - quantised[1].diff(dim=0)).abs().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(temporal_difference_error(estimate, target, crop=2), expected)
+
+
+# The Vid4 benchmark: bicubic down to 8 bits and up again
+
+
+@lru_cache
+def vid4(folder: Path) -> tuple[Tensor, Tensor]:
+    """A clip (T, 3, H, W) after bicubic down by 4, 8 bits, and up; and as it was."""
+    frames = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in sorted(folder.glob("*.png"))]
+    target = torch.stack(frames).movedim(-1, 1) / 255
+    low = (imresize(target, 0.25).clamp(0, 1) * 255).round() / 255
+    return imresize(low, 4), target
+
+
+def test_bicubic_on_a_vid4_clip(shared: Path) -> None:
+    pair = vid4(shared / "data" / "vid4" / "city")
+    assert round(psnr(*pair, luma=True).mean().item(), 2) == VID4_Y["city"][0]
+    assert round(ssim(*pair, luma=True).mean().item(), 4) == VID4_Y["city"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("luma", "crop", "mean_psnr", "mean_ssim", "clips"),
+    [(True, 0, 23.784, 0.6347, VID4_Y), (True, 4, 23.807, 0.6342, VID4_Y_CROP_4), (False, 0, 22.369, 0.6098, {})],
+    ids=["y", "y_crop_4", "rgb"],
+)
+def test_bicubic_on_vid4(
+    shared: Path, luma: bool, crop: int, mean_psnr: float, mean_ssim: float, clips: dict[str, tuple[float, float]]
+) -> None:
+    decibels, similarities = {}, {}
+    for name in VID4_Y:
+        pair = vid4(shared / "data" / "vid4" / name)
+        decibels[name] = psnr(*pair, luma=luma, crop=crop).mean().item()
+        similarities[name] = ssim(*pair, luma=luma, crop=crop).mean().item()
+    assert round(sum(decibels.values()) / 4, 3) == mean_psnr
+    assert round(sum(similarities.values()) / 4, 4) == mean_ssim
+    for name, (decibel, similarity) in clips.items():
+        assert round(decibels[name], 2) == decibel
+        assert similarities[name] == pytest.approx(similarity, abs=5e-4 if crop else 5e-5)
+
+
+# Metrics that gather
+
+
+def give(scores: Scores, index: int, frames: range, step: Fraction = Fraction(1, 2), seed: int | None = None) -> None:
+    estimate, target = clip(index if seed is None else seed, frames=9, noise=0.02 * (index + 1))
+    for t in frames:
+        scores.update(index, t * step, estimate[t], target[t])
+
+
+def expected_summary(clips: dict[int, int], luma: bool = False, crop: int = 0) -> dict[str, float]:
+    """Straight from the functions: means over clips of ``clips[index]`` frames each."""
+    sums: dict[str, list[float]] = {}
+    for index, frames in clips.items():
+        estimate, target = (x[:frames] for x in clip(index, frames=9, noise=0.02 * (index + 1)))
+        decibels = psnr(estimate, target, luma, crop)
+        figures = {
+            "psnr": decibels.mean(),
+            "ssim": ssim(estimate, target, luma, crop).mean(),
+            "psnr_oscillation": psnr_oscillation(decibels),
+            "temporal_difference_error": temporal_difference_error(estimate, target, luma, crop).mean(),
+            "psnr_existing": decibels[::2].mean(),
+            "psnr_interpolated": decibels[1::2].mean(),
+        }
+        for name, value in figures.items():
+            sums.setdefault(name, []).append(value.item())
+    return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+@pytest.mark.parametrize(("luma", "crop"), [(False, 0), (True, 2)])
+def test_scores_are_means_over_clips(luma: bool, crop: int) -> None:
+    scores = Scores(luma=luma, crop=crop)
+    give(scores, 0, range(7))
+    give(scores, 1, range(3))  # a short clip weighs as much as a long one
+    summary = scores.compute()
+    for name, value in expected_summary({0: 7, 1: 3}, luma, crop).items():
+        assert summary[name].item() == pytest.approx(value, rel=1e-12), name
+
+
+def test_a_frame_counts_once() -> None:
+    scores = Scores()
+    give(scores, 0, range(5))
+    once = scores.compute()
+    give(scores, 0, range(2, 5), seed=9)  # an overlapping window, a padded sampler
+    assert {name: value.item() for name, value in scores.compute().items()} == {n: v.item() for n, v in once.items()}
+    assert len(scores.frames()[0]) == 5
+    scores.reset()
+    give(scores, 0, range(5))
+    assert scores.compute()["psnr"] == once["psnr"]
+
+
+def test_interleaved_clips_and_exact_times() -> None:
+    scores = Scores()
+    third = Fraction(1, 3)
+    for t in range(4):
+        for index in range(3):
+            give(scores, index, range(t, t + 1), step=third)
+    frames = scores.frames()
+    assert [frame.time for frame in frames[2]] == [0, third, 2 * third, 1]
+    estimate, target = clip(2, frames=9, noise=0.06)
+    changes = [frame.temporal_difference_error for frame in frames[2]]
+    assert changes[0] is None
+    assert changes[1:] == pytest.approx(temporal_difference_error(estimate[:4], target[:4]).tolist())
+
+
+def test_a_change_across_a_gap_does_not_count() -> None:
+    scores = Scores()
+    for t in (0, 2, 1):  # neither 0 to 2 nor 2 to 1 are neighbours in the end
+        give(scores, 0, range(t, t + 1))
+    assert [frame.temporal_difference_error for frame in scores.frames()[0]] == [None, None, None]
+    assert "temporal_difference_error" not in scores.compute()
+
+
+def test_figures_that_do_not_exist_are_left_out() -> None:
+    scores = Scores()
+    give(scores, 0, range(1))
+    assert set(scores.compute()) == {"psnr", "ssim"}
+    give(scores, 1, range(2), step=Fraction(1))
+    assert set(scores.compute()) == {"psnr", "ssim", "psnr_oscillation", "temporal_difference_error"}
+    assert summarise(scores.frames()[0])["psnr_oscillation"] is None
+
+
+def test_forward_gives_the_score_of_one_frame() -> None:
+    scores = Scores()
+    estimate, target = clip(0)
+    for t in range(3):
+        assert scores(0, Fraction(t), estimate[t], target[t])["psnr"] == psnr(estimate[t], target[t])
+    assert scores.compute()["psnr"].item() == pytest.approx(psnr(estimate[:3], target[:3]).mean().item())
+
+
+@pytest.mark.parametrize(("metric", "measure"), [(PSNR, psnr), (SSIM, ssim)])
+def test_metrics_of_their_own(metric: type[PSNR] | type[SSIM], measure: Any) -> None:
+    long, short = clip(0, frames=5), clip(1, frames=2, noise=0.2)
+    gathered = metric(luma=True, crop=1)
+    gathered.update(*long, clip=0)
+    gathered.update(*short, clip=1)
+    gathered.update(*clip(5, frames=5), clip=0)  # clip 0 once more
+    expected = (measure(*long, luma=True, crop=1).mean() + measure(*short, luma=True, crop=1).mean()) / 2
+    torch.testing.assert_close(gathered.compute(), expected)
+    batched = metric(luma=True, crop=1)
+    batched.update(torch.stack([long[0][:2], short[0]]), torch.stack([long[1][:2], short[1]]), torch.tensor([3, 1]))
+    expected = (measure(long[0][:2], long[1][:2], True, 1).mean() + measure(*short, True, 1).mean()) / 2
+    torch.testing.assert_close(batched.compute(), expected)
+
+
+# Several processes
+
+
+def worker(rank: int, world: int, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    found: dict[str, Any] = {}
+
+    nothing = Scores()
+    found["nobody"] = nothing.compute()
+
+    lone = Scores()  # the second process has no clip at all
+    if rank == 0:
+        give(lone, 0, range(7))
+        give(lone, 1, range(3))
+    found["lone"] = lone.compute()
+    found["lone_frames"] = len(lone.frames())
+
+    padded = Scores()  # an uneven number of rows, and clip 0 on both, as a padding sampler deals them out
+    give(padded, 0, range(7)) if rank == 0 else (give(padded, 1, range(3)), give(padded, 0, range(7), seed=9))
+    found["padded"] = padded.compute()
+    give(padded, 2, range(2 + rank))  # and accumulation goes on from each process's own rows
+    found["onwards"] = padded.compute()
+
+    single = PSNR()
+    if rank == 1:
+        single.update(*clip(0), clip=4)
+    found["single"] = single.compute()
+    torch.save(found, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_two_processes_one_of_them_empty(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    method = "fork" if sys.platform == "linux" else "spawn"  # which would import torch twice more
+    torch.multiprocessing.start_processes(worker, (2, port, str(tmp_path)), nprocs=2, start_method=method)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first == second
+    assert first["nobody"] == {}
+    assert first["lone_frames"] == 2
+    expected = expected_summary({0: 7, 1: 3})
+    for name, value in expected.items():
+        assert first["lone"][name].item() == pytest.approx(value, rel=1e-12), name
+        assert first["padded"][name].item() == pytest.approx(value, rel=1e-12), name
+    assert first["onwards"]["psnr"].item() == pytest.approx(expected_summary({0: 7, 1: 3, 2: 3})["psnr"], rel=1e-12)
+    torch.testing.assert_close(first["single"], psnr(*clip(0)).mean())
