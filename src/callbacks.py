@@ -92,8 +92,8 @@ class SampleFrames(Callback):
         device = pl_module.device
         rows = []
         restored = stream(network, (frame.to(device) for frame in inputs))
-        for (time, estimate), (_, target), _ in zip(restored, clip.targets(), range(self.frames), strict=False):
-            bicubic = imresize(inputs[max(0, int(time))], network.geometry.scale)
+        for (moment, estimate), (_, target), _ in zip(restored, clip.targets(), range(self.frames), strict=False):
+            bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
         return (torch.cat(rows, dim=-2).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
 
@@ -113,7 +113,13 @@ def wandb_logger(*, save_dir: str | Path, project: str, **options: Any) -> Wandb
     note.write_text(identity + "\n")
     name = "/".join(directory.parts[-3:])
     return WandbLogger(
-        save_dir=directory, project=project, name=name, id=identity, group=directory.parent.name, resume="allow", **options
+        save_dir=directory,
+        project=project,
+        name=name,
+        id=identity,
+        group=directory.parent.name,
+        resume="allow",
+        **options,
     )
 
 

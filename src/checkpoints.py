@@ -89,7 +89,9 @@ def _check_trusted(path: Path, node: Any) -> None:
     if isinstance(node, Mapping):
         target = node.get("_target_", "src.")
         if not str(target).startswith(TRUSTED):
-            raise CheckpointError(f"{path} wants to build {target!r}, which is no part of this suite; it is not loaded.")
+            raise CheckpointError(
+                f"{path} wants to build {target!r}, which is no part of this suite; it is not loaded."
+            )
     for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
         _check_trusted(path, child)
 

@@ -39,6 +39,11 @@ def depth(full: int, *, _root_: DictConfig) -> int:
     return max(1, round(full * _root_.size.depth))
 
 
+def groups(full: int, *, _root_: DictConfig) -> int:
+    """``${groups:8}``: deformable groups at the chosen size, so that each keeps its number of channels."""
+    return max(1, round(full * _root_.size.width))
+
+
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
     """``${run_name:${hydra:runtime.choices},${hydra:overrides.task}}``: what was asked for, as a path.
 
@@ -56,7 +61,7 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
 def register_resolvers() -> None:
     """Makes the resolvers above known to OmegaConf; done on import."""
-    for resolver in (width, depth, run_name):
+    for resolver in (width, depth, groups, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -6,7 +6,6 @@ Time is counted in input frames: input frame ``i`` of a video lies at time ``i``
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -93,11 +92,9 @@ class Geometry:
         context, first = self.lead + self.trail, self.times[0]
         times = tuple(first + k * step for k in range(outputs))
         shared = 1 if step.denominator > 1 else 0  # neighbouring windows share the frame between them
-        return replace(
-            self, window=int(window) + context, times=times, stride=max(1, int(window) - shared)
-        )
+        return replace(self, window=int(window) + context, times=times, stride=max(1, int(window) - shared))
 
 
-def evenly(first: Fraction | int, step: Fraction | str, count: int) -> Sequence[Fraction]:
+def evenly(first: Fraction | int, step: Fraction | int | str, count: int) -> tuple[Fraction, ...]:
     """``count`` times from ``first`` on, ``step`` apart."""
     return tuple(Fraction(first) + k * Fraction(step) for k in range(count))

@@ -59,11 +59,12 @@ class Protocol:
     frames: Literal["all", "centre"] = "all"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skip", tuple(self.skip))  # a configuration gives a list
+        if isinstance(self.skip, Sequence):
+            object.__setattr__(self, "skip", tuple(self.skip))  # a configuration gives a list
         for holds, field, allowed in (
             (self.channel in ("rgb", "y"), "channel", "rgb or y"),
             (_whole(self.crop, 0), "crop", "a number of pixels, 0 or more"),
-            (len(self.skip) == 2 and all(_whole(n, 0) for n in self.skip), "skip", "two numbers of frames, 0 or more"),
+            (_pair(self.skip), "skip", "two numbers of frames, 0 or more"),
             (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
             (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
             (self.frames in ("all", "centre"), "frames", "all or centre"),
@@ -207,7 +208,7 @@ def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
 
 
 def table(outcome: Mapping[str, Any]) -> Table:
-    """What :func:`results` made, for the terminal: a line a clip, a subset, and the mean."""
+    """What :func:`results` made, for the terminal: a line a clip, a subset, and the mean, in the papers' decimals."""
     protocol = outcome["protocol"]
     counted = protocol["frames"] + (
         f" but {protocol['skip'][0]}+{protocol['skip'][1]}" if any(protocol["skip"]) else ""
@@ -215,13 +216,14 @@ def table(outcome: Mapping[str, Any]) -> Table:
     shown = Table(
         title=f"{protocol['name']}: {protocol['channel'].upper()}, crop {protocol['crop']}, frames: {counted}"
     )
-    columns = [name for name in HEADINGS if name in outcome["summary"]]
+    columns = [heading for heading, figures in COLUMNS.items() if figures[0] in outcome["summary"]]
     shown.add_column("clip")
-    for name in columns:
-        shown.add_column(HEADINGS[name], justify="right")
+    for heading in columns:
+        shown.add_column(heading, justify="right")
 
     def line(label: str, figures: Mapping[str, Any], **style: Any) -> None:
-        shown.add_row(label, *(_shown(name, figures) for name in columns), **style)
+        cells = ("/".join(_shown(name, figures) for name in COLUMNS[heading]) for heading in columns)
+        shown.add_row(label, *cells, **style)
 
     for name, figures in outcome["clips"].items():
         line(name, figures)
@@ -232,15 +234,12 @@ def table(outcome: Mapping[str, Any]) -> Table:
     return shown
 
 
-HEADINGS = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "psnr_existing": "PSNR, existing",
-    "ssim_existing": "SSIM, existing",
-    "psnr_interpolated": "PSNR, interpolated",
-    "ssim_interpolated": "SSIM, interpolated",
-    "psnr_oscillation": "oscillation, dB",
-    "temporal_difference_error": "temporal error",
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "PSNR/SSIM": ("psnr", "ssim"),
+    "existing": ("psnr_existing", "ssim_existing"),
+    "interpolated": ("psnr_interpolated", "ssim_interpolated"),
+    "pulsing, dB": ("psnr_oscillation",),
+    "flicker": ("temporal_difference_error",),
 }
 
 
@@ -249,7 +248,7 @@ def _shown(name: str, figures: Mapping[str, Any]) -> str:
     if value is None:
         endless = name in figures and name.startswith("psnr") and name != "psnr_oscillation"
         return "∞" if endless else "-"
-    return f"{value:.4f}" if name.startswith("ssim") else f"{value:.3f}"
+    return f"{value:.4f}" if name.startswith("ssim") else f"{value:.2f}"
 
 
 def _entry(frame: FrameScore) -> dict[str, float | None]:
@@ -263,6 +262,10 @@ def _entry(frame: FrameScore) -> dict[str, float | None]:
 
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(_whole(number, 0) for number in value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be told in one sentence
@@ -18,6 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config import CONF, explain
 from src.errors import Problem
 
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # of metrics.csv, whose rows we hand back
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose_and_call(config: DictConfig) -> None:
@@ -29,13 +36,20 @@ def main() -> None:
     """The command line; what a person can mend is told in one sentence, with exit code 2."""
     try:
         compose_and_call()
-    except Problem as problem:
-        sys.exit(_say(str(problem)))
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_say(explain(error, [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")])))
+    except (Problem, HydraException, OmegaConfBaseException) as error:
+        problem = _problem_in(error)
+        overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+        sys.exit(_say(str(problem) if problem else explain(error, overrides)))
     except KeyboardInterrupt:
         print("Interrupted; add resume=true to the same command to go on.", file=sys.stderr)
         sys.exit(130)
+
+
+def _problem_in(error: BaseException | None) -> Problem | None:
+    """The Problem behind an error: Hydra wraps what is raised while it builds an object."""
+    while error is not None and not isinstance(error, Problem):
+        error = error.__cause__
+    return error
 
 
 def _say(sentence: str) -> int:

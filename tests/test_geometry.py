@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import pytest
 
@@ -10,8 +10,8 @@ from src.geometry import Geometry, evenly
 
 EDVR = Geometry(4, 5, (2,))
 ZSM = Geometry(4, 4, evenly(0, "1/2", 7), stride=3, elastic=True)
-DSFN = Geometry(4, 4, (1, F(3, 2), 2))
-VTSR = Geometry(1, 2, (F(3, 4), F(5, 4)))
+DSFN = Geometry(4, 4, (1, Fraction(3, 2), 2))
+VTSR = Geometry(1, 2, (Fraction(3, 4), Fraction(5, 4)))
 WDVR = Geometry(4, 20, tuple(range(8, 12)), stride=4, elastic=True)
 ALL = {"edvr": EDVR, "zsm": ZSM, "dsfn": DSFN, "vtsr": VTSR, "wdvr": WDVR}
 
@@ -19,11 +19,11 @@ ALL = {"edvr": EDVR, "zsm": ZSM, "dsfn": DSFN, "vtsr": VTSR, "wdvr": WDVR}
 @pytest.mark.parametrize(
     ("name", "lead", "trail", "spacing", "subdivision"),
     [
-        ("edvr", 2, 2, F(1), 1),
-        ("zsm", 0, 0, F(1, 2), 2),
-        ("dsfn", 1, 1, F(1, 2), 2),
-        ("vtsr", 1, 0, F(1, 2), 4),
-        ("wdvr", 8, 8, F(1), 1),
+        ("edvr", 2, 2, Fraction(1), 1),
+        ("zsm", 0, 0, Fraction(1, 2), 2),
+        ("dsfn", 1, 1, Fraction(1, 2), 2),
+        ("vtsr", 1, 0, Fraction(1, 2), 4),
+        ("wdvr", 8, 8, Fraction(1), 1),
     ],
 )
 def test_derived(name, lead, trail, spacing, subdivision):
@@ -32,15 +32,20 @@ def test_derived(name, lead, trail, spacing, subdivision):
 
 
 def test_output_times():
-    assert ZSM.output_times(3) == [F(0), F(1, 2), F(1), F(3, 2), F(2)]
+    assert ZSM.output_times(3) == [Fraction(0), Fraction(1, 2), Fraction(1), Fraction(3, 2), Fraction(2)]
     assert EDVR.output_times(3) == [0, 1, 2]
-    assert VTSR.output_times(2) == [F(-1, 4), F(1, 4), F(3, 4), F(5, 4)]  # the centre of each half exposure
+    assert VTSR.output_times(2) == [
+        Fraction(-1, 4),
+        Fraction(1, 4),
+        Fraction(3, 4),
+        Fraction(5, 4),
+    ]  # the centre of each half exposure
     assert ZSM.output_times(1) == [0]
 
 
 def test_lengthened():
     three = ZSM.lengthened(3)
-    assert (three.window, three.times, three.stride) == (2, (0, F(1, 2), 1), 1)
+    assert (three.window, three.times, three.stride) == (2, (0, Fraction(1, 2), 1), 1)
     six = WDVR.lengthened(6)
     assert (six.window, six.times, six.stride) == (22, tuple(range(8, 14)), 6)
     with pytest.raises(ValueError, match="cannot give 4 frames"):

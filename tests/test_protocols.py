@@ -65,6 +65,7 @@ def test_protocols_are_those_of_the_papers() -> None:
         ({"crop": -1}, "crop=-1: it must be a number of pixels"),
         ({"crop": 1.5}, r"crop=1.5"),
         ({"skip": (1, 2, 3)}, r"skip=\(1, 2, 3\): it must be two numbers"),
+        ({"skip": 2}, "skip=2: it must be two numbers"),
         ({"clip_length": 0}, "clip_length=0"),
         ({"ensemble": 3}, "ensemble=3: it must be 1, 2, 4 or 8"),
         ({"frames": "first"}, "frames='first'"),
@@ -174,7 +175,7 @@ def test_from_pixels_to_the_file(tmp_path: Path) -> None:
     assert read == outcome
     expected = psnr(estimate, target, luma=True, crop=4).tolist()
     assert [frame["psnr"] for frame in read["clips"]["rain/01"]["frames"]] == pytest.approx(expected, rel=1e-12)
-    assert f"{sum(expected) / 3:.3f}" in rendered(read)
+    assert f"{sum(expected) / 3:.2f}/{outcome['summary']['ssim']:.4f}" in rendered(read)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -189,4 +190,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_results(path, {"psnr": 1, "broken": Unwritable()})
     assert json.loads(path.read_text())["psnr"] is None
-    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "taken" / "by a folder").mkdir(parents=True)
+    with pytest.raises(OSError, match="taken"):
+        write_results(tmp_path / "taken", {"psnr": 1})
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "taken"]  # and no draft is left behind

@@ -6,6 +6,7 @@ own rules ask for it; a data set that is not there is one sentence that says whe
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from src.data.procedural import SPLITS, prepare
 from src.errors import Problem
 from src.video.reader import find_videos, open_video
 
@@ -359,17 +361,39 @@ def _common(clips: Sequence[Clip]) -> str:
 # --- The built-in scenes ---
 
 
-def procedural(root: Path | str, step: int = 8, **options: Any) -> Splits:
+def procedural(
+    root: Path | str,
+    *,
+    train: int = 12,
+    validate: int = 2,
+    test: int = 2,
+    height: int = 256,
+    width: int = 384,
+    frames: int = 240,
+    seed: int = 0,
+    step: int = 8,
+) -> Splits:
     """The built-in scenes, rendered at 240 fps and seen at 30; where they are missing they are rendered first.
 
     Args:
         root: where they are, or shall be.
+        train, validate, test: number of scenes in each split.
+        height, width, frames: of a scene, as rendered.
+        seed: of the scenes.
         step: each ``step``-th frame is a source frame.
-        options: what :func:`src.data.procedural.prepare` takes (sizes and numbers of scenes).
-    """
-    from src.data.procedural import prepare  # it needs a video writer, and nothing else here does
 
-    prepare(Path(root), **options)
+    Raises:
+        Problem: ``root`` holds something else.
+    """
+    said = False
+
+    def tell(line: str) -> None:
+        nonlocal said
+        if not said:
+            print(f"The built-in scenes are rendered, once, into {root}: {train + validate + test} videos.", flush=True)
+        said = True
+
+    prepare(root, train, validate, test, height=height, width=width, frames=frames, seed=seed, tell=tell)
     return folder(root, step=step)
 
 
@@ -384,13 +408,26 @@ def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> 
         root: the data set.
         options: of the layout.
     """
+    function = layout.func if isinstance(layout, partial) else layout
+    if function is procedural and (unfinished := _unfinished(Path(root))):
+        return [unfinished]  # looking must not render
     try:
         splits = layout(root, **options)
     except Problem as problem:
         return [str(problem)]
-    function = layout.func if isinstance(layout, partial) else layout
     expected = EXPECTED.get(getattr(function, "__name__", ""))
     return list(_complaints(expected, Path(root), splits)) if expected else []
+
+
+def _unfinished(root: Path) -> str | None:
+    """What the built-in scenes at ``root`` still lack."""
+    try:
+        counts = json.loads((root / "procedural.json").read_text())
+        wanted = sum(int(counts[split]) for split in SPLITS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"there are no built-in scenes at {root.absolute()}: `task=prepare data=procedural` renders them"
+    there = len(list(root.glob("*/scene_*.mp4")))
+    return f"{root}: {there} of {wanted} scenes are rendered; `task=prepare` goes on" if there < wanted else None
 
 
 def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]:

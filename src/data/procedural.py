@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ TEMPO = 30.0  # speeds below are in pixels per frame at this rate, the rate at w
 SPLITS = ("train", "val", "test")
 VERSION = 1  # of what the scenes show; a folder of another version is not taken for this one
 
+log = logging.getLogger(__name__)
 Array = np.ndarray
 Rng = np.random.Generator
 
@@ -474,15 +476,15 @@ def scene_seed(seed: int, split: str, index: int) -> int:
 
 def prepare(
     root: Path | str,
-    train: int,
-    validate: int,
-    test: int,
+    train: int = 12,
+    validate: int = 2,
+    test: int = 2,
     height: int = 256,
     width: int = 384,
     frames: int = 240,
     fps: int = 240,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = log.info,
 ) -> None:
     """Writes ``root``/{train,val,test}/scene_0000.mp4 and so on: as many scenes as asked for, none in two splits.
 
@@ -525,7 +527,7 @@ def prepare(
         if path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        tell(f"{split} scene {index + 1} of {counts[split]}: {path}")
+        tell(f"rendering {split} scene {index + 1} of {counts[split]}: {path}")
         # Constant rate factor 12 keeps the texture (38 dB on luma) in a tenth of what lossless takes. What the codec
         # does change harms nothing: the frames as they are read back are the truth that is learnt from.
         with VideoWriter(path, Fraction(fps), codec="h264", quality=12) as video:

@@ -75,18 +75,18 @@ class PyramidAlign(nn.Module):
         self.blend = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)
 
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
-        offset = aligned = None
-        for level in reversed(range(len(neighbour))):
-            coarser_offset, coarser = offset, aligned
+        coarsest = len(neighbour) - 1
+        offset = aligned = neighbour[coarsest]  # of the level below; the coarsest has none and does not look
+        for level in range(coarsest, -1, -1):
+            below, aligned_below = offset, aligned
             offset = leaky(self.compare[level](torch.cat([neighbour[level], reference[level]], dim=1)))
-            if coarser_offset is not None:
-                offset = leaky(self.inherit[level](torch.cat([offset, 2 * double(coarser_offset)], dim=1)))
+            if level < coarsest:
+                offset = leaky(self.inherit[level](torch.cat([offset, 2 * double(below)], dim=1)))
             offset = leaky(self.refine[level](offset))
             aligned = self.sample[level](neighbour[level], offset)
-            if coarser is not None:
-                aligned = self.blend[level](torch.cat([aligned, double(coarser)], dim=1))
-            if level > 0:
-                aligned = leaky(aligned)
+            if level < coarsest:
+                aligned = self.blend[level](torch.cat([aligned, double(aligned_below)], dim=1))
+            aligned = leaky(aligned) if level > 0 else aligned
         return aligned
 
 

@@ -40,7 +40,7 @@ class Restorer(LightningModule):
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network  # a Module with a geometry
         self.loss = loss
         self.protocol = protocol
         self.optimizer, self.schedule = optimizer, schedule

@@ -113,7 +113,7 @@ class ZSM(nn.Module):
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.decode(*self.features(clip), size=clip.shape[-2:])
+        return self.decode(*self.features(clip), size=(clip.shape[-2], clip.shape[-1]))
 
     def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the input frames (B, T, C, H', W') and of those in between (B, T - 1, C, H', W').

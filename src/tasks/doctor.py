@@ -59,9 +59,11 @@ def _devices() -> list[str]:
 def _data_sets(config: DictConfig) -> list[str]:
     """Every data set at its own place, the one that the command line names at the place that it gives."""
     faults = []
-    chosen = HydraConfig.get().runtime.choices.data if HydraConfig.initialized() else "procedural"
+    chosen = HydraConfig.get().runtime.choices["data"] if HydraConfig.initialized() else "procedural"
     for path in sorted((CONF / "data").glob("[!_]*.yaml")):
-        data = config.data if path.stem == chosen else compose(f"data={path.stem}", f"paths.data={config.paths.data}").data
+        data = (
+            config.data if path.stem == chosen else compose(f"data={path.stem}", f"paths.data={config.paths.data}").data
+        )
         root = None if "root" not in data or data._is_missing("root") else Path(data.root).expanduser()
         if root is None or not root.exists():
             where = f"at {root}" if root else "data.root=<folder> says where"
@@ -73,6 +75,8 @@ def _data_sets(config: DictConfig) -> list[str]:
             faults.append(f"data={path.stem}")
         if not complaints:
             splits = instantiate(data.layout)(root)
-            counts = f"{len(splits.train)} clips to train, {len(splits.validate)} to validate, {len(splits.test)} to test"
+            counts = (
+                f"{len(splits.train)} clips to train, {len(splits.validate)} to validate, {len(splits.test)} to test"
+            )
             _say("ok", f"data={path.stem}: {counts}, at {root}")
     return faults

@@ -61,7 +61,7 @@ def _keep_rows(trainer: pl.Trainer, file: Path) -> None:
         rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            logger.experiment.metrics.extend({**row, "step": int(row["step"])} for row in rows)  # type: ignore[misc]
+            logger.experiment.metrics.extend({**row, "step": int(row["step"])} for row in rows)
 
 
 def _log_table(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
@@ -153,9 +154,10 @@ class FrameReader(ABC):
         outside = [i for i in indices if not 0 <= i < len(self)]
         if outside:
             raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {outside[0]}")
+        if not len(indices):
+            return torch.empty((0, *self.size, 3), dtype=torch.uint8)
         frames = self._fetch(sorted(set(indices)))
-        chosen = [frames[i] for i in indices]
-        return torch.from_numpy(np.stack(chosen) if chosen else np.empty((0, *self.size, 3), np.uint8))
+        return torch.from_numpy(np.stack([frames[i] for i in indices]))
 
     @abstractmethod
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
@@ -219,6 +221,8 @@ class FileReader(FrameReader):
         if backend == "decord" and index.objection:
             raise VideoError(f"{path} cannot be read exactly by decord, as it {index.objection}; use pyav or auto")
         able = not index.objection and importlib.util.find_spec("decord") is not None
+        if backend == "decord" and not able:
+            raise VideoError(f"{path} cannot be read by decord, which is not installed; use pyav or auto")
         self.backend = "decord" if backend != "pyav" and able else "pyav"
         self._insisted = backend == "decord"
         self.times, self.fps = _times(index, fps)
@@ -251,12 +255,12 @@ class FileReader(FrameReader):
         decoder = _Decoder(self.path, self._index, watch)
         try:
             for index in range(len(self))[start:stop]:
-                yield torch.from_numpy(watch(lambda index=index: decoder.fetch(index)))  # type: ignore[misc]
+                yield torch.from_numpy(watch(partial(decoder.fetch, index)))
         finally:
             decoder.close()
 
     def _fetch(self, ascending: Sequence[int]) -> dict[int, np.ndarray]:
-        if self.backend == "decord" and ascending and not _Fork.decord_barred:
+        if self.backend == "decord" and not _Fork.decord_barred:
             try:
                 return _Watch(self.path, self._timeout)(lambda: self._by_decord(ascending))
             except Exception as error:  # decord raises whatever it likes
@@ -278,7 +282,7 @@ class FileReader(FrameReader):
             decord.logging.set_level(decord.logging.QUIET)
             # One thread in a loader's worker, which has siblings; two elsewhere (with more, some streams fail).
             threads = 1 if torch.utils.data.get_worker_info() else 2
-            self._decord = decord.VideoReader(str(self.path), num_threads=threads)
+            self._decord = decord.VideoReader(os.path.abspath(self.path), num_threads=threads)
             if len(self._decord) != len(self):
                 raise VideoError(f"decord finds {len(self._decord)} frames, {len(self)} are shown")
         return dict(zip(ascending, self._decord.get_batch(list(ascending)).asnumpy(), strict=True))
@@ -377,7 +381,7 @@ def _probe(path: Path, watch: _Watch) -> _Index:
     Raises:
         VideoError: no video in it, or nothing that can be decoded.
     """
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream, packets = _packets(container, watch, path)
         context, kind, chosen = stream.codec_context, container.format.name, stream.index
         codec, reordered = context.name, context.has_b_frames
@@ -400,7 +404,9 @@ def _probe(path: Path, watch: _Watch) -> _Index:
         and (whole or not interlaced)
         and (kind != "avi" or not reordered)  # which tells when frames are decoded, not when shown
     )
-    with av.open(str(path)) as container:
+    if not countable:
+        log.info("%s is decoded to count its frames", path)
+    with _open(path) as container:
         stream = _stream(container, chosen)
         first, found = _survey(container, stream, watch, path, whole=not countable)
         alone = len(keys) < 2 or _stands_alone(container, stream, keys[1], goals[1])
@@ -540,7 +546,7 @@ class _Decoder:
 
     def _begin(self) -> None:
         self.close()
-        self._container = av.open(str(self.path))
+        self._container = _open(self.path)
         self._frames = _decoded(self._container, _stream(self._container, self.index.stream))
         self._next = 0  # the frame that comes next, if none is missing
         self._unbroken = True  # all frames were decoded from the first on
@@ -575,6 +581,10 @@ class _Decoder:
         if self._container is not None and not self.watch.lost:  # a decoder that hangs is still in it
             self._container.close()
         self.forget()
+
+
+def _open(path: Path) -> Any:
+    return av.open(os.path.abspath(path))  # a relative a:b.mp4 would be asked of a protocol called a
 
 
 def _stream(container: Any, index: int) -> Any:
@@ -696,12 +706,10 @@ def _by(size: Sequence[int]) -> str:
 
 
 def _words(error: BaseException | None) -> str:
-    """An error in one line, without what the library adds about itself."""
+    """An error in one line, without the time and the source line that decord adds."""
     if isinstance(error, av.FFmpegError):
         return error.strerror or type(error).__name__
-    lines = (
-        re.sub(r"\[[\d:]+\] \S+: ", "", str(error)).strip().splitlines()
-    )  # decord tells when and where in its source
+    lines = re.sub(r"\[[\d:]+\] \S+: ", "", str(error)).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 
 

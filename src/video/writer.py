@@ -87,7 +87,7 @@ class VideoWriter:
         self._quality, self._audio_from, self._aspect = quality, audio_from, Fraction(aspect)
         self._metadata, self._tick = dict(metadata or {}), Fraction(tick) if tick else 1 / self.fps
         self._folder = not self.path.suffix or str(path).endswith(("/", os.sep))
-        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        self._part = self.path.absolute().with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         self._container: Any = None
         self._video: Any = None
         self._sound: Iterator[av.Packet] = iter(())
@@ -95,38 +95,45 @@ class VideoWriter:
         self._count = self._mark = 0
 
     def __enter__(self) -> VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._folder:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise VideoError(f"{self.path} is not empty, name another folder to write frames to")
-            if self._audio_from:
-                log.warning("%s is a folder of images, which holds no sound: the audio is left out", self.path)
-            self._part.mkdir()
-            return self
-        if self.path.suffix.lower() not in CONTAINERS:
+        if not self._folder and self.path.suffix.lower() not in CONTAINERS:
             raise VideoError(f"{self.path} cannot be written, as a video is written to {', '.join(CONTAINERS)}")
-        if self.path.is_dir():
+        if not self._folder and self.path.is_dir():
             raise VideoError(f"{self.path} is a folder, name a file to write the video to")
-        self._container = av.open(str(self._part), "w")  # makes no file before the first packet
-        if self._codec.encoder not in self._container.supported_codecs:
+        if self._folder and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise VideoError(f"{self.path} is not empty, name another folder to write frames to")
+        try:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            if self._folder:
+                self._part.mkdir()
+            else:
+                self._container = av.open(str(self._part), "w")  # makes no file before the first packet
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        if self._folder and self._audio_from:
+            log.warning("%s is a folder of images, which holds no sound: the audio is left out", self.path)
+        if not self._folder and self._codec.encoder not in self._container.supported_codecs:
             raise VideoError(f"{self.path} cannot hold {self._codec.encoder}, write {self.path.stem}.mkv instead")
         return self
 
     def write(self, frame: torch.Tensor | np.ndarray, time: Fraction | None = None) -> None:
-        """Add a frame, uint8 ``(H, W, 3)``, shown from ``time`` (seconds) on, or one frame's time after the last.
+        """Add a frame, uint8 ``(H, W, 3)``, shown from ``time`` (seconds) on; unless told, at its number over ``fps``.
 
         Raises:
             ValueError: not such a frame, not of the first one's size, or no later than the last.
+            VideoError: the encoder or the disk does not take it.
         """
         pixels = np.ascontiguousarray(frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"a frame is uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
         if self._size not in (None, pixels.shape[:2]):
             raise ValueError(f"frame {self._count} is {pixels.shape[:2]}, those before it are {self._size}")
-        if self._folder:
-            Image.fromarray(pixels).save(self._part / f"{self._count:08d}.png", compress_level=3)
-        else:
-            self._encode(pixels, Fraction(self._count) / self.fps if time is None else Fraction(time))
+        try:
+            if self._folder:
+                Image.fromarray(pixels).save(self._part / f"{self._count:08d}.png", compress_level=3)
+            else:
+                self._encode(pixels, Fraction(self._count) / self.fps if time is None else Fraction(time))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
         self._size = pixels.shape[:2]
         self._count += 1
 
@@ -179,7 +186,7 @@ class VideoWriter:
         except VideoError:  # sound alone, or pictures that we cannot read: their clock is all there is
             shift = time
         try:
-            container = av.open(str(source))
+            container = av.open(os.path.abspath(source))
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{source} cannot be opened to copy its audio: {error.strerror}") from error
         with container:
@@ -212,6 +219,8 @@ class VideoWriter:
         try:
             if kind is None:
                 self._finish()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
         finally:
             self._abandon()
 
@@ -222,7 +231,12 @@ class VideoWriter:
             self._container.mux(self._video.encode(None))
             self._feed()
             self._container.close()
+        elif self.path.exists():
+            self.path.rmdir()  # it is empty
         os.replace(self._part, self.path)
+
+    def _failed(self, error: Exception) -> VideoError:
+        return VideoError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
 
     def _abandon(self) -> None:
         """Remove what is not whole."""

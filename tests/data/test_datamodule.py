@@ -1,4 +1,4 @@
-"""Batches: the same whatever the number of workers, ranks share without overlap, a resumed run sees what it would have."""
+"""Batches: the same whatever the number of workers, ranks share without overlap, a resumed run goes on in place."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from src.data.degrade import Bicubic, Degradation, Noise
 from src.data.layouts import Clip, Splits, folder
 from src.errors import Problem, VideoError
 from src.geometry import Geometry, evenly
+from src.video.writer import VideoWriter
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
@@ -30,13 +31,16 @@ PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of frames and a video file, all of noise."""
     root = tmp_path_factory.mktemp("videos")
-    rng = np.random.default_rng(0)
-    for name in ("a", "b", "c"):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 20, 24, 3), dtype=np.uint8)
+    for name, pixels in zip("ab", frames, strict=False):
         (root / name).mkdir()
-        for i in range(48):
-            pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
+        for i, frame in enumerate(pixels):
+            Image.fromarray(frame).save(root / name / f"{i}.png")
+    with VideoWriter(root / "c.mp4", Fraction(25), codec="lossless") as video:
+        for frame in frames[2]:
+            video.write(frame)
     return root
 
 

@@ -122,7 +122,7 @@ def test_noise_has_the_level_it_says() -> None:
     noisy = Noise()(grey, rng())
     assert torch.equal(noisy, Noise()(grey, rng()))
     assert torch.equal((noisy * 255).round() / 255, noisy)
-    assert 0 <= noisy.min()
+    assert noisy.min() >= 0
     assert noisy.max() <= 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, vid4, vimeo90k
+from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, procedural, vid4, vimeo90k
 from src.errors import Problem
 
 
@@ -51,7 +51,7 @@ def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
     assert [(clip.name, clip.subset) for clip in test] == [("00002/0001", "fast"), ("00003/0002", "slow")]
     assert [clip.name for clip in vimeo90k(septuplets, test_list="slow").test] == ["00003/0002"]
     assert len(vimeo90k(septuplets, test_list="sep").test) == 5
-    with pytest.raises(Problem, match="no medium_testset.txt"):
+    with pytest.raises(Problem, match=r"no medium_testset\.txt"):
         vimeo90k(septuplets, test_list="medium")
 
 
@@ -162,6 +162,24 @@ def test_folder_finds_real_videos(shared: Path) -> None:
     assert lengths["sam2_bedroom"] == 20
     by_name = {clip.name: clip for clip in splits.test}
     assert by_name["editly_lofoten"].stop == 105  # the container claims 106
+
+
+def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = partial(procedural, train=2, validate=1, test=1, height=32, width=48, frames=17)
+    root = tmp_path / "scenes"
+    assert "no built-in scenes" in inspect(few, root)[0]
+    assert not root.exists()  # asking renders nothing
+    splits = few(root)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [2, 1, 1]
+    assert [clip.length() for clip in splits.train] == [3, 3]  # frames 0, 8 and 16
+    splits.test[0].path.unlink()
+    assert "3 of 4 scenes" in inspect(few, root)[0]
+    assert few(root) == splits
+    assert inspect(few, root) == []
+    capsys.readouterr()
+    few(root)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def test_a_scene_moves_at_a_pace_that_can_be_learnt() -> None:
         assert now.std() > 0.05
 
 
-def test_files_are_whole_and_made_once(tmp_path: Path) -> None:
+def test_files_are_whole_and_made_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, procedural.__name__)
     root = tmp_path / "scenes"
     arguments = dict(train=2, validate=1, test=1, height=32, width=48, frames=9, seed=5)
     prepare(root, **arguments)
@@ -134,16 +136,19 @@ def test_files_are_whole_and_made_once(tmp_path: Path) -> None:
     assert np.abs((pictures.astype(float) - rendered) @ luma).mean() < 3
 
     times = [f.stat().st_mtime_ns for f in files]
-    said: list[str] = []
-    prepare(root, **arguments, tell=said.append)
+    caplog.clear()
+    prepare(root, **arguments)
     assert [f.stat().st_mtime_ns for f in files] == times
-    assert not said
+    assert not caplog.messages
     with pytest.raises(Problem, match=r"seed 5 instead of 6") as refusal:
         prepare(root, **{**arguments, "seed": 6})
     assert "\n" not in str(refusal.value)
 
 
-def test_what_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_cut_off_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, procedural.__name__)
     arguments = dict(train=2, validate=0, test=0, height=32, width=48, frames=9)
     whole = procedural.render
 
@@ -158,9 +163,9 @@ def test_what_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, **arguments)
     assert [f.name for f in tmp_path.glob("train/*.mp4")] == ["scene_0000.mp4"]
-    said: list[str] = []
-    prepare(tmp_path, **arguments, tell=said.append)
-    assert len(said) == 1
+    caplog.clear()
+    prepare(tmp_path, **arguments)
+    assert len(caplog.messages) == 1
     assert sorted(f.name for f in tmp_path.glob("train/*")) == ["scene_0000.mp4", "scene_0001.mp4"]
 
 

@@ -72,7 +72,9 @@ def test_reference_weights_in_their_wrappers():
 def test_reference_faults_are_listed():
     state, _, _, _ = golden_network("zsm")
     state["HRconv.surplus"] = state.pop("HRconv.bias")
-    with pytest.raises(CheckpointError, match=r"missing: reconstruct\.refine\.bias.*left over: reconstruct\.refine\.surplus"):
+    with pytest.raises(
+        CheckpointError, match=r"missing: reconstruct\.refine\.bias.*left over: reconstruct\.refine\.surplus"
+    ):
         from_reference(state)
     with pytest.raises(CheckpointError, match="no known implementation"):
         from_reference({"some.weight": torch.zeros(1)})

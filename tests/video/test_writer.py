@@ -1,0 +1,261 @@
+"""What is written is read back: pixels, colours, times, sound; and nothing is left behind by what fails."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.errors import VideoError
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
+
+NTSC = Fraction(30000, 1001)
+
+
+def scene(count: int, height: int = 96, width: int = 128) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    whole = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+    return np.stack([whole[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
+
+
+def save(path: Path, frames: np.ndarray, fps: Fraction = NTSC, **options: object) -> Path:
+    with VideoWriter(path, fps, **options) as writer:  # type: ignore[arg-type]
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+@pytest.mark.parametrize("size", [(96, 128), (97, 131)])
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "lossless"), ("a.mkv", "lossless"), ("a.mkv", "ffv1")])
+def test_lossless_is_exact_whoever_reads(tmp_path: Path, name: str, codec: str, size: tuple[int, int]) -> None:
+    frames = scene(30, *size)
+    path = save(tmp_path / name, frames, codec=codec)
+    order = [17, 3, 3, 29, *range(30)]
+    for backend in ("pyav", "decord") if codec == "lossless" else ("pyav",):
+        assert np.array_equal(open_video(path, backend=backend).read(order).numpy(), frames[order])
+
+
+@pytest.mark.parametrize("size", [(96, 128), (97, 131)])
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "h264"), ("a.mov", "hevc"), ("a.mkv", "hevc")])
+def test_every_frame_comes_back_in_order_at_its_rate(
+    tmp_path: Path, name: str, codec: str, size: tuple[int, int]
+) -> None:
+    frames = scene(40, *size)
+    reader = open_video(save(tmp_path / name, frames, codec=codec))
+    assert (len(reader), reader.size, reader.fps) == (40, size, NTSC)
+    read = torch.stack(list(reader.frames())).numpy()
+    luma = (read @ [0.2126, 0.7152, 0.0722])[:, None] - (frames @ [0.2126, 0.7152, 0.0722])[None]  # (40, 40, H, W)
+    assert (np.abs(luma).mean(axis=(2, 3)).argmin(axis=1) == np.arange(40)).all()
+    if name != "a.mkv":  # whose times are whole milliseconds
+        assert reader.times == tuple(i / NTSC for i in range(40))
+
+
+@pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(120), Fraction(1165000, 39039)])
+def test_frame_rates_are_kept(tmp_path: Path, fps: Fraction) -> None:
+    assert open_video(save(tmp_path / "a.mp4", scene(8), fps)).fps == fps
+
+
+def test_quality_is_a_choice(tmp_path: Path) -> None:
+    frames = scene(10)
+    fine, coarse = (save(tmp_path / f"{q}.mp4", frames, quality=q).stat().st_size for q in (5, 40))
+    assert coarse < fine / 2
+
+
+PATCHES = np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128], [255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 60, 130]])
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_colours_are_bt709_limited_and_tagged_so(tmp_path: Path, codec: str) -> None:
+    frame = np.kron(PATCHES[None].astype(np.uint8), np.ones((32, 32, 1), np.uint8))
+    path = save(tmp_path / "a.mp4", np.stack([frame] * 3), codec=codec, quality=4)
+    with av.open(str(path)) as container:
+        picture = next(container.decode(video=0))
+    tags = picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc
+    assert [int(tag) for tag in tags] == [1, 1, 1, 1]
+    y, cb, cr = (np.frombuffer(p, np.uint8).reshape(p.height, -1)[:, : p.width] for p in picture.planes)
+    r, g, b = PATCHES.T / 255
+    luma = 0.2126 * r + 0.7152 * g + 0.0722 * b  # ITU-R BT.709, item 3.2
+    for plane, step, expected in (
+        (y, 32, 16 + 219 * luma),
+        (cb, 16, 128 + 224 * (b - luma) / 1.8556),
+        (cr, 16, 128 + 224 * (r - luma) / 1.5748),
+    ):
+        assert np.abs(plane[step // 2, step // 2 :: step] - expected).max() <= 1
+    read = open_video(path).read([1])[0].numpy()
+    assert np.abs(read[16, 16::32].astype(int) - PATCHES).max() <= 3
+
+
+def test_variable_times_are_kept(tmp_path: Path) -> None:
+    tick = Fraction(1, 600)
+    times = [tick * k for k in (0, 23, 60, 118, 1198, 1221, 1222)]
+    for name in ("a.mp4", "a.mov"):
+        with VideoWriter(tmp_path / name, Fraction(7), tick=tick) as writer:
+            for frame, time in zip(scene(7), times, strict=True):
+                writer.write(frame, time)
+        assert open_video(tmp_path / name).times == tuple(times)
+    with VideoWriter(tmp_path / "b.mp4", Fraction(7), tick=tick) as writer:
+        writer.write(scene(1)[0], times[3])
+        with pytest.raises(ValueError, match="no later than"):
+            writer.write(scene(1)[0], times[3])
+
+
+def test_shape_of_pixels_and_words_are_kept(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mp4", scene(3), aspect=Fraction(64, 45), metadata={"title": "Aspen"})
+    assert open_video(path).aspect == Fraction(64, 45)
+    with av.open(str(path)) as container:
+        assert container.metadata["title"] == "Aspen"
+
+
+def sound(path: Path) -> tuple[list[bytes], Fraction]:
+    """Payloads of the audio packets, and when the first is heard, from the first frame on."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+        payloads = [bytes(packet) for packet in packets]
+        return payloads, packets[0].pts * packets[0].time_base - open_video(path).times[0]
+
+
+def with_sound(path: Path, codec: str, layout: str = "mono", form: str = "fltp") -> Path:
+    """Two seconds of video, and a tone that begins half a second after it."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        audio = container.add_stream(codec, rate=48000, layout=layout)
+        for frame in scene(50):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(video.encode(None))
+        for start in range(0, 72000, 1024):
+            wave = np.sin(np.arange(start, start + 1024) * 0.05)[None].astype(np.float32)
+            tone = av.AudioFrame.from_ndarray(wave, "fltp", layout)
+            tone.sample_rate, tone.pts, tone.time_base = 48000, start + 24000, Fraction(1, 48000)
+            container.mux(audio.encode(tone))
+        container.mux(audio.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("target", ["a.mp4", "a.mkv", "a.mov"])
+@pytest.mark.parametrize("source", ["clip.mp4", "clip.ts"])  # a transport stream begins at 1.4 s
+def test_sound_is_copied_in_step(tmp_path: Path, source: str, target: str) -> None:
+    origin = with_sound(tmp_path / source, "aac")
+    path = save(tmp_path / target, scene(50), Fraction(25), audio_from=origin)
+    (before, heard), (after, heard_now) = sound(origin), sound(path)
+    assert abs(heard_now - heard) <= Fraction(2, 1000)
+    assert len(after) == len(before) > 60
+    strip = 7 if source == "clip.ts" else 0  # transport streams put a header before each packet
+    assert after == [payload[strip:] for payload in before]
+    assert len(open_video(path)) == 50
+
+
+def test_sound_of_a_real_file_keeps_its_packets(shared: Path, tmp_path: Path) -> None:
+    origin = shared / "data/train/gopro_karma_drone.mp4"
+    if not origin.exists():
+        pytest.skip("needs gopro_karma_drone.mp4")
+    path = save(tmp_path / "a.mp4", scene(20), audio_from=origin)
+    assert sound(path) == sound(origin)
+
+
+def test_sound_that_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    origin = with_sound(tmp_path / "clip.mkv", "pcm_u8")
+    with caplog.at_level(logging.WARNING):
+        path = save(tmp_path / "a.mp4", scene(5), audio_from=origin)
+    assert "cannot hold the audio" in caplog.text
+    assert "pcm_u8" in caplog.text
+    with av.open(str(path)) as container:
+        assert not container.streams.audio
+    assert len(sound(save(tmp_path / "a.mkv", scene(5), audio_from=origin))[0]) > 10
+
+
+def interrupted(path: Path) -> None:
+    """Begin to write and be stopped."""
+    there = path.exists()
+    writer = VideoWriter(path, NTSC)
+    with pytest.raises(KeyboardInterrupt), writer:
+        for frame in scene(80):
+            writer.write(frame)
+        assert path.exists() == there
+        raise KeyboardInterrupt
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = save(tmp_path / "new" / "folder" / "a.mp4", scene(3))
+    old = path.read_bytes()
+    interrupted(path)
+    assert path.read_bytes() == old
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.mp4"]
+    save(path, scene(4))
+    assert len(open_video(path)) == 4
+    interrupted(tmp_path / "frames")
+    with pytest.raises(VideoError, match="no frames"), VideoWriter(tmp_path / "none.mp4", NTSC):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["frames", "frames.v2/"])
+def test_folders_of_frames(tmp_path: Path, name: str) -> None:
+    frames = scene(11, 21, 33)
+    target = f"{tmp_path}/sub/{name}"
+    with VideoWriter(target, NTSC) as writer:
+        for frame in torch.from_numpy(frames.copy()):
+            writer.write(frame)
+    path = Path(target)
+    assert sorted(entry.name for entry in path.iterdir()) == [f"{i:08d}.png" for i in range(11)]
+    assert np.array_equal(np.asarray(Image.open(path / "00000010.png")), frames[10])
+    assert np.array_equal(open_video(path).read(range(11)).numpy(), frames)
+    with pytest.raises(VideoError, match="is not empty"):
+        VideoWriter(target, NTSC).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("a.webm", {}, r"a.webm cannot be written, as a video is written to .mp4"),
+        ("a.mov", {"codec": "ffv1"}, r"a.mov cannot hold ffv1, write a.mkv instead"),
+        ("a.mp4", {"codec": "theora"}, "theora is no codec to write with, choose one of h264"),
+        ("a.mp4", {"quality": 60}, "h264 cannot be written at quality 60: it goes from 0"),
+        ("a.mp4", {"codec": "lossless", "quality": 10}, "it is always exact"),
+        ("a.mp4", {"audio_from": Path("gone.mp4")}, r"gone.mp4 cannot be opened to copy its audio"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(
+    tmp_path: Path, name: str, options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(VideoError, match=sentence) as caught:
+        save(tmp_path / name, scene(2), **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_encoder_or_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"a.mp4 cannot be written: Invalid argument"):
+        save(tmp_path / "a.mp4", scene(1, 8, 8), codec="hevc")  # x265 begins at 16 pixels
+    (tmp_path / "b").touch()
+    for name in ("b/a.mp4", "b/frames"):
+        with pytest.raises(VideoError, match=r"cannot be written: (File exists|Not a directory)"):
+            save(tmp_path / name, scene(1))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
+
+
+def test_names_that_look_like_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = scene(4)
+    path = save(Path("take:2 %03d.mp4"), frames, codec="lossless")
+    for backend in ("pyav", "decord"):
+        assert np.array_equal(open_video(path, backend=backend).read(range(4)).numpy(), frames)
+    with_sound(tmp_path / "x:y.mp4", "aac")
+    assert len(sound(save(Path("b:c.mp4"), frames, audio_from=Path("x:y.mp4")).absolute())[0]) > 10
+
+
+def test_frames_must_be_alike(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", NTSC) as writer:
+        writer.write(scene(1)[0])
+        with pytest.raises(ValueError, match=r"frame 1 is \(64, 64\)"):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+        with pytest.raises(ValueError, match="uint8"):
+            writer.write(np.zeros((96, 128, 3), np.float32))
+    assert len(open_video(tmp_path / "a.mp4")) == 1
