@@ -20,12 +20,11 @@ from PIL import Image
 
 from src.data.procedural import SPLITS, prepare
 from src.errors import Problem
-from src.video.reader import find_videos, open_video
+from src.video.reader import IMAGE_SUFFIXES, find_videos, open_video
 
 BUILT_IN = "`python -m src.run experiment=zsm_vimeo data=procedural size=mini`"
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def vid4(root: Path | str) -> Splits:
 def _frames(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in SUFFIXES)
+    return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 # --- Any folder ---

@@ -1,10 +1,9 @@
 """Frames out of video files and folders of images: always as they are shown, always the same ones.
 
 Three hands do the reading. PyAV reads everything, and what it decodes from the first frame on is by definition
-right. decord is quicker at random access, but returns other frames, silently, wherever an edit list, an open GOP
-or a hidden frame makes packets and frames differ; it is used only on files that have none of these. Pillow reads
-folders of images. A file is probed once, by its packets, which costs about as much as copying it; decoders are
-opened by the process that first reads, so a reader may be pickled or forked before and after.
+right. decord is quicker at random access, and is used only on files that it reads exactly. Pillow reads folders of
+images. A file is probed once (src/video/probe.py); decoders are opened by the process that first reads, so a reader
+may be pickled or forked before and after.
 
 Shapes: a frame is uint8 ``(H, W, 3)``, RGB, turned and mirrored as the file asks; frames are uint8 ``(T, H, W, 3)``.
 """
@@ -15,26 +14,24 @@ import importlib.util
 import logging
 import os
 import re
-import struct
 import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import av
 import numpy as np
 import torch
-from av.video.frame import PictureType
 from PIL import Image, ImageOps
 
 from src.errors import VideoError
+from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 T = TypeVar("T")
@@ -45,16 +42,9 @@ VIDEO_SUFFIXES = frozenset({
     ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 })
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Codecs of which one packet, where it has a time of its own and is not hidden, is one frame shown. Of any other
-# codec (fields in packets of their own, skipped frames, packed B-frames) only decoding tells how many there are.
-PACKET_IS_FRAME = frozenset({
-    "av1", "dnxhd", "ffv1", "ffvhuff", "h264", "hevc", "huffyuv", "libdav1d", "mjpeg", "mpeg4", "png", "prores", "vp8",
-    "vp9",
-})
 # fmt: on
 DEFAULT_FPS = Fraction(25)  # of frame folders and of streams that carry no times
 NEAR = 12  # decoding so many frames costs less than a seek, which starts again from a key frame
-UPRIGHT = (1, 0, 0, 1)
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +190,8 @@ class FolderReader(FrameReader):
     def _image(self, index: int) -> np.ndarray:
         pixels = _load(self.files[index])
         if pixels.shape[:2] != self.size:
-            raise VideoError(f"{self.files[index]} is {_by(pixels.shape)}, but the first frame is {_by(self.size)}")
+            now, first = dimensions(pixels.shape), dimensions(self.size)
+            raise VideoError(f"{self.files[index]} is {now}, but the first frame is {first}")
         return pixels
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
@@ -217,7 +208,7 @@ class FileReader(FrameReader):
     def __init__(self, path: Path, backend: Backend, timeout: float, fps: Fraction) -> None:
         self.path, self._timeout = path, timeout
         watch = _Watch(path, timeout)
-        self._index = index = watch(lambda: _probe(path, watch))
+        self._index = index = watch(lambda: probe(path, watch.beat))
         if backend == "decord" and index.objection:
             raise VideoError(f"{path} cannot be read exactly by decord, as it {index.objection}; use pyav or auto")
         able = not index.objection and importlib.util.find_spec("decord") is not None
@@ -225,7 +216,7 @@ class FileReader(FrameReader):
             raise VideoError(f"{path} cannot be read by decord, which is not installed; use pyav or auto")
         self.backend = "decord" if backend != "pyav" and able else "pyav"
         self._insisted = backend == "decord"
-        self.times, self.fps = _times(index, fps)
+        self.times, self.fps = index.timing(fps)
         sideways, (height, width) = bool(index.turn[1]), index.stored
         self.size = (width, height) if sideways else (height, width)
         self.aspect = 1 / index.aspect if sideways else index.aspect
@@ -266,8 +257,8 @@ class FileReader(FrameReader):
             except Exception as error:  # decord raises whatever it likes
                 self._decord = None
                 if self._insisted:
-                    raise VideoError(f"{self.path} cannot be read by decord: {_words(error)}") from error
-                log.warning("decord fails on %s, PyAV reads on: %s", self.path, _words(error))
+                    raise VideoError(f"{self.path} cannot be read by decord: {in_words(error)}") from error
+                log.warning("decord fails on %s, PyAV reads on: %s", self.path, in_words(error))
                 self.backend = "pyav"
         if self._decoder is None or self._decoder.watch.lost:
             self._decoder = _Decoder(self.path, self._index, _Watch(self.path, self._timeout))
@@ -343,173 +334,16 @@ class _Watch:
                 self.lost = True  # the thread may still be inside the decoder, which nobody must touch again
                 raise VideoError(f"{self.path} was given up: its decoder has given nothing for {self.timeout:g} s")
         if failure and isinstance(failure[0], av.FFmpegError):
-            raise VideoError(f"{self.path} cannot be read as video: {_words(failure[0])}") from failure[0]
+            raise VideoError(f"{self.path} cannot be read as video: {in_words(failure[0])}") from failure[0]
         if failure:
             raise failure[0]
         return outcome[0]
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    key: bool
-    shown: bool
-    changes: bool  # brings new parameters for the decoder
-
-
-@dataclass(frozen=True)
-class _Index:
-    """What probing learns of a file: its video stream, and when which frames of it are shown."""
-
-    stream: int
-    count: int
-    marks: tuple[int, ...]  # when frames are shown, ascending, in units of base; empty where the stream has no times
-    keys: tuple[int, ...]  # when key frames are shown, ascending; empty where there is no seeking
-    goals: tuple[int, ...]  # what to seek to get to each
-    base: Fraction
-    rates: tuple[Fraction, ...]  # as declared, the likeliest first
-    stored: tuple[int, int]  # height and width before turning
-    turn: tuple[int, int, int, int]
-    aspect: Fraction
-    interlaced: bool
-    objection: str  # why decord may not read it; empty where it may
-
-
-def _probe(path: Path, watch: _Watch) -> _Index:
-    """Index a file by its packets, or by decoding it where packets do not tell.
-
-    Raises:
-        VideoError: no video in it, or nothing that can be decoded.
-    """
-    with _open(path) as container:
-        stream, packets = _packets(container, watch, path)
-        context, kind, chosen = stream.codec_context, container.format.name, stream.index
-        codec, reordered = context.name, context.has_b_frames
-        interlaced, base = context.field_order > 1, Fraction(stream.time_base)
-        rates = tuple(Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
-        aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
-    shown = [packet.pts for packet in packets if packet.shown]
-    marks = sorted({pts for pts in shown if pts is not None})
-    keyed = sorted((p for p in packets if p.key and p.pts is not None), key=lambda packet: packet.pts or 0)
-    keys = [cast(int, packet.pts) for packet in keyed]
-    # Transport and programme streams are searched by when frames are decoded.
-    goals = [p.dts if kind.startswith("mpeg") and p.dts is not None else cast(int, p.pts) for p in keyed]
-    ahead = _keys_of_open_groups(packets)
-    whole = kind.startswith(("mov,", "matroska,"))  # such containers keep both fields of a frame in one packet
-    countable = (
-        codec in PACKET_IS_FRAME
-        and len(marks) == len(shown)
-        and packets[0].key
-        and packets[0].pts not in ahead
-        and (whole or not interlaced)
-        and (kind != "avi" or not reordered)  # which tells when frames are decoded, not when shown
-    )
-    if not countable:
-        log.info("%s is decoded to count its frames", path)
-    with _open(path) as container:
-        stream = _stream(container, chosen)
-        first, found = _survey(container, stream, watch, path, whole=not countable)
-        alone = len(keys) < 2 or _stands_alone(container, stream, keys[1], goals[1])
-    count = len(shown) if countable else len(found)
-    if not countable:
-        marks = sorted({mark for mark in found if mark is not None})
-        marks = marks if marks == found else []
-
-    turn, pixels = _turn(first), first.format.name
-    interlaced = interlaced or bool(first.interlaced_frame)
-    objections = {
-        f"is coded as {codec}": codec not in ("h264", "hevc", "mpeg4"),
-        f"stores its pixels as {pixels}": pixels not in ("yuv420p", "yuvj420p", "gbrp"),
-        "is interlaced": interlaced,
-        "has key frames that cannot be decoded alone": not alone,
-        "is turned or mirrored": turn != UPRIGHT,
-        "has an edit list": not all(packet.shown for packet in packets),
-        "has open groups of pictures": bool(ahead),
-        "changes its parameters on the way": any(packet.changes for packet in packets[1:]),
-        "lies in a container other than MP4, MOV and Matroska": not whole,
-        "tells its frames only on decoding": not countable,
-    }
-    objection = next((words for words, holds in objections.items() if holds), "")
-    stored = (first.height, first.width)
-    if not (marks and alone):
-        keys, goals = [], []
-    return _Index(
-        chosen, count, tuple(marks), tuple(keys), tuple(goals), base, rates, stored, turn, aspect, interlaced, objection
-    )
-
-
-def _packets(container: Any, watch: _Watch, path: Path) -> tuple[Any, list[_Packet]]:
-    """The first video stream that is not empty, and its packets in the order of the file."""
-    cover = av.stream.Disposition.attached_pic  # a picture beside the sound, not a video
-    streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
-    packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
-    if not streams:
-        raise VideoError(f"{path} has no video stream that can be read")
-    try:
-        for packet in container.demux(streams):
-            watch.beat()
-            if packet.size:
-                shown = not packet.is_discard and not _hidden(packet)
-                changes = packet.has_sidedata("new_extradata")
-                packets[packet.stream_index].append(_Packet(packet.pts, packet.dts, packet.is_keyframe, shown, changes))
-    except av.FFmpegError as error:
-        log.warning("%s is damaged, only what precedes that is read: %s", path, _words(error))
-    filled = [stream for stream in streams if packets[stream.index]]
-    if not filled:
-        raise VideoError(f"{path} holds no frames, its video stream is empty")
-    return filled[0], packets[filled[0].index]
-
-
-def _keys_of_open_groups(packets: Sequence[_Packet]) -> set[int]:
-    """Times of the key frames before which frames are shown that follow them in the file."""
-    found, key = set(), None
-    for packet in packets:
-        if packet.key:
-            key = packet.pts
-        elif key is not None and packet.pts is not None and packet.pts < key:
-            found.add(key)
-    return found
-
-
-def _survey(container: Any, stream: Any, watch: _Watch, path: Path, whole: bool) -> tuple[av.VideoFrame, list[Any]]:
-    """The first frame and, of the ``whole`` file, when decoding says that each frame is shown."""
-    first: av.VideoFrame | None = None
-    found: list[int | None] = []
-    try:
-        for frame in _decoded(container, stream):
-            watch.beat()
-            first = first or frame
-            if (frame.height, frame.width) != (first.height, first.width):
-                raise _changed(path, len(found), frame, (first.height, first.width))
-            found.append(frame.pts)
-            if not whole:
-                break
-    except av.FFmpegError as error:
-        if not found:
-            raise
-        log.warning("%s is damaged, only its first %d frames are read: %s", path, len(found), _words(error))
-    if first is None:
-        raise VideoError(f"{path} holds no frames that can be decoded")
-    return first, found
-
-
-def _stands_alone(container: Any, stream: Any, key: int, goal: int) -> bool:
-    """Whether seeking ``goal`` comes to the key frame at ``key`` and it is decoded without those before it."""
-    try:
-        container.seek(goal, stream=stream)
-        return next(_decoded(container, stream, key)) is not None
-    except (_Missed, StopIteration, av.FFmpegError):
-        return False
-
-
-class _Missed(Exception):  # noqa: N818 - a turn of events, not an error
-    """A frame did not come where it was looked for."""
-
-
 class _Decoder:
     """An open file from which frames come by number: forwards where that is near, else from a key frame on."""
 
-    def __init__(self, path: Path, index: _Index, watch: _Watch) -> None:
+    def __init__(self, path: Path, index: Index, watch: _Watch) -> None:
         self.path, self.index, self.watch = path, index, watch
         self._number = {mark: number for number, mark in enumerate(index.marks)}
         self._convert = av.video.reformatter.VideoReformatter()
@@ -537,17 +371,17 @@ class _Decoder:
                 goal = goals.pop(0)
                 self._seek(self.index.goals[goal], marks[number]) if goal > 0 else self._begin()
                 return self._onward(number)
-            except (_Missed, av.FFmpegError) as error:
+            except (Missed, av.FFmpegError) as error:
                 if self._unbroken:  # it fails for good
                     self.close()
                     reached = f"frame {self._next} of {self.index.count}"
-                    raise VideoError(f"{self.path} breaks at {reached}: {_words(error)}") from error
+                    raise VideoError(f"{self.path} breaks at {reached}: {in_words(error)}") from error
                 onward = False
 
     def _begin(self) -> None:
         self.close()
-        self._container = _open(self.path)
-        self._frames = _decoded(self._container, _stream(self._container, self.index.stream))
+        self._container, stream = open_stream(self.path, self.index.stream)
+        self._frames = decoded(self._container, stream)
         self._next = 0  # the frame that comes next, if none is missing
         self._unbroken = True  # all frames were decoded from the first on
 
@@ -555,22 +389,21 @@ class _Decoder:
         stream = self._container.streams[self.index.stream]
         self._next, self._unbroken = 0, False
         self._container.seek(goal, stream=stream)
-        self._frames = _decoded(self._container, stream, wanted)
+        self._frames = decoded(self._container, stream, wanted)
 
     def _onward(self, number: int) -> np.ndarray:
         for frame in self._frames:
             self.watch.beat()
             current = self._number.get(cast(int, frame.pts), -1) if self._number else self._next
             if current > number:
-                raise _Missed(f"frame {number} is missing")
+                raise Missed(f"frame {number} is missing")
             self._next = max(self._next, current + 1)
             if current == number:
                 return self._picture(frame, number)
-        raise _Missed("the stream ends there")
+        raise Missed("the stream ends there")
 
     def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
-        if (frame.height, frame.width) != self.index.stored:
-            raise _changed(self.path, number, frame, self.index.stored)
+        check_size(self.path, number, frame, self.index.stored)
         pixels = self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
         a, b, c, d = self.index.turn
         if b:
@@ -581,104 +414,6 @@ class _Decoder:
         if self._container is not None and not self.watch.lost:  # a decoder that hangs is still in it
             self._container.close()
         self.forget()
-
-
-def _open(path: Path) -> Any:
-    return av.open(os.path.abspath(path))  # a relative a:b.mp4 would be asked of a protocol called a
-
-
-def _stream(container: Any, index: int) -> Any:
-    """A stream to be decoded without frame threads.
-
-    These make damaged streams decode differently from run to run, and to stop in the middle of them has been seen
-    to hang.
-    """
-    stream = container.streams[index]
-    stream.thread_type = "SLICE"
-    return stream
-
-
-def _decoded(container: Any, stream: Any, wanted: int | None = None) -> Iterator[av.VideoFrame]:
-    """Frames from where ``container`` stands; after a seek for ``wanted``, from the first key frame that comes.
-
-    Raises:
-        _Missed: that key frame lies behind ``wanted``, or leans on frames before it (gradual refresh).
-    """
-    key: int | None = None
-    for packet in _until_damaged(container.demux(stream)):
-        if wanted is not None and key is None and packet.size:
-            if not packet.is_keyframe:
-                continue
-            if packet.pts is None or packet.pts > wanted:
-                raise _Missed("a seek went too far")
-            key = packet.pts
-        for frame in packet.decode():
-            if wanted is not None and frame.pts is not None and key is not None:
-                if frame.pts < key:
-                    continue  # predicted from what the seek left out
-                # A pair of fields may be one of each kind, and goes by the second.
-                if frame.pts > key or not (frame.pict_type == PictureType.I or frame.interlaced_frame):
-                    raise _Missed("a key frame cannot be decoded alone")
-                wanted = None
-            yield frame
-
-
-def _until_damaged(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """``packets``, the last of which is empty and makes a decoder give what it holds back, even if the file is cut."""
-    last: av.Packet | None = None
-    try:
-        for last in packets:
-            yield last
-    except av.FFmpegError:
-        if last is not None and last.size:
-            end = av.Packet()
-            end.stream = last.stream
-            yield end
-
-
-def _hidden(packet: av.Packet) -> bool:
-    """Whether a VP8 or VP9 packet only holds a frame that others are predicted from (``show_frame`` of its header)."""
-    name = packet.stream.codec_context.name
-    if name not in ("vp8", "vp9"):
-        return False
-    data = memoryview(packet)
-    head, tail = data[0], data[len(data) - 1]
-    if name == "vp8":
-        return not head & 0x10
-    if tail & 0xE0 == 0xC0:  # a superframe, which ends in the frame shown
-        return False
-    shift = 1 if head & 0x30 == 0x30 else 0  # profile 3 has one more bit before the flags
-    return not (head << shift) & 0x0A  # neither show_existing_frame nor show_frame
-
-
-def _turn(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """Signs of the display matrix: 16.16 numbers a b u c d v x y w, with x' = a x + c y and y' = b x + d y.
-
-    A turn that is not by quarters is taken for the nearest that is.
-    """
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return UPRIGHT
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Any, data)))
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
-    return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
-
-
-def _times(index: _Index, default: Fraction) -> tuple[tuple[Fraction, ...], Fraction]:
-    """When the frames are shown, and their rate: a declared one that fits all of them to the tick, else the mean."""
-    if not index.marks:
-        rate = next(iter(index.rates), default)
-        return tuple(i / rate for i in range(index.count)), rate
-    times, first = tuple(mark * index.base for mark in index.marks), index.marks[0]
-    for rate in index.rates:
-        ticks = rate * index.base  # in frames: p / q of one
-        p, q = ticks.numerator, ticks.denominator
-        if all(abs((mark - first) * p - i * q) <= p for i, mark in enumerate(index.marks)):
-            return times, rate
-    if len(times) > 1:
-        return times, (len(times) - 1) / (times[-1] - times[0])
-    return times, next(iter(index.rates), default)
 
 
 def _load(file: Path) -> np.ndarray:
@@ -693,24 +428,7 @@ def _load(file: Path) -> np.ndarray:
                 raise VideoError(f"{file} holds {upright.mode} values of 32 bits, save it with 8 or 16 bits a channel")
             return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{file} cannot be read as an image: {_words(error)}") from error
-
-
-def _changed(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, int]) -> VideoError:
-    now = _by((frame.height, frame.width))
-    return VideoError(f"{path} changes from {_by(size)} to {now} at frame {number}; cut it there and read the parts")
-
-
-def _by(size: Sequence[int]) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
-def _words(error: BaseException | None) -> str:
-    """An error in one line, without the time and the source line that decord adds."""
-    if isinstance(error, av.FFmpegError):
-        return error.strerror or type(error).__name__
-    lines = re.sub(r"\[[\d:]+\] \S+: ", "", str(error)).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+        raise VideoError(f"{file} cannot be read as an image: {in_words(error)}") from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
