@@ -19,6 +19,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -176,6 +177,8 @@ def claim(config: DictConfig, directory: Path) -> None:
     Raises:
         Problem: another run lies there, and ``resume`` is not true.
     """
+    if rank_zero_only.rank != 0:  # the other ranks of a run find what the first has just written
+        return
     if (directory / "config.yaml").exists() and not config.resume:
         raise Problem(
             f"{directory} already holds a run, and a run never writes over another: add resume=true to go on with it, "

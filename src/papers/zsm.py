@@ -28,6 +28,7 @@ from src.losses import charbonnier
 from src.nn.align import PairAlign
 from src.nn.blocks import FrameEncoder, conv1x1, conv3x3, each_frame, pad_to_multiple, trunk
 from src.nn.recur import Bidirectional, DeformableConvLSTM
+from src.nn.start import start_interpolating
 from src.nn.upsample import Reconstruct
 from src.ops.resize import imresize
 from src.papers.reference import Reference, count
@@ -91,6 +92,7 @@ class ZSM(nn.Module):
         reconstruct: frames from features, k2 = 40 residual blocks.
         guide: low-resolution frames from interpolated features (Section 3.5), or None.
         frames: T of one pass over a longer video; training crops have 4 (Section 3.6).
+        interpolating: start as an interpolator (:mod:`src.nn.start`) instead of at random as published.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class ZSM(nn.Module):
         reconstruct: Reconstruct,
         guide: nn.Module | None = None,
         frames: int = 4,
+        interpolating: bool = False,
     ) -> None:
         super().__init__()
         self.encode = encode
@@ -109,6 +112,8 @@ class ZSM(nn.Module):
         self.aggregate = aggregate
         self.reconstruct = reconstruct
         self.guide = guide
+        if interpolating:
+            start_interpolating(self)
         times = evenly(0, "1/2", 2 * frames - 1)
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 
