@@ -177,7 +177,7 @@ def claim(config: DictConfig, directory: Path) -> None:
     Raises:
         Problem: another run lies there, and ``resume`` is not true.
     """
-    if rank_zero_only.rank != 0:  # the other ranks of a run find what the first has just written
+    if getattr(rank_zero_only, "rank", 0) != 0:  # the other ranks of a run find what the first has just written
         return
     if (directory / "config.yaml").exists() and not config.resume:
         raise Problem(

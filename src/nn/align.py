@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import conv1x1, conv3x3, leaky
+from src.nn.blocks import Blend, conv3x3, leaky
 from src.ops.deform_conv import deform_conv2d
 
 Pyramid = list[Tensor]
@@ -102,12 +102,11 @@ class PairAlign(nn.Module):
         self.pyramid = FeaturePyramid(channels)
         self.forward_align = PyramidAlign(channels, groups=groups)
         self.backward_align = PyramidAlign(channels, groups=groups)
-        self.blend = conv1x1(2 * channels, channels)
+        self.blend = Blend(channels)
 
     def forward(self, first: Pyramid, second: Pyramid) -> Tensor:
         """Two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
-        both = [self.forward_align(first, second), self.backward_align(second, first)]
-        return self.blend(torch.cat(both, dim=1))
+        return self.blend(self.forward_align(first, second), self.backward_align(second, first))
 
 
 def double(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,9 +18,17 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1)
 
 
-def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 1x1 convolution: a linear map over channels."""
-    return nn.Conv2d(inputs, outputs, kernel_size=1)
+class Blend(nn.Conv2d):
+    """Two features to one by a 1x1 convolution of both: (N, C, H, W) twice to (N, C, H, W).
+
+    The weighted blending of Zooming SlowMo's Equation 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(2 * channels, channels, kernel_size=1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.cat([first, second], dim=1))
 
 
 def leaky(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.align import PairAlign
-from src.nn.blocks import conv1x1, conv3x3
+from src.nn.blocks import Blend, conv3x3
 
 
 class ConvLSTM(nn.Module):
@@ -76,10 +76,10 @@ class Bidirectional(nn.Module):
     def __init__(self, recurrence: nn.Module, channels: int) -> None:
         super().__init__()
         self.recurrence = recurrence
-        self.join = conv1x1(2 * channels, channels)
+        self.join = Blend(channels)
 
     def forward(self, features: Tensor) -> Tensor:
         states = self.recurrence(torch.cat([features, features.flip(1)]))
         forwards, backwards = states.chunk(2)
-        both = torch.cat([forwards, backwards.flip(1)], dim=2)
-        return self.join(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        joined = self.join(forwards.flatten(0, 1), backwards.flip(1).flatten(0, 1))
+        return joined.unflatten(0, features.shape[:2])

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from src.nn.align import DeformablePack, PairAlign, PyramidAlign
-from src.nn.blocks import FrameEncoder, ResidualBlock
-from src.nn.recur import Bidirectional, ConvLSTM
+from src.nn.align import DeformablePack, PyramidAlign
+from src.nn.blocks import Blend, FrameEncoder, ResidualBlock
+from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
 
 CARRIERS = 3  # red, green, blue
@@ -33,10 +33,8 @@ def start_interpolating(network: nn.Module) -> None:
         elif isinstance(part, PyramidAlign):
             for blend in part.blend:
                 _carry(blend, [1.0, 0.0])
-        elif isinstance(part, PairAlign):
-            _carry(part.blend, [0.5, 0.5])
-        elif isinstance(part, Bidirectional):
-            _carry(part.join, [0.5, 0.5])
+        elif isinstance(part, Blend):
+            _carry(part, [0.5, 0.5])
         elif isinstance(part, ConvLSTM):
             gain = _carry_through_gates(part)
     for part in network.modules():
@@ -82,7 +80,8 @@ def _carry_through_gates(lstm: ConvLSTM) -> float:
 @torch.no_grad()
 def _enlarge(conv: nn.Module, step: int) -> None:
     """Carriers come out of ``conv`` and the pixel shuffle behind it enlarged bilinearly ``step`` times."""
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
     places = (torch.arange(step) + 0.5) / step - 0.5  # of the new pixels, in old ones
     taps = (1 - (places[:, None] - torch.arange(-1, 2)).abs()).clamp(min=0)  # (step, 3)
     conv.weight[: CARRIERS * step**2], conv.bias[: CARRIERS * step**2] = 0, 0

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.losses import charbonnier
 from src.nn.align import PairAlign
-from src.nn.blocks import FrameEncoder, conv1x1, conv3x3, each_frame, pad_to_multiple, trunk
+from src.nn.blocks import Blend, FrameEncoder, conv3x3, each_frame, pad_to_multiple, trunk
 from src.nn.recur import Bidirectional, DeformableConvLSTM
 from src.nn.start import start_interpolating
 from src.nn.upsample import Reconstruct
@@ -43,10 +43,11 @@ class NaiveInterpolation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.blend = conv1x1(2 * channels, channels)
+        self.blend = Blend(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        return each_frame(self.blend, torch.cat([features[:, :-1], features[:, 1:]], dim=2))
+        before, after = features[:, :-1], features[:, 1:]
+        return self.blend(before.flatten(0, 1), after.flatten(0, 1)).unflatten(0, before.shape[:2])
 
 
 class DeformableInterpolation(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.tasks.test_tasks import TINY, clips, run, trained  # noqa: F401 - fixtures
 
 
