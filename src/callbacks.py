@@ -22,7 +22,7 @@ from src.ops.resize import imresize
 class Throughput(Callback):
     """Logs ``train/samples_per_second`` over all devices, validation left out, and ``train/seconds_per_step``."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -34,7 +34,7 @@ def load(path: str | Path) -> nn.Module:
         raise CheckpointError(f"There is no checkpoint {path}; give checkpoint=<a .ckpt or .pth file>.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain weights "
             f"({str(error).splitlines()[0]})"

@@ -27,6 +27,7 @@ from src.checkpoints import load
 from src.errors import Problem
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data")
 UNNAMED = ("experiment", "seed", "resume", "checkpoint", "logger", "paths.", "hydra.", "hydra/")
 
 
@@ -52,12 +53,23 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
     """
     named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
     head = choices.get("experiment") or choices.task
-    parts = [f"{key}={value.rstrip('/').rsplit('/', 1)[-1]}" for key, _, value in (o.partition("=") for o in named)]
+    pairs = (
+        (key, value.strip("'").rstrip("/").rsplit("/", 1)[-1]) for key, _, value in (o.partition("=") for o in named)
+    )
+    parts = [f"{key}={value}" for key, value in pairs]
     parts = sorted(part for part in parts if part != f"task={head}")
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
     if len(name) > 180:  # file systems stop at 255 bytes
         name = name[:160] + "-" + hashlib.sha1(name.encode()).hexdigest()[:12]
     return f"{head}/{name}" if name else str(head)
+
+
+def quoted(override: str) -> str:
+    """An override whose path Hydra can read: runs lie in folders such as ``seed=0``, which it takes for grammar."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or value[:1] in ("'", '"') or value in ("", "null", "???"):
+        return override
+    return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
 def register_resolvers() -> None:
@@ -78,7 +90,7 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=list(overrides))
+            return hydra_compose("config", overrides=[quoted(override) for override in overrides])
     except Exception as error:
         raise Problem(explain(error, overrides)) from error
 

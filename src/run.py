@@ -17,7 +17,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF, explain
+from src.config import CONF, explain, quoted
 from src.errors import Problem
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
@@ -29,32 +29,37 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose_and_call(config: DictConfig) -> None:
     """Hydra's entry: the composed configuration to the task."""
-    get_method(config.task._target_)(config, Path(HydraConfig.get().runtime.output_dir))
+    try:
+        get_method(config.task._target_)(config, Path(HydraConfig.get().runtime.output_dir))
+    except Exception as error:  # told here, before Hydra adds lines of its own
+        _tell(error)
+        raise
 
 
 def main() -> None:
     """The command line; what a person can mend is told in one sentence, with exit code 2."""
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     try:
         compose_and_call()
-    except (Problem, HydraException, OmegaConfBaseException) as error:
-        problem = _problem_in(error)
-        overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-        sys.exit(_say(str(problem) if problem else explain(error, overrides)))
     except KeyboardInterrupt:
         print("Interrupted; add resume=true to the same command to go on.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        _tell(error)
+        raise
 
 
-def _problem_in(error: BaseException | None) -> Problem | None:
-    """The Problem behind an error: Hydra wraps what is raised while it builds an object."""
-    while error is not None and not isinstance(error, Problem):
-        error = error.__cause__
-    return error
-
-
-def _say(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return 2
+def _tell(error: BaseException) -> None:
+    """Leaves with one sentence where the error is a person's to mend, also where Hydra has wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Problem):
+        cause = cause.__cause__
+    if cause is None and isinstance(error, (HydraException, OmegaConfBaseException)):
+        overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+        cause = Problem(explain(error, overrides))
+    if cause is not None:
+        print(cause, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,13 @@ def test_run_names():
     assert run_name(choices, ["task=evaluate", "model=bicubic"]) == "evaluate/model=bicubic"
 
 
+@pytest.mark.parametrize(
+    "path", ["runs/a=1,b=2/seed=0/last.ckpt", "it's here.mp4", "a b (c).mp4", "{x}.png", "C:\\v.mp4"]
+)
+def test_paths_are_taken_as_they_are(path):
+    assert compose(f"checkpoint={path}").checkpoint == path
+
+
 def test_contradictions_are_refused_before_any_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
     with pytest.raises(Problem, match="enlarges 4 times"):

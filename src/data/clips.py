@@ -9,7 +9,6 @@ Shapes: P patches, T input frames, T' output frames, C channels, H and W target 
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -38,26 +37,33 @@ class Sample(TypedDict):
 
 
 class Readers:
-    """Open videos, the last few used. What is open stays in its process: a copy sent to a worker starts empty."""
+    """Readers of videos, each probed once; only the last few keep their decoder, which may hold hundreds of frames.
 
-    def __init__(self, limit: int = 8) -> None:
+    What is open stays in its process: a copy sent to a worker starts empty.
+    """
+
+    def __init__(self, limit: int = 3) -> None:
         self.limit = limit
-        self._open: OrderedDict[Path, FrameReader] = OrderedDict()
+        self._known: dict[Path, FrameReader] = {}
+        self._recent: list[Path] = []  # whose decoders may be open, the last used last
 
     def __call__(self, path: Path) -> FrameReader:
-        if path not in self._open:
-            while len(self._open) >= self.limit:
-                self._open.popitem(last=False)[1].close()
-            self._open[path] = open_video(path)
-        self._open.move_to_end(path)
-        return self._open[path]
+        if path not in self._known:
+            self._known[path] = open_video(path)
+        if path in self._recent:
+            self._recent.remove(path)
+        self._recent.append(path)
+        while len(self._recent) > self.limit:
+            self._known[self._recent.pop(0)].close()
+        return self._known[path]
 
     def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+        for path in self._recent:
+            self._known[path].close()
+        self._recent.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_open": OrderedDict()}
+        return {"limit": self.limit, "_known": {}, "_recent": []}
 
 
 class ClipDataset(Dataset[Sample]):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, compose
 from src.data.layouts import inspect
@@ -64,7 +64,7 @@ def _data_sets(config: DictConfig) -> list[str]:
         data = (
             config.data if path.stem == chosen else compose(f"data={path.stem}", f"paths.data={config.paths.data}").data
         )
-        root = None if "root" not in data or data._is_missing("root") else Path(data.root).expanduser()
+        root = None if OmegaConf.is_missing(data, "root") else Path(data.root).expanduser()
         if root is None or not root.exists():
             where = f"at {root}" if root else "data.root=<folder> says where"
             _say("no", f"data={path.stem}: not found ({where})")

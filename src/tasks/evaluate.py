@@ -27,6 +27,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
     data = build_data(config, network)
+    data.prepare_data()  # a data set that is missing is told before anything is written
     claim(config, directory)
     trainer = build_trainer(config, directory, training=False)
     return score(config, directory, trainer, build_restorer(config, network), data)

@@ -29,6 +29,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise Problem("This model has nothing to train; add task=evaluate.")
     data = build_data(config, network)
     restorer = build_restorer(config, network)
+    data.prepare_data()  # a data set that is missing is told before anything is written
     claim(config, directory)
     trainer = build_trainer(config, directory, training=True)
     print(f"{count_parameters(network):,} parameters; this run: {directory}", flush=True)

@@ -38,7 +38,7 @@ TINY = [
 
 def run(*arguments: str | Path, fails: bool = False) -> str:
     command = [sys.executable, "-m", "src.run", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
