@@ -56,10 +56,33 @@ class Narrator(Callback):
         print(f"step {trainer.global_step} of {trainer.max_steps}{loss}: validation {', '.join(parts)}", flush=True)
 
 
+class LastCheckpoint(Callback):
+    """Saves ``checkpoints/last.ckpt`` every so many steps, and with the last step, so that what is scored is there.
+
+    It comes after the averaging of weights among the callbacks.
+
+    Args:
+        every_n_train_steps: optimiser steps between two.
+    """
+
+    def __init__(self, *, every_n_train_steps: int) -> None:
+        self.every = every_n_train_steps
+        self.saved = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
+            self.saved = step
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
 class SampleFrames(Callback):
     """After every validation, frames of the first validation clips: bicubic, restored, and the target side by side.
 
-    Written to ``samples/`` in the run's directory, and to W&B and TensorBoard where they are used.
+    It comes before the averaging of weights among the callbacks, which takes the validated weights back at this
+    point. Written to ``samples/`` in the run's directory, and to W&B and TensorBoard where they are used.
 
     Args:
         clips: how many clips.
@@ -70,7 +93,7 @@ class SampleFrames(Callback):
         self.clips, self.frames = clips, frames
 
     @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         loader: Any = trainer.val_dataloaders

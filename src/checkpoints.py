@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from src.papers.reference import Reference
 REFERENCES: list[Reference] = [zsm.REFERENCE]
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # where others keep the weights, best first
 PREFIXES = ("module.", "_orig_mod.", "network.")  # what wrapping in DDP, compile and Lightning leaves on names
-TRUSTED = ("src.", "torch.nn.")  # a checkpoint's configuration may only build from these
+TRUSTED = ("src.papers", "src.nn", "torch.nn")  # a checkpoint's configuration may only build Modules of these
 
 
 def load(path: str | Path) -> nn.Module:
@@ -87,13 +88,25 @@ def _ours(path: Path, content: Mapping[str, Any]) -> nn.Module:
 
 def _check_trusted(path: Path, node: Any) -> None:
     if isinstance(node, Mapping):
-        target = node.get("_target_", "src.")
-        if not str(target).startswith(TRUSTED):
+        strange = [key for key in node if str(key).startswith("_") and key != "_target_"]
+        if strange or ("_target_" in node and not _is_module(str(node["_target_"]))):
             raise CheckpointError(
-                f"{path} wants to build {target!r}, which is no part of this suite; it is not loaded."
+                f"{path} wants to build {node.get('_target_')!r}, which is no part of this suite; it is not loaded."
             )
     for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
         _check_trusted(path, child)
+
+
+def _is_module(target: str) -> bool:
+    """Whether a dotted name is a Module class, where it is defined (or torch.nn's), in a trusted place."""
+    place, _, name = target.rpartition(".")
+    if place != "torch.nn" and not place.startswith(("src.papers.", "src.nn.")):
+        return False
+    try:
+        found = getattr(importlib.import_module(place), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(TRUSTED)
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], unknown: list[str], name: str) -> nn.Module:

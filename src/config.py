@@ -153,6 +153,27 @@ def build_network(config: DictConfig) -> nn.Module:
     return load(config.checkpoint) if config.checkpoint else instantiate(config.model.network)
 
 
+def start_network(config: DictConfig) -> nn.Module:
+    """The network of ``model`` for training, with the weights of ``checkpoint`` where one is given.
+
+    Parts that the checkpoint does not have (a guide, say) start afresh.
+
+    Raises:
+        Problem: the checkpoint's network is another one.
+    """
+    network = instantiate(config.model.network)
+    if config.checkpoint:
+        own, given = network.state_dict(), load(config.checkpoint).state_dict()
+        other = [name for name in given if name not in own or own[name].shape != given[name].shape]
+        if other:
+            raise Problem(
+                f"The network in {config.checkpoint} is not that of the configuration ({len(other)} weights differ, "
+                f"{other[0]} the first): choose the same model and size."
+            )
+        network.load_state_dict({**own, **given})
+    return network
+
+
 def build_restorer(config: DictConfig, network: nn.Module) -> Any:
     """The LightningModule of ``model`` around ``network``, which scores by ``protocol``."""
     model = plain(config.model)

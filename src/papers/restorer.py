@@ -85,6 +85,9 @@ class Restorer(LightningModule):
     def test_step(self, clip: Any, batch_index: int) -> None:
         self.evaluation_step(clip)
 
+    def on_test_epoch_end(self) -> None:
+        self.measured = self.scores.frames()  # gathered while all ranks and their devices are still at hand
+
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             return None

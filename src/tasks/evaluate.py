@@ -30,11 +30,16 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     data.prepare_data()  # a data set that is missing is told before anything is written
     claim(config, directory)
     trainer = build_trainer(config, directory, training=False)
-    return score(config, directory, trainer, build_restorer(config, network), data)
+    return score(config, directory, trainer, build_restorer(config, network), data, config.checkpoint)
 
 
 def score(
-    config: DictConfig, directory: Path, trainer: pl.Trainer, restorer: Any, data: pl.LightningDataModule
+    config: DictConfig,
+    directory: Path,
+    trainer: pl.Trainer,
+    restorer: Any,
+    data: pl.LightningDataModule,
+    checkpoint: str | Path | None,
 ) -> dict[str, Any]:
     """Runs every test clip through the network and writes what came out into ``directory``."""
     trainer.test(restorer, datamodule=data, verbose=False)
@@ -43,14 +48,16 @@ def score(
         geometry = geometry.lengthened(restorer.protocol.clip_length)
     clips = data.splits.test  # type: ignore[attr-defined]
     outcome = results(
-        restorer.scores,
+        restorer.measured,
         protocol=restorer.protocol,
         names=[clip.name for clip in clips],
         subsets=[clip.subset for clip in clips],
         degradation=plain(config.degradation),
         window=geometry.window,
-        outputs_per_window=len(geometry.times),
-        checkpoint=str(config.checkpoint) if config.checkpoint else None,
+        clip_length=len(geometry.times),
+        data=str(data.root),  # type: ignore[attr-defined]
+        input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
+        checkpoint=str(checkpoint) if checkpoint else None,
         commit=commit(),
     )
     if trainer.is_global_zero:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from omegaconf import DictConfig
 
-from src.config import build_data, build_network, build_restorer, build_trainer, claim, commit, plain
+from src.config import build_data, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.tasks.evaluate import score
@@ -24,7 +25,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         The content of ``results.json``.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    network = build_network(config)
+    network = start_network(config)
     if not count_parameters(network):
         raise Problem("This model has nothing to train; add task=evaluate.")
     data = build_data(config, network)
@@ -36,39 +37,43 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     last = directory / "checkpoints" / "last.ckpt"
     resume_from = last if config.resume and last.exists() else None
     if resume_from:
-        _keep_rows(trainer, directory / "metrics.csv")
+        _keep_rows(trainer, directory / "metrics.csv", torch.load(last, weights_only=True)["global_step"])
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_hyperparams({**plain(config), "commit": commit()})
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        outcome = score(config, directory, trainer, restorer, data)
+        restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        outcome = score(config, directory, trainer, restorer, data, last)
         _log_table(trainer, outcome)
-    except BaseException:
+    except BaseException as error:
         wandb.finish(exit_code=1)
+        if isinstance(error, SystemExit) and trainer.interrupted:  # Lightning's way to leave after Ctrl-C
+            raise KeyboardInterrupt from error
         raise
     wandb.finish(exit_code=0)
-    print(f"Weights: {last} (last), {last.with_name('best.ckpt')} (best in validation)", flush=True)
+    print(f"Weights: {last}, scored above; {last.with_name('best.ckpt')} is the best in validation, if there was one")
     return outcome
 
 
-def _keep_rows(trainer: pl.Trainer, file: Path) -> None:
-    """Hands the rows of an interrupted run back to the CSV logger, which would start the file anew."""
+def _keep_rows(trainer: pl.Trainer, file: Path, steps: int) -> None:
+    """Hands the rows of the first ``steps`` steps back to the CSV logger, which would start the file anew."""
     if not file.exists() or not trainer.is_global_zero:
         return
     with file.open(newline="") as stream:
         rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            logger.experiment.metrics.extend({**row, "step": int(row["step"])} for row in rows)
+            kept = [{**row, "step": int(row["step"])} for row in rows if int(row["step"]) < steps]
+            logger.experiment.metrics.extend(kept)
 
 
 def _log_table(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:
     names = list(outcome["summary"])
     for logger in trainer.loggers:
-        logger.log_metrics({f"test/{name}": value for name, value in outcome["summary"].items() if value is not None})
+        scores = {f"test/{name}": value for name, value in outcome["summary"].items() if value is not None}
+        logger.log_metrics(scores, step=trainer.global_step)
+        logger.save()
         if isinstance(logger, WandbLogger):
             rows = [[clip, *(scores.get(name) for name in names)] for clip, scores in outcome["clips"].items()]
             logger.log_table("evaluation", columns=["clip", *names], data=rows)

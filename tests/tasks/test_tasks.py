@@ -83,6 +83,7 @@ def test_a_run_explains_itself(trained):
         rows = list(csv.DictReader(file))
     assert {int(row["step"]) for row in rows if row["train/loss"]} == {0, 1, 2, 3}
     assert any(row["validate/psnr"] for row in rows)
+    assert rows[-1]["test/psnr"]
     results = json.loads((trained / "results.json").read_text())
     assert {"psnr", "ssim", "psnr_existing", "psnr_interpolated"} <= results["summary"].keys()
     assert results["protocol"]["channel"] == "rgb"
@@ -124,6 +125,10 @@ def test_resumed_equals_uninterrupted(clips, trained, tmp_path):
     with (target / "seed=0" / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == [0, 1, 2, 3]
+    scores = target / "seed=0" / "results.json"
+    before = json.loads(scores.read_text())["summary"]
+    run(*common, "trainer.max_steps=4", f"paths.runs={cut}", "resume=true")  # nothing left to train
+    assert json.loads(scores.read_text())["summary"] == before
 
 
 def test_evaluate_scores_a_checkpoint_as_its_training_did(clips, trained, tmp_path):
@@ -209,10 +214,16 @@ def test_doctor(tmp_path):
 def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert load(trained / "checkpoints" / "last.ckpt").geometry.window == 4
-    content["network"] = {"_target_": "os.system", "command": "true"}
-    torch.save(content, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError, match=r"'os\.system', which is no part of this suite"):
-        load(tmp_path / "evil.ckpt")
+    for evil in (
+        {"_target_": "os.system", "command": "true"},
+        {"_target_": "src.checkpoints.torch.load", "_args_": ["evil.pkl"], "weights_only": False},
+        {"_target_": "torch.nn.Identity", "_partial_": True},
+        {"_target_": "src.nn.start.torch.load"},
+    ):
+        content["network"] = evil
+        torch.save(content, tmp_path / "evil.ckpt")
+        with pytest.raises(CheckpointError, match="is no part of this suite"):
+            load(tmp_path / "evil.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path / "cut.ckpt")
