@@ -28,7 +28,7 @@ from src.errors import Problem
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data")
-UNNAMED = ("experiment", "seed", "resume", "checkpoint", "logger", "paths.", "hydra.", "hydra/")
+UNNAMED = ("experiment", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
 
 def width(full: int, *, _root_: DictConfig) -> int:
@@ -53,15 +53,20 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
     """
     named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
     head = choices.get("experiment") or choices.task
-    pairs = (
-        (key, value.strip("'").rstrip("/").rsplit("/", 1)[-1]) for key, _, value in (o.partition("=") for o in named)
-    )
-    parts = [f"{key}={value}" for key, value in pairs]
-    parts = sorted(part for part in parts if part != f"task={head}")
+    pairs = sorted(override.partition("=")[::2] for override in named if override != f"task={head}")
+    parts = [f"{key}={_short(key, value)}" for key, value in pairs]
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
     if len(name) > 180:  # file systems stop at 255 bytes
         name = name[:160] + "-" + hashlib.sha1(name.encode()).hexdigest()[:12]
     return f"{head}/{name}" if name else str(head)
+
+
+def _short(key: str, value: str) -> str:
+    """A value as it stands in a run's path; of a path its last part, and what tells it from others of that name."""
+    if key not in PATHS or not value:
+        return value
+    path = Path(value.strip("'")).expanduser().resolve()
+    return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
 
 
 def quoted(override: str) -> str:

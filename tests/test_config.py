@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -113,7 +115,9 @@ def test_run_names():
     choices = type(choices)({"experiment": "zsm_vimeo", "task": "train"})
     assert run_name(choices, ["experiment=zsm_vimeo", "seed=3", "resume=true"]) == "zsm_vimeo"
     named = run_name(choices, ["size=mini", "data=folder", "data.root=/some/where/clips", "paths.runs=/x"])
-    assert named == "zsm_vimeo/data.root=clips,data=folder,size=mini"
+    assert re.fullmatch(r"zsm_vimeo/data=folder,data\.root=clips-\w{6},size=mini", named)
+    other = run_name(choices, ["size=mini", "data=folder", "data.root=/else/where/clips"])
+    assert other != named  # two folders of one name are two runs
     long = run_name(choices, [f"model.option{i}={i}" for i in range(40)])
     assert len(long.split("/")[1]) <= 180
     choices = type(choices)({"experiment": None, "task": "evaluate"})

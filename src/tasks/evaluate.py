@@ -26,11 +26,11 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise Problem(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
-    data = build_data(config, network)
+    data, restorer = build_data(config, network), build_restorer(config, network)
     data.prepare_data()  # a data set that is missing is told before anything is written
     claim(config, directory)
     trainer = build_trainer(config, directory, training=False)
-    return score(config, directory, trainer, build_restorer(config, network), data, config.checkpoint)
+    return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 
 def score(

@@ -35,7 +35,9 @@ def restore(config: DictConfig, directory: Path) -> None:
         fps = reader.fps / geometry.spacing  # type: ignore[union-attr, operator]
         frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames())
         audio = source if source.is_file() else None
-        with VideoWriter(output, fps, codec=config.codec, quality=config.quality, audio_from=audio) as writer:
+        with VideoWriter(
+            output, fps, codec=config.codec, quality=config.quality, audio_from=audio, aspect=reader.aspect
+        ) as writer:
             for _, frame in track(stream(network, frames), f"Restoring {source.name}", total=count):
                 writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
     print(f"{output}: {count} frames at {float(fps):.3f} frames per second")
