@@ -31,9 +31,10 @@ def restore(config: DictConfig, directory: Path) -> None:
     network.to(device).float().eval()
     with open_video(source) as reader:
         geometry = network.geometry
-        count = len(geometry.output_times(len(reader)))  # type: ignore[union-attr, operator]
+        length = min(len(reader), config.max_frames or len(reader))
+        count = len(geometry.output_times(length))  # type: ignore[union-attr, operator]
         fps = reader.fps / geometry.spacing  # type: ignore[union-attr, operator]
-        frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames())
+        frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames(stop=length))
         audio = source if source.is_file() else None
         with VideoWriter(
             output, fps, codec=config.codec, quality=config.quality, audio_from=audio, aspect=reader.aspect

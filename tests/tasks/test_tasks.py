@@ -166,6 +166,9 @@ def test_restore_a_video(clips, trained, tmp_path):
         packets = [sum(1 for p in file.demux(audio=0) if p.size) for file in (restored, original)]
         assert packets[0] == packets[1] > 0
     assert "17 frames" in said
+    run("task=restore", f"input={source}", f"output={tmp_path / 'start.mp4'}", "model=blend", "max_frames=3")
+    with open_video(tmp_path / "start.mp4") as reader:
+        assert len(reader) == 5
     assert "exists already" in run("task=restore", f"input={source}", f"output={output}", "model=blend", fails=True)
 
 
