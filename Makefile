@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test check slow lock clean
+.PHONY: help demo test check slow accelerator lock clean
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -36,6 +36,9 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
+
+accelerator:  ## what a CUDA machine is wanted for, under ten minutes: checks, a longer training; PYTHON=, OUT=, DATA= folder of videos
+	PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
 
 lock: $(VENV)/.ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.engine.stream import stream
+from src.errors import Problem
+from src.nn.align import DeformablePack
 from src.ops.resize import imresize
 
 
@@ -119,6 +123,82 @@ class SampleFrames(Callback):
             bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
         return (torch.cat(rows, dim=-2).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+
+
+class OffsetGuard(Callback):
+    """Watches how far deformable convolutions look, and steps in where that, or the loss, goes astray.
+
+    Offsets that explode are what users of EDVR report. Every so many steps the mean length of each layer's offsets is
+    logged as ``offsets/<layer>``, in pixels of its own level. It comes before what saves checkpoints.
+
+    Args:
+        every_n_train_steps: how often to look.
+        limit: mean offset that is too long, as a fraction of the longer side of the layer's features.
+        action: ``stop`` ends training with a sentence; ``rollback`` goes back to the weights and the optimiser of
+            ``checkpoints/last.ckpt`` and on with the next batch.
+        rollbacks: how often to go back before stopping after all.
+    """
+
+    def __init__(
+        self, *, every_n_train_steps: int, limit: float = 0.5, action: str = "stop", rollbacks: int = 3
+    ) -> None:
+        if action not in ("stop", "rollback"):
+            raise Problem(f"callbacks.offsets.action is stop or rollback, not {action}")
+        self.every, self.limit, self.action, self.rollbacks = every_n_train_steps, limit, action, rollbacks
+        self.looking = False
+        self.seen: dict[str, tuple[Tensor, int]] = {}  # by layer: mean length, longer side of the features
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, module in pl_module.named_modules():
+            if isinstance(module, DeformablePack):
+                module.offset.register_forward_hook(partial(self._look, name.removeprefix("network.")))
+
+    def _look(self, layer: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self.looking:
+            offsets = output.detach()[:, : output.shape[1] // 3 * 2].float()
+            pairs = offsets.unflatten(1, (-1, 2))  # (N, G * 9, 2, H, W)
+            self.seen[layer] = pairs.norm(dim=2).mean(), max(output.shape[-2:])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.looking = trainer.global_step % self.every == 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.looking:
+            return
+        self.looking = False
+        lengths = {layer: float(length) for layer, (length, _) in self.seen.items()}
+        pl_module.log_dict({f"offsets/{layer}": length for layer, length in lengths.items()})
+        far = [n for n, (_, side) in self.seen.items() if not lengths[n] <= self.limit * side]  # not a number, too
+        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        astray = bool(far) or not math.isfinite(loss)
+        if not trainer.strategy.reduce_boolean_decision(astray, all=False):
+            return
+        means = ", ".join(f"{n} {lengths[n]:.1f} of {side}" for n, (_, side) in self.seen.items())
+        what = f"step {trainer.global_step}: loss {loss:.4g}, mean offset and feature size in pixels: {means}"
+        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        if self.action == "rollback" and self.rollbacks > 0 and last.exists():
+            self.rollbacks -= 1
+            self._roll_back(trainer, pl_module, last)
+            rank_zero_warn(f"Training went astray at {what}; back to {last}, {self.rollbacks} more times.")
+            return
+        raise Problem(
+            f"Training went astray at {what}. The last good weights are in {last}. Lower "
+            "model.rates.deformable.factor.value or size.rate, raise size.warmup, or start from a smaller model's "
+            "checkpoint."
+        )
+
+    def _roll_back(self, trainer: Trainer, pl_module: LightningModule, last: Path) -> None:
+        content = torch.load(last, map_location=pl_module.device, weights_only=True)
+        pl_module.load_state_dict(content["state_dict"])
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_load_checkpoint(trainer, pl_module, content)  # weights are averaged by one of them
+        for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
+            rates = [group["lr"] for group in optimizer.param_groups]  # those of this step
+            optimizer.load_state_dict(state)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
 
 def wandb_logger(*, save_dir: str | Path, project: str, **options: Any) -> WandbLogger:

@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from src.errors import CheckpointError
-from src.papers import zsm
+from src.papers import edvr, zsm
 from src.papers.reference import Reference
 
-REFERENCES: list[Reference] = [zsm.REFERENCE]
+REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE]
 WRAPPERS = ("params_ema", "params", "state_dict", "model")  # where others keep the weights, best first
 PREFIXES = ("module.", "_orig_mod.", "network.")  # what wrapping in DDP, compile and Lightning leaves on names
 TRUSTED = ("src.papers", "src.nn", "torch.nn")  # a checkpoint's configuration may only build Modules of these

@@ -19,7 +19,6 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -168,7 +167,11 @@ def start_network(config: DictConfig) -> nn.Module:
     """
     network = instantiate(config.model.network)
     if config.checkpoint:
-        own, given = network.state_dict(), load(config.checkpoint).state_dict()
+        own, source = network.state_dict(), load(config.checkpoint)
+        given = source.state_dict()
+        if hasattr(network, "stages") and not hasattr(source, "stages"):  # one network for the first of several
+            first = next(iter(network.stages))
+            given = {f"stages.{first}.{name}": weight for name, weight in given.items()}
         other = [name for name in given if name not in own or own[name].shape != given[name].shape]
         if other:
             raise Problem(
@@ -196,17 +199,21 @@ def build_data(config: DictConfig, network: nn.Module) -> pl.LightningDataModule
 
 
 def build_trainer(config: DictConfig, directory: Path, *, training: bool) -> pl.Trainer:
-    """Lightning's Trainer of ``trainer``; for training with the loggers and callbacks of their groups.
-
-    ``metrics.csv`` is always written beside what ``logger`` asks for.
-    """
+    """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes nothing yet."""
     trainer = instantiate(config.trainer, _partial_=True)
     if not training:
         return trainer(default_root_dir=directory, logger=False, enable_checkpointing=False, callbacks=[])
-    loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
-    loggers += [instantiate(node, _partial_=True)(save_dir=directory) for node in (config.logger or {}).values()]
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
-    return trainer(default_root_dir=directory, logger=loggers, callbacks=callbacks)
+    return trainer(default_root_dir=directory, logger=False, callbacks=callbacks)
+
+
+def build_loggers(config: DictConfig, directory: Path) -> list[Logger]:
+    """What ``logger`` asks for; ``metrics.csv`` is always written beside it."""
+    nodes = (config.logger or {}).values()
+    return [
+        CSVLogger(directory, name="", version=""),
+        *(instantiate(node, _partial_=True)(save_dir=directory) for node in nodes),
+    ]
 
 
 def claim(config: DictConfig, directory: Path) -> None:
@@ -215,8 +222,6 @@ def claim(config: DictConfig, directory: Path) -> None:
     Raises:
         Problem: another run lies there, and ``resume`` is not true.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:  # the other ranks of a run find what the first has just written
-        return
     if (directory / "config.yaml").exists() and not config.resume:
         raise Problem(
             f"{directory} already holds a run, and a run never writes over another: add resume=true to go on with it, "

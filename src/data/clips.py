@@ -3,7 +3,7 @@
 Everything random is a function of (seed, epoch, index), or of (seed, clip, frame) in evaluation: the number of workers,
 of ranks and of interruptions changes nothing.
 
-Shapes: P patches, T input frames, T' output frames, C channels, H and W target pixels, h and w input pixels.
+Shapes: T input frames, T' output frames, C channels, H and W target pixels, h and w input pixels.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -29,11 +29,21 @@ from src.video.reader import FrameReader, open_video
 
 
 class Sample(TypedDict):
-    """``inputs`` (P, T, C, h, w) and ``targets`` (P, T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame."""
+    """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame."""
 
     inputs: Tensor
     targets: Tensor
     key: str
+
+
+class Stretch(NamedTuple):
+    """Decoded frames to cut patches from."""
+
+    clip: Clip
+    frame: int  # of the source, where it begins
+    inputs: Tensor  # uint8 (T, h, w, C)
+    targets: Tensor  # uint8 (T', H, W, C)
+    degradation: Degradation  # what is to be done yet to the inputs
 
 
 class Readers:
@@ -70,15 +80,16 @@ class ClipDataset(Dataset[Sample]):
     """Random patches of stretches of clips, with what a network is given and what it shall return.
 
     A clip that is longer than ``span`` source frames is several segments, each an index of its own; where in its
-    segment a sample begins is drawn, and every place where a sample can begin belongs to one segment. Keys are
-    ``(epoch, index)``; an index beyond the length goes round, with draws of its own.
+    segment a stretch begins is drawn, and every place where one can begin belongs to one segment. Keys are
+    ``(epoch, index, patch)``: the patch of that number of the stretch that was drawn for (epoch, index). An index
+    beyond the length goes round, with draws of its own.
 
     Args:
         clips: where the frames are. Clips shorter than a sample are left out.
         geometry: of the network.
         degradation: of the inputs.
         crop: side of a target patch, a multiple of the scale.
-        patches_per_read: patches cut from one stretch, since decoding is what costs.
+        stretches: how many decoded stretches to remember, whose next patches then cost no decoding.
         flip: mirror half of the patches left to right.
         rotate: turn patches by a random multiple of 90 degrees.
         reverse: run half of the patches backwards.
@@ -96,7 +107,7 @@ class ClipDataset(Dataset[Sample]):
         geometry: Geometry,
         degradation: Degradation,
         crop: int,
-        patches_per_read: int = 1,
+        stretches: int = 1,
         flip: bool = True,
         rotate: bool = True,
         reverse: bool = False,
@@ -105,10 +116,12 @@ class ClipDataset(Dataset[Sample]):
     ) -> None:
         check_crop(crop, geometry, degradation, reverse)
         timeline = degradation.timeline(geometry)
+        self.exposures = [list(timeline.frames(i)) for i in range(geometry.window)]  # source frames of each input
         self.input_frames = [timeline.source(i) for i in range(geometry.window)]
         self.target_frames = [timeline.target(t) for t in geometry.times]
-        self.first = min(*self.input_frames, *self.target_frames)  # source frame, counted from the first input
-        self.extent = max(*self.input_frames, *self.target_frames) + 1 - self.first
+        every = [*chain(*self.exposures), *self.target_frames]
+        self.first = min(every)  # source frame, counted from the first that the first input is made of
+        self.extent = max(every) + 1 - self.first
         span = self.extent if span is None else span
         if span < self.extent:
             raise Problem(f"data.span is {span} source frames, but a sample of this network takes {self.extent}")
@@ -126,26 +139,30 @@ class ClipDataset(Dataset[Sample]):
         self.ends = np.array(list(accumulate(self.segments)))
         self.degradation = degradation
         self.crop = crop
-        self.patches_per_read = patches_per_read
         self.flip, self.rotate, self.reverse = flip, rotate, reverse
         self.seed = seed
         self._readers = Readers()
+        self.stretches = stretches
+        self._recent: dict[tuple[int, int], Stretch] = {}
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        clip, start = self._locate(index % len(self), rng)
-        first = start - self.first
-        inputs, targets, degradation = self._read(clip, first)
-        patches = [self._patch(inputs, targets, degradation, clip, rng) for _ in range(self.patches_per_read)]
-        return Sample(
-            inputs=torch.stack([given for given, _ in patches]),
-            targets=torch.stack([wanted for _, wanted in patches]),
-            key=f"{clip.name}:{clip.start + start * clip.step}",
-        )
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        epoch, index, number = key
+        draws = np.random.default_rng(
+            [self.seed, epoch, index, 1 + number]
+        )  # a last 0 would repeat the stretch's draws
+        return self._patch(self._stretch(epoch, index), draws)
+
+    def _stretch(self, epoch: int, index: int) -> Stretch:
+        """The decoded frames of an index, read or remembered."""
+        if (epoch, index) not in self._recent:
+            clip, start = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
+            while len(self._recent) >= self.stretches:
+                del self._recent[next(iter(self._recent))]  # the oldest
+            self._recent[epoch, index] = self._read(clip, start)
+        return self._recent[epoch, index]
 
     def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int]:
         """The clip of an index and the source frame where the sample begins."""
@@ -157,32 +174,36 @@ class ClipDataset(Dataset[Sample]):
         low, high = (k * starts // segments for k in (segment, segment + 1))
         return clip, int(rng.integers(low, max(low + 1, high)))
 
-    def _read(self, clip: Clip, first: int) -> tuple[Tensor, Tensor, Degradation]:
-        """Whole frames, uint8 (T, h, w, C) and (T', H, W, C), and what is to be done yet to the former."""
-        wanted = [clip.start + (first + frame) * clip.step for frame in self.target_frames]
-        given = [clip.start + (first + frame) * clip.step for frame in self.input_frames]
+    def _read(self, clip: Clip, start: int) -> Stretch:
+        def place(frame: int) -> int:
+            return clip.start + (start - self.first + frame) * clip.step
+
+        wanted = [place(frame) for frame in self.target_frames]
         reader = self._readers(clip.path)
-        low = ready_made(clip, reader.size, self.degradation, self._readers)
-        both = wanted if low else sorted({*wanted, *given})
+        ready = ready_made(clip, reader.size, self.degradation, self._readers)
+        exposures = [] if ready else [[place(frame) for frame in frames] for frames in self.exposures]
+        both = sorted({*wanted, *chain(*exposures)})
         frames = _trimmed(reader.read(both), self.degradation.scale)
         targets = frames[[both.index(i) for i in wanted]]
-        if low is None:
-            return frames[[both.index(i) for i in given]], targets, self.degradation
-        reader, degradation = low
-        return _trimmed(reader.read(given), degradation.scale), targets, degradation
+        if ready is None:
+            exposed = [self.degradation.expose(frames[[both.index(i) for i in some]]) for some in exposures]
+            inputs, rest = torch.stack(exposed), self.degradation
+        else:
+            path, rest = ready
+            inputs = _trimmed(self._readers(path).read([place(frame) for frame in self.input_frames]), rest.scale)
+        return Stretch(clip, clip.start + start * clip.step, inputs, targets, rest)
 
-    def _patch(
-        self, inputs: Tensor, targets: Tensor, degradation: Degradation, clip: Clip, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """One patch as input (T, C, h, w) and target (T', C, H, W)."""
-        scale = self.degradation.scale
+    def _patch(self, stretch: Stretch, rng: np.random.Generator) -> Sample:
+        scale, targets = self.degradation.scale, stretch.targets
         height, width = targets.shape[1:3]
         if min(height, width) < self.crop:
-            raise Problem(f"{clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower it")
+            raise Problem(
+                f"{stretch.clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower it"
+            )
         side = self.crop // scale
         top = int(rng.integers(0, height // scale - side + 1))
         left = int(rng.integers(0, width // scale - side + 1))
-        given = degradation.patch(inputs, top, left, side, rng)
+        given = stretch.degradation.patch(stretch.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
         wanted = as_clip(targets[:, y : y + self.crop, x : x + self.crop])
         mirrored, turns, backwards = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5  # always all three
@@ -190,16 +211,7 @@ class ClipDataset(Dataset[Sample]):
             augment(part, self.flip and mirrored, turns if self.rotate else 0, self.reverse and backwards)
             for part in (given, wanted)
         )
-        return given, wanted
-
-
-def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
-    """Patches of several reads into one batch: (B, T, C, H, W)."""
-    return {
-        "inputs": torch.cat([sample["inputs"] for sample in samples]),
-        "targets": torch.cat([sample["targets"] for sample in samples]),
-        "key": [sample["key"] for sample in samples for _ in sample["inputs"]],
-    }
+        return Sample(inputs=given, targets=wanted, key=f"{stretch.clip.name}:{stretch.frame}")
 
 
 def augment(clip: Tensor, flip: bool, turns: int, reverse: bool) -> Tensor:
@@ -232,15 +244,20 @@ def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse:
 
 def ready_made(
     clip: Clip, size: tuple[int, int], degradation: Degradation, readers: Readers
-) -> tuple[FrameReader, Degradation] | None:
-    """The reader of a clip's ready-made low-resolution frames and what is to be done yet to them, where they fit."""
-    if clip.low is None or not clip.low.exists():
-        return None
-    reader = readers(clip.low)
-    factor = size[0] // reader.size[0]
-    rest = degradation.reduced(factor)
-    fits = reader.size == (size[0] // factor, size[1] // factor) if factor else False
-    return (reader, rest) if fits and rest is not None else None
+) -> tuple[Path, Degradation] | None:
+    """A folder of frames of a clip that are degraded already, and what is to be done yet to them.
+
+    Of those that the data set brings the one with which least is left to do; ``None`` where none fits.
+    """
+    found = []
+    for done, path in clip.ready.items():
+        if path.exists():
+            height, width = readers(path).size
+            factor = max(1, size[0] // height)
+            rest = degradation.after(done, factor)
+            if rest is not None and (height, width) == (size[0] // factor, size[1] // factor):
+                found.append((len(rest.steps), path, rest))
+    return min(found, key=lambda entry: entry[0])[1:] if found else None
 
 
 def _trimmed(frames: Tensor, scale: int) -> Tensor:
@@ -315,16 +332,31 @@ class EvaluationClip:
 
     def inputs(self) -> Iterator[Tensor]:
         """Input frames in order: float32 (C, h, w) in [0, 1]."""
-        path, degradation = self.clip.path, self.degradation
         readers = Readers()
-        low = ready_made(self.clip, self._about[1], degradation, readers)
-        if low is not None and self.clip.low is not None:
-            path, degradation = self.clip.low, low[1]
+        ready = ready_made(self.clip, self._about[1], self.degradation, readers)
         readers.close()
-        name = zlib.crc32(self.name.encode())
-        for i, frame in enumerate(self._frames(path, [self.timeline.source(i) for i in range(self.frames)])):
-            rng = np.random.default_rng([self.seed, name, i])
-            yield degradation(as_clip(_trimmed(frame[None], degradation.scale)), rng)[0]
+        path, degradation = ready or (self.clip.path, self.degradation)
+        ranges = [self.timeline.frames(i) for i in range(self.frames)]
+        if ready:
+            ranges = [range(self.timeline.source(i), self.timeline.source(i) + 1) for i in range(self.frames)]
+        name, count = zlib.crc32(self.name.encode()), degradation.together
+        exposed = self._exposed(path, ranges, degradation)
+        for first in range(0, self.frames, count):
+            some = torch.stack(list(islice(exposed, count)))
+            rng = np.random.default_rng([self.seed, name, first])
+            yield from degradation(as_clip(_trimmed(some, degradation.scale)), rng)
+
+    def _exposed(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
+        """One uint8 (H, W, C) for each range of source frames, ascending; only frames of one range are kept."""
+        needed = sorted(set(chain(*ranges)))
+        frames = zip(needed, self._frames(path, needed), strict=True)
+        held: dict[int, Tensor] = {}
+        for wanted in ranges:
+            held = {number: frame for number, frame in held.items() if number >= wanted[0]}
+            while wanted[-1] not in held:
+                number, frame = next(frames)
+                held[number] = frame
+            yield degradation.expose(torch.stack([held[number] for number in wanted]))
 
     def targets(self) -> Iterator[tuple[Fraction, Tensor]]:
         """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1]."""

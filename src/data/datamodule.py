@@ -12,11 +12,13 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop, collate
+from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop
 from src.data.degrade import Degradation
 from src.data.layouts import Clip, Splits
 from src.errors import Problem
 from src.geometry import Geometry
+
+MIXED = 8  # decoded stretches that batches are mixed from, where each gives patches to several; all stay in memory
 
 
 class DataModule(LightningDataModule):
@@ -36,7 +38,8 @@ class DataModule(LightningDataModule):
         crop: side of a training patch, in target pixels.
         batch_size: patches a step and a rank.
         workers: processes that decode; 0 decodes in the training process.
-        patches_per_read: patches cut from each stretch that is decoded; divides ``batch_size``.
+        patches_per_read: patches cut from each stretch that is decoded. It divides ``batch_size``, or ``batch_size``
+            divides it: then some stretches are kept at a time, and every batch mixes patches of them.
         flip, rotate, reverse: augmentation: mirroring, quarter turns, running backwards.
         seed: of crops, augmentation, noise and order.
         span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
@@ -70,16 +73,19 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_crop(crop, geometry, degradation, reverse)
-        if patches_per_read < 1 or batch_size < 1 or batch_size % patches_per_read:
+        if min(patches_per_read, batch_size) < 1 or max(patches_per_read, batch_size) % min(
+            patches_per_read, batch_size
+        ):
             raise Problem(
-                f"data.batch_size={batch_size} counts patches and must be a multiple of "
-                f"data.patches_per_read={patches_per_read}: change one of them"
+                f"data.batch_size={batch_size} counts patches, and one of it and data.patches_per_read="
+                f"{patches_per_read} must be a multiple of the other: change one of them"
             )
         self.layout = layout
         self.root = Path(root).expanduser()
         self.geometry, self.degradation = geometry, degradation
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
+        self.mixed = 1 if patches_per_read <= batch_size else MIXED
         self.flip, self.rotate, self.reverse = flip, rotate, reverse
         self.seed, self.span = seed, span
         self.validate_clips, self.validate_frames, self.test_frames = validate_clips, validate_frames, test_frames
@@ -101,7 +107,7 @@ class DataModule(LightningDataModule):
                 geometry=self.geometry,
                 degradation=self.degradation,
                 crop=self.crop,
-                patches_per_read=self.patches_per_read,
+                stretches=self.mixed,
                 flip=self.flip,
                 rotate=self.rotate,
                 reverse=self.reverse,
@@ -114,16 +120,22 @@ class DataModule(LightningDataModule):
             self.setup("fit")
         assert self.training is not None
         rank, world = self._place
-        reads = self.batch_size // self.patches_per_read
-        sampler = EpochSampler(len(self.training), seed=self.seed, rank=rank, world=world, multiple=reads)
+        sampler = EpochSampler(
+            len(self.training),
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            multiple=max(1, self.batch_size // self.patches_per_read),
+            patches=self.patches_per_read,
+            mixed=self.mixed,
+        )
         if self.trainer is not None:  # workers start on the first epoch before Lightning says which one it is
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
         return Loader(
             self.training,
             sampler=sampler,
-            batch_size=reads,
-            collate_fn=collate,
+            batch_size=self.batch_size,
             num_workers=self.workers,
             multiprocessing_context=_context() if self.workers else None,
             persistent_workers=self.workers > 0,
@@ -163,8 +175,8 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) in an order that is a function of (seed, epoch), each rank its own share.
+class EpochSampler(Sampler[tuple[int, int, int]]):
+    """Keys (epoch, index, patch) in an order that is a function of (seed, epoch), each rank its own share.
 
     What does not make whole batches on all ranks is left out, something else each epoch. Where there are fewer indices
     than one batch of all ranks takes, they go round; an index beyond ``size`` is the same stretch with other draws.
@@ -173,28 +185,47 @@ class EpochSampler(Sampler[tuple[int, int]]):
         size: number of indices.
         seed: of the order.
         rank, world: whose share.
-        multiple: indices in a batch.
+        multiple: indices that whole batches take.
+        patches: of each index.
+        mixed: indices whose patches come in random order; those of all others stay together.
     """
 
-    def __init__(self, size: int, *, seed: int, rank: int = 0, world: int = 1, multiple: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        multiple: int = 1,
+        patches: int = 1,
+        mixed: int = 1,
+    ) -> None:
         self.rounds = -(-multiple * world // size)
         self.size = size * self.rounds
         self.seed, self.rank, self.world, self.multiple = seed, rank, world, multiple
+        self.patches, self.mixed = patches, mixed
         self.epoch, self.skip = 0, 0
 
     def __len__(self) -> int:
-        return self.size // (self.world * self.multiple) * self.multiple
+        return self.size // (self.world * self.multiple) * self.multiple * self.patches
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
             self.epoch, self.skip = epoch, 0
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.size, generator=generator).tolist()
-        mine = order[self.rank :: self.world][: len(self)]
-        for index in mine[self.skip :]:
-            yield self.epoch, index
+        mine = order[self.rank :: self.world][: len(self) // self.patches]
+        keys = []
+        for first in range(0, len(mine), self.mixed):
+            group = [(index, patch) for index in mine[first : first + self.mixed] for patch in range(self.patches)]
+            if self.mixed > 1:
+                group = [group[k] for k in torch.randperm(len(group), generator=generator).tolist()]
+            keys += group
+        for index, patch in keys[self.skip :]:
+            yield self.epoch, index, patch
 
 
 class Loader(DataLoader[Sample]):
@@ -210,8 +241,7 @@ class Loader(DataLoader[Sample]):
         self._given = 0  # batches of this epoch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        reads = self.batch_size or 1
-        self._given = self.sampler.skip // reads
+        self._given = self.sampler.skip // (self.batch_size or 1)
         batches = super().__iter__()  # workers begin to read here, not at the first batch
         return self._counted(batches)
 

@@ -1,6 +1,6 @@
 """Forward models: how the frames that a network is given come about from the frames that it shall return.
 
-A degradation is a timeline (which source frames make an input frame) and a tuple of steps (what happens to its
+A degradation is an exposure (which source frames make an input frame) and a tuple of steps (what happens to its
 pixels), in the order in which they happen. Every step returns 8-bit values, as the files of published data sets do.
 
 Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip here is (T, C, H, W) in [0, 1].
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, NamedTuple, Protocol
 
+import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -31,10 +33,15 @@ class Step(Protocol):
     """One thing that happens to the pixels of a clip.
 
     Attributes:
+        kind: what data sets that bring frames to which it has happened call it.
         scale: how many times smaller the result is.
         margin: pixels of its input around a patch that a step must see to treat the patch as in the whole frame.
         alignment: pixels of its input after which its grid repeats; a patch must begin on that grid.
+        together: frames of a whole clip that it must be given at a time, 1 where each is treated by itself.
     """
+
+    kind: ClassVar[str]
+    together: ClassVar[int]
 
     @property
     def scale(self) -> int: ...
@@ -50,6 +57,9 @@ class Bicubic:
     """MATLAB's antialiased bicubic reduction, rounded to 8 bits as a published low-resolution PNG is."""
 
     scale: int
+
+    kind: ClassVar[str] = "bicubic"
+    together: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.scale < 2:
@@ -86,6 +96,8 @@ class Noise:
     gaussian: float = 0.1
     salt_pepper: float = 0.1
 
+    kind: ClassVar[str] = "noise"
+    together: ClassVar[int] = 1
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 0
     alignment: ClassVar[int] = 1
@@ -119,6 +131,8 @@ class Jpeg:
     quality: int | Sequence[int]
     subsampling: str = "4:2:0"
 
+    kind: ClassVar[str] = "jpeg"
+    together: ClassVar[int] = 1
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 16  # chroma is interpolated across the border of a coding unit
     alignment: ClassVar[int] = 16  # the coding unit at 4:2:0
@@ -157,22 +171,75 @@ class Jpeg:
 
 
 @dataclass(frozen=True)
+class Mpeg4:
+    """Compression by a real MPEG-4 (Part 2) codec at 4:2:0, the frames of a clip one video: NTIRE 2019's artefacts.
+
+    A patch is coded by itself, with what lies a little around it: motion that comes from further away is coded as
+    something new, which in a whole frame it is not.
+
+    Args:
+        quantiser: the codec's scale, 1 (best) to 31, the same for all frames.
+    """
+
+    quantiser: int = 8
+
+    kind: ClassVar[str] = "compression"
+    together: ClassVar[int] = 12  # the codec's own distance between frames that stand by themselves
+    scale: ClassVar[int] = 1
+    margin: ClassVar[int] = 32
+    alignment: ClassVar[int] = 16  # the coding unit
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quantiser <= 31:
+            raise Problem(f"an MPEG-4 quantiser is a number from 1 to 31, got {self.quantiser}")
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        height, width = clip.shape[-2:]
+        even = F.pad(quantise(clip), (0, width % 2, 0, height % 2), mode="replicate")
+        levels = (even * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()  # (T, H, W, C)
+        decoded = np.stack(list(self._code(levels)))[:, :height, :width]
+        return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(clip) / 255).contiguous()
+
+    def _code(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+        encoder = av.CodecContext.create("mpeg4", "w")
+        encoder.height, encoder.width = frames.shape[1:3]
+        encoder.pix_fmt, encoder.time_base, encoder.gop_size = "yuv420p", Fraction(1, 24), self.together
+        encoder.options = {"qmin": str(self.quantiser), "qmax": str(self.quantiser), "bf": "0"}
+        packets = []
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            picture.pts = i
+            packets += encoder.encode(picture)
+        packets += encoder.encode(None)
+        decoder = av.CodecContext.create("mpeg4", "r")
+        decoder.extradata = encoder.extradata
+        for packet in [*packets, None]:
+            for picture in decoder.decode(packet):
+                yield picture.to_ndarray(format="rgb24")
+
+    def __str__(self) -> str:
+        return f"mpeg4 quantiser={self.quantiser}"
+
+
+@dataclass(frozen=True)
 class Timeline:
     """Which source frames make the input frames, and where outputs find theirs.
 
     Args:
         every: source frames from one input frame to the next.
+        exposure: source frames that are averaged for an input frame, which lies at the middle one's time.
     """
 
     every: int
+    exposure: int = 1
 
     def frames(self, i: int) -> range:
         """Source frames that input frame ``i`` is made of."""
-        return range(i * self.every, i * self.every + 1)
+        return range(i * self.every, i * self.every + self.exposure)
 
     def source(self, i: int) -> int:
         """The source frame at whose time input frame ``i`` lies."""
-        return self.frames(i)[0]
+        return self.frames(i)[self.exposure // 2]
 
     def target(self, time: Fraction | int) -> int:
         """The source frame at ``time`` (in input frames).
@@ -187,7 +254,7 @@ class Timeline:
                 f"every={self.every} (source frames from one input to the next): set degradation.every to a multiple "
                 f"of {Fraction(time).denominator}"
             )
-        return int(place)
+        return int(place) + self.exposure // 2
 
     def inputs(self, sources: int) -> int:
         """How many input frames come of ``sources`` source frames."""
@@ -207,21 +274,31 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Degradation:
-    """A timeline and an ordered composition of steps.
+    """An exposure and an ordered composition of steps.
 
     Args:
         steps: what happens to the pixels, in this order.
         every: source frames from one input frame to the next; ``None`` takes the least with which each output of
             the network has a source frame (2 for Zooming SlowMo: it is given the odd frames only).
+        exposure: source frames that are averaged for an input frame, an odd number; the target is the middle one.
+        gamma: exponent that makes light of pixel values before they are averaged: 1 averages them as they are.
     """
 
     steps: Sequence[Step] = ()
     every: int | None = None
+    exposure: int = 1
+    gamma: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
         if self.every is not None and self.every < 1:
             raise Problem(f"degradation.every counts source frames from one input to the next, got {self.every}")
+        if self.exposure < 1 or self.exposure % 2 == 0:
+            raise Problem(
+                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle"
+            )
+        if not self.gamma > 0:
+            raise Problem(f"degradation.gamma must be greater than 0, got {self.gamma}")
 
     @property
     def scale(self) -> int:
@@ -234,7 +311,7 @@ class Degradation:
         Raises:
             Problem: an output would lie between source frames.
         """
-        timeline = Timeline(self.every or geometry.subdivision)
+        timeline = Timeline(self.every or geometry.subdivision, self.exposure)
         for time in geometry.times:
             timeline.target(time)
         return timeline
@@ -252,15 +329,34 @@ class Degradation:
             )
         self.timeline(geometry)
 
-    def reduced(self, factor: int) -> Degradation | None:
-        """What remains to be done to frames that a data set brings ready-made, ``factor`` times smaller.
+    @property
+    def together(self) -> int:
+        """Frames of a whole clip that must be degraded at a time."""
+        return max((step.together for step in self.steps), default=1)
 
-        ``None`` where the degradation does not begin with that very reduction.
+    def after(self, done: Sequence[str], factor: int) -> Degradation | None:
+        """What remains to be done to frames that a data set brings ready-made.
+
+        Args:
+            done: what has happened to them: ``blur`` for an exposure, then kinds of steps.
+            factor: how many times smaller than the source frames they are.
+
+        Returns:
+            ``None`` where this degradation does not begin with that very thing.
         """
-        first = self.steps[0] if self.steps else None
-        if isinstance(first, Bicubic) and first.scale == factor:
-            return replace(self, steps=self.steps[1:])
-        return None
+        begins = [*(["blur"] if self.exposure > 1 else []), *(step.kind for step in self.steps)]
+        blurred = len(begins) - len(self.steps)
+        count = len(done) - blurred
+        if list(done) != begins[: len(done)] or count < 0 or math.prod(s.scale for s in self.steps[:count]) != factor:
+            return None
+        return replace(self, steps=self.steps[count:], exposure=1)
+
+    def expose(self, frames: Tensor) -> Tensor:
+        """The mean of uint8 frames (N, H, W, C) as light, rounded: uint8 (H, W, C)."""
+        if len(frames) == 1:
+            return frames[0]
+        light = frames.to(torch.float32).div(255).pow(self.gamma).mean(0).pow(1 / self.gamma)
+        return light.mul(255).add(0.5 + TIE).floor().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """Degrades whole frames: (T, C, H, W) -> (T, C, h, w)."""
@@ -301,7 +397,9 @@ class Degradation:
         return spans
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.steps)) or "none"
+        light = f" gamma={self.gamma:g}" if self.gamma != 1 else ""
+        exposure = [f"exposure {self.exposure}{light}"] if self.exposure > 1 else []
+        return ", ".join([*exposure, *map(str, self.steps)]) or "none"
 
 
 def quantise(clip: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,7 +37,8 @@ class Clip:
         subset: part of a test set that has a mean of its own (Vimeo-90K's ``fast``, ...).
         start, stop: its first frame, and the one behind its last, in frames of the file; ``None`` is the end.
         step: each ``step``-th frame of the file is a source frame.
-        low: folder of ready-made low-resolution frames of the same numbers.
+        ready: folders of frames of the same numbers that are degraded already, by what has happened to them, e.g.
+            ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degrade.Degradation.after`.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Clip:
     start: int = 0
     stop: int | None = None
     step: int = 1
-    low: Path | None = None
+    ready: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
 
     def length(self) -> int:
         """Source frames; opens the file where ``stop`` is not given."""
@@ -136,6 +137,12 @@ EXPECTED: dict[str, Expected] = {
         size=(256, 448),
         frames=7,
     ),
+    "reds": Expected(
+        source="https://seungjunnah.github.io/Datasets/reds.html",
+        counts={"train": 266, "test": 4},  # with validation clips counted as training clips
+        size=(720, 1280),
+        frames=100,
+    ),
     "vid4": Expected(
         source="https://github.com/yhjo09/VSR-DUF (inputs/G)",
         counts={"test": 4},
@@ -203,7 +210,7 @@ def _vimeo_low(base: Path) -> Path | None:
 
 
 def _septuplet(base: Path, low: Path | None, key: str, subset: str = "") -> Clip:
-    return Clip(key, base / "sequences" / key, subset, stop=7, low=low / key if low else None)
+    return Clip(key, base / "sequences" / key, subset, stop=7, ready={("bicubic",): low / key} if low else {})
 
 
 def _listed(path: Path) -> list[str]:
@@ -260,6 +267,74 @@ def _frames(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
 
 
+# --- REDS ---
+
+
+TRACKS: dict[str, tuple[str, ...]] = {  # of NTIRE 2019: folder, and what has happened to the frames in it
+    "sharp_bicubic/X4": ("bicubic",),
+    "blur_bicubic/X4": ("blur", "bicubic"),
+    "blur": ("blur",),
+    "blur_comp": ("blur", "compression"),
+}
+REDS4 = ("000", "011", "015", "020")  # EDVR, Section 4.1
+REDS_TRAIN, REDS_VAL = 240, 30  # clips
+
+
+def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
+    """REDS: ``train_sharp/000`` to ``239`` and ``val_sharp/000`` to ``029``, with what the tracks bring beside them.
+
+    Frames of the tracks of NTIRE 2019 (``train_sharp_bicubic/X4``, ``train_blur``, ``train_blur_bicubic/X4``,
+    ``train_blur_comp``, and the same of ``val``) are used where they are there and the degradation begins with what
+    has happened to them; otherwise it is made on the fly. Validation clips that were moved behind the training clips
+    (``train_sharp/240`` to ``269``, the published training code's way) are found there.
+
+    Args:
+        root: the folder that holds them, possibly in folders ``train`` and ``val``.
+        split: ``reds4`` tests on training clips 000, 011, 015 and 020 and trains on the 266 others; ``official`` trains
+            on the 240 training clips and tests on the 30 validation clips.
+        hold_back: training clips, evenly spread, that validate instead; the paper holds back none.
+
+    Raises:
+        Problem: it is not there, or has clips missing of those that test.
+    """
+    if split not in ("reds4", "official"):
+        raise Problem(f"data.layout.split is reds4 or official, not {split}")
+    root = Path(root)
+    train, val = _reds_clips(root, "train"), _reds_clips(root, "val")
+    if not train and not val:
+        raise _missing("REDS (folders train_sharp and val_sharp)", root, EXPECTED["reds"].source)
+    moved = {f"{int(name) - REDS_TRAIN:03d}": clip for name, clip in train.items() if int(name) >= REDS_TRAIN}
+    train = {name: clip for name, clip in train.items() if int(name) < REDS_TRAIN}
+    val = {f"val_{name}": replace(clip, name=f"val_{name}") for name, clip in {**moved, **val}.items()}
+    if split == "official":
+        pool, test = train, list(val.values())
+    else:
+        if lacking := [name for name in REDS4 if train and name not in train]:
+            raise Problem(f"{root} lacks {', '.join(lacking)} of the four clips of REDS4: unpack train_sharp again")
+        test = [train[name] for name in REDS4 if name in train]
+        pool = {name: clip for name, clip in {**train, **val}.items() if name not in REDS4}
+    names = sorted(pool)
+    held = {names[k * len(names) // hold_back] for k in range(hold_back)} if 0 < hold_back < len(names) else set()
+    return Splits([pool[n] for n in names if n not in held], [pool[n] for n in names if n in held], test)
+
+
+def _reds_clips(root: Path, part: str) -> dict[str, Clip]:
+    """Clips of ``train`` or ``val`` by their numbers, with the folders of the tracks that are there."""
+    base = next((place for place in (root, root / part) if (place / f"{part}_sharp").is_dir()), None)
+    if base is None:
+        return {}
+    tracks = {done: base / f"{part}_{name}" for name, done in TRACKS.items() if (base / f"{part}_{name}").is_dir()}
+    folders = sorted(path for path in (base / f"{part}_sharp").iterdir() if path.is_dir() and path.name.isdigit())
+    return {
+        path.name: Clip(
+            path.name,
+            path.resolve(),
+            ready={done: track / path.name for done, track in tracks.items() if (track / path.name).is_dir()},
+        )
+        for path in folders
+    }
+
+
 # --- Any folder ---
 
 
@@ -278,7 +353,7 @@ def folder(
             back whole videos.
         step: each ``step``-th frame of a file is a source frame (8 makes 30 fps of 240).
         gap: source frames that are left out between the splits of a video, so that they share nothing.
-        low: folder of ready-made low-resolution frames, in which everything is named as in ``root``.
+        low: folder of bicubically reduced frames, in which everything is named as in ``root``.
 
     Raises:
         Problem: there is no video, or too little to hold anything back.
@@ -312,7 +387,8 @@ def _clips(root: Path, step: int, low: Path | None) -> list[Clip]:
         shown = Path(path.name) if path == root else inner
         name = (shown if path.is_dir() else shown.with_suffix("")).as_posix()
         beside = Path(low) / inner if low else None
-        clips.append(Clip(name, path.resolve(), step=step, low=beside if beside and beside.exists() else None))
+        ready: dict[tuple[str, ...], Path] = {("bicubic",): beside} if beside and beside.exists() else {}
+        clips.append(Clip(name, path.resolve(), step=step, ready=ready))
     stems = [clip.name for clip in clips]
     return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
 
@@ -431,7 +507,7 @@ def _unfinished(root: Path) -> str | None:
 
 def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]:
     clips = [*splits.train, *splits.validate, *splits.test]
-    found: dict[str, int] = {"train": len(splits.train), "test": len(splits.test)}
+    found: dict[str, int] = {"train": len(splits.train) + len(splits.validate), "test": len(splits.test)}
     for clip in splits.test:
         found[clip.subset] = found.get(clip.subset, 0) + 1
     for name, count in expected.counts.items():

@@ -16,7 +16,8 @@ FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, tra
 class Ensemble(nn.Module):
     """Runs a network on flipped and transposed copies of a clip, turns the results back, and averages them.
 
-    (B, T, C, H, W) to what the network makes of it; one copy at a time, so memory is that of a single pass.
+    (B, T, C, H, W) to what the network makes of it. On an accelerator copies of one shape are one batch, split where
+    its memory does not take them; on the CPU they come one by one.
 
     Args:
         network: any network of the suite.
@@ -32,13 +33,28 @@ class Ensemble(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         total: Tensor | float = 0.0
-        for flip in FLIPS[self.copies]:
-            total = total + _turn(self.network(_turn(clip, *flip)), *flip, back=True)
+        for transposed in (False, True):
+            flips = [flip for flip in FLIPS[self.copies] if flip[2] == transposed]
+            if flips:
+                copies = [turn(clip, flip) for flip in flips]
+                restored = self._run(copies) if clip.is_cuda else [self.network(copy) for copy in copies]
+                for flip, copy in zip(flips, restored, strict=True):
+                    total = total + turn(copy, flip, back=True)
         return torch.as_tensor(total) / self.copies
 
+    def _run(self, copies: list[Tensor]) -> list[Tensor]:
+        try:
+            return list(self.network(torch.cat(copies)).chunk(len(copies)))
+        except torch.OutOfMemoryError:
+            if len(copies) == 1:
+                raise
+        half = len(copies) // 2
+        return self._run(copies[:half]) + self._run(copies[half:])
 
-def _turn(clip: Tensor, mirror: bool, upend: bool, transpose: bool, back: bool = False) -> Tensor:
-    """Mirrors, then transposes the last two axes; ``back`` undoes it."""
+
+def turn(clip: Tensor, flip: tuple[bool, bool, bool], *, back: bool = False) -> Tensor:
+    """Mirrors, then transposes the last two axes, as an entry of ``FLIPS`` says; ``back`` undoes it."""
+    mirror, upend, transpose = flip
     axes = [axis for axis, wanted in ((-1, mirror), (-2, upend)) if wanted]
     if transpose and back:
         clip = clip.transpose(-1, -2)

@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import partial
+from itertools import tee
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from src.engine.ensemble import FLIPS, turn
 from src.geometry import Geometry
+
+Frame = TypeVar("Frame")  # or whatever is kept of one
 
 
 def stream(
-    network: nn.Module, frames: Iterable[Tensor], *, clip_length: int | None = None
+    network: nn.Module, frames: Iterable[Tensor], *, clip_length: int | None = None, copies: int = 1
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Restores a video frame by frame.
 
     Args:
-        network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says.
+        network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says. Where it has
+            ``frame_features`` and ``restore`` (the former computes of each frame alone what the latter makes a window's
+            output of), each frame's features are computed once and kept for as long as a window needs them. Where
+            it has ``stages``, they stream one behind the other.
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
         clip_length: output frames of one pass, for networks that take windows of any length; by default the
             network's own.
+        copies: flipped and turned copies whose mean is the result (see :mod:`src.engine.ensemble`).
 
     Yields:
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
@@ -30,17 +40,28 @@ def stream(
     geometry: Geometry = network.geometry  # type: ignore[assignment]
     if clip_length is not None:
         geometry = geometry.lengthened(clip_length)
+    if copies > 1:
+        yield from _together(network, frames, clip_length, copies)
+        return
+    if stages := list(getattr(network, "stages", {}).values()):
+        yield from _stages(stages, frames)
+        return
+    separable = hasattr(network, "frame_features")
+    encode: Any = network.frame_features if separable else lambda clip: (clip,)
+    restore: Any = network.restore if separable else network
     total = 0
 
-    def counted() -> Iterator[Tensor]:
+    def encoded() -> Iterator[tuple[Tensor, ...]]:
         nonlocal total
         for total, frame in enumerate(frames, start=1):  # noqa: B007 - the count is what is wanted
-            yield frame
+            with torch.inference_mode():
+                features = encode(frame[None, None])
+            yield features
 
     last: Fraction | None = None
-    for start, window in windows(counted(), geometry):
+    for start, window in windows(encoded(), geometry):
         with torch.inference_mode():
-            restored = network(torch.stack(window).unsqueeze(0))[0].float()
+            restored = restore(*(torch.cat(parts, dim=1) for parts in zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
         for time, frame in zip((start + t for t in geometry.times), restored, strict=True):
             if earliest <= time <= latest and (last is None or time > last):
@@ -48,15 +69,49 @@ def stream(
                 yield time, frame
 
 
-def windows(frames: Iterable[Tensor], geometry: Geometry) -> Iterator[tuple[int, list[Tensor]]]:
+def _together(
+    network: nn.Module, frames: Iterable[Tensor], clip_length: int | None, copies: int
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """A self-ensemble: all copies of the video side by side."""
+    flips = FLIPS[copies]
+    runs = [
+        stream(network, map(partial(turn, flip=flip), some), clip_length=clip_length)
+        for flip, some in zip(flips, tee(frames, copies), strict=True)
+    ]
+    for restored in zip(*runs, strict=True):
+        total = sum(turn(frame, flip, back=True) for flip, (_, frame) in zip(flips, restored, strict=True))
+        yield restored[0][0], torch.as_tensor(total) / copies
+
+
+def _stages(stages: list[nn.Module], frames: Iterable[Tensor]) -> Iterator[tuple[Fraction, Tensor]]:
+    """A cascade: each stage streams over what the one before it restores."""
+    *before, last = stages
+    if not before:
+        yield from stream(last, frames)
+        return
+    origin: list[Fraction] = []  # times, in input frames, of the first two frames that the last stage is given
+
+    def given() -> Iterator[Tensor]:
+        for time, frame in _stages(before, frames):
+            if len(origin) < 2:
+                origin.append(time)
+            yield frame
+
+    for time, frame in stream(last, given()):
+        step = origin[1] - origin[0] if len(origin) > 1 else Fraction(1)
+        yield origin[0] + time * step, frame
+
+
+def windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:
     """Windows of ``geometry.window`` frames that together cover every output time of a video.
 
     The last window is moved back so that it ends with the video instead of being filled up.
 
     Yields:
-        The number, in the video, of the window's first frame (negative for one before its start), and the frames.
+        The number, in the video, of the window's first frame (negative for one before its start), and what was given
+        for the frames.
     """
-    held: deque[Tensor] = deque(maxlen=geometry.window)
+    held: deque[Frame] = deque(maxlen=geometry.window)
     start, latest = 0, None
     for pushed, frame in enumerate(_extended(frames, geometry), start=1):
         held.append(frame)
@@ -68,7 +123,7 @@ def windows(frames: Iterable[Tensor], geometry: Geometry) -> Iterator[tuple[int,
         yield start - geometry.lead, list(held)
 
 
-def _extended(frames: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:
+def _extended(frames: Iterable[Frame], geometry: Geometry) -> Iterator[Frame]:
     """The video with its first and last frame repeated where windows reach beyond it, and at least one window long."""
     length, frame = 0, None
     for frame in frames:

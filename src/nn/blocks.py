@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
+
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution with zero padding that keeps the size (or divides it by ``stride``)."""
@@ -33,7 +35,7 @@ class Blend(nn.Conv2d):
 
 def leaky(x: Tensor) -> Tensor:
     """LeakyReLU with the slope 0.1 that EDVR, Zooming SlowMo and DSFN share."""
-    return F.leaky_relu(x, 0.1)
+    return F.leaky_relu(x, SLOPE)
 
 
 class ResidualBlock(nn.Module):
@@ -62,6 +64,8 @@ def trunk(channels: int, blocks: int) -> nn.Sequential:
 
 class FrameEncoder(nn.Module):
     """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
+
+    shrink = 1  # by how much height and width are divided
 
     def __init__(self, channels: int, *, blocks: int) -> None:
         super().__init__()

@@ -1,8 +1,13 @@
 """Initial weights under which a network already interpolates, so that a short training only adds what that lacks.
 
 Three channels of every feature, the *carriers*, bring the colours of the input through all parts to the output: frames
-are enlarged bilinearly, those in between are blended. The other channels start as they always do. Nothing here changes
-what a network can learn, or its parameters' names and shapes. The published trainings start without it.
+are enlarged by quadratic interpolation, those in between are blended. The other channels start as they always do.
+Nothing here changes what a network can learn, or its parameters' names and shapes. The published trainings start
+without it.
+
+Carriers are centred about zero where tanh, zero padding and leaky ReLU would bend them: tanh is straightest there, a
+padded border is grey instead of black, and a carrier beside its own negative passes a leaky ReLU unbent, since
+leaky(x) - leaky(-x) = (1 + slope) x.
 """
 
 from __future__ import annotations
@@ -10,19 +15,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from src.errors import Problem
 from src.nn.align import DeformablePack, PyramidAlign
-from src.nn.blocks import Blend, FrameEncoder, ResidualBlock
+from src.nn.blocks import SLOPE, Blend, FrameEncoder, ResidualBlock
 from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
 
 CARRIERS = 3  # red, green, blue
+MIDDLE = 0.5  # of the range of colours
 OPEN = 6.0  # bias of a gate that lets through, sigmoid(6) = 0.998
-SMALL = 0.25  # what carriers are scaled by before tanh, which is nearly linear there
+SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear there
 
 
 def start_interpolating(network: nn.Module) -> None:
     """Sets the carriers' weights in every part of ``network``, in place."""
-    gain = 1.0  # of the carriers between encoder and reconstruction
+    gain, offset = 1.0, 0.0  # carriers reach the reconstruction as gain * (colour - offset)
     for part in network.modules():
         if isinstance(part, FrameEncoder):
             _carry(part.conv, [1.0])
@@ -35,14 +42,12 @@ def start_interpolating(network: nn.Module) -> None:
                 _carry(blend, [1.0, 0.0])
         elif isinstance(part, Blend):
             _carry(part, [0.5, 0.5])
-        elif isinstance(part, ConvLSTM):
-            gain = _carry_through_gates(part)
+    for part in network.modules():
+        if isinstance(part, ConvLSTM):
+            gain, offset = _carry_through_gates(part), MIDDLE
     for part in network.modules():
         if isinstance(part, Reconstruct):
-            for conv, step in zip(part.upscale, part.steps, strict=True):
-                _enlarge(conv, step)
-            _carry(part.refine, [1.0])
-            _carry(part.last, [1 / gain])
+            _enlarge(part, gain, offset)
 
 
 @torch.no_grad()
@@ -65,11 +70,14 @@ def _carry_weight(weight: Tensor, shares: list[float]) -> None:
 
 @torch.no_grad()
 def _carry_through_gates(lstm: ConvLSTM) -> float:
-    """The current frame's carriers go through, the state's hardly; returns how much smaller they come out."""
+    """The current frame's carriers go through, the state's do not; returns how much smaller they come out."""
+    for part in lstm.modules():
+        if isinstance(part, Blend):  # of the state and the current frame, which would come in twice
+            _carry(part, [0.0, 0.0])
     weight, bias = lstm.gates.weight, lstm.gates.bias
     assert bias is not None
     channels = len(bias) // 4
-    for gate, start in enumerate((OPEN, -OPEN, OPEN, 0.0)):  # input, forget, output, candidate
+    for gate, start in enumerate((OPEN, -OPEN, OPEN, -SMALL * MIDDLE)):  # input, forget, output, candidate
         rows = slice(gate * channels, gate * channels + CARRIERS)
         weight[rows], bias[rows] = 0, start
     for channel in range(CARRIERS):
@@ -78,15 +86,37 @@ def _carry_through_gates(lstm: ConvLSTM) -> float:
 
 
 @torch.no_grad()
-def _enlarge(conv: nn.Module, step: int) -> None:
-    """Carriers come out of ``conv`` and the pixel shuffle behind it enlarged bilinearly ``step`` times."""
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.bias is not None
-    places = (torch.arange(step) + 0.5) / step - 0.5  # of the new pixels, in old ones
-    taps = (1 - (places[:, None] - torch.arange(-1, 2)).abs()).clamp(min=0)  # (step, 3)
-    conv.weight[: CARRIERS * step**2], conv.bias[: CARRIERS * step**2] = 0, 0
+def _enlarge(part: Reconstruct, gain: float, offset: float) -> None:
+    """Carriers, gain * (colour - offset) at first, leave ``part`` as colours, enlarged step by step."""
+    sources = [(1 / gain, 0)]  # what makes one carrier: a factor, and which channels, counted in threes
+    level = offset - MIDDLE  # what is missing to be centred
+    for conv, step in [*zip(part.upscale, part.steps, strict=True), (part.refine, 1)]:
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        if conv.weight.shape[0] < 2 * CARRIERS * step**2:
+            raise Problem(
+                f"a network that starts interpolating has {2 * CARRIERS} channels or more: raise size.width, or set "
+                "size.interpolating=false"
+            )
+        taps = _quadratic(step)
+        conv.weight[: 2 * CARRIERS * step**2] = 0
+        for sign, first in ((1, 0), (-1, CARRIERS)):  # the carrier and its negative
+            for channel in range(CARRIERS):
+                rows = slice((first + channel) * step**2, (first + channel + 1) * step**2)
+                for factor, source in sources:
+                    conv.weight[rows, source + channel] = sign * factor * taps
+                conv.bias[rows] = sign * level
+        sources, level = [(1 / (1 + SLOPE), 0), (-1 / (1 + SLOPE), CARRIERS)], 0.0
+    assert part.last.bias is not None
+    part.last.weight.zero_()
     for channel in range(CARRIERS):
-        for row in range(step):
-            for column in range(step):
-                output = channel * step**2 + row * step + column
-                conv.weight[output, channel] = torch.outer(taps[row], taps[column])
+        for factor, source in sources:
+            part.last.weight[channel, source + channel, 1, 1] = factor
+    part.last.bias.fill_(MIDDLE)
+
+
+def _quadratic(step: int) -> Tensor:
+    """Weights (step * step, 3, 3) of the old pixels around each new one: Lagrange's quadratic through three of them."""
+    place = (torch.arange(step) + 0.5) / step - 0.5  # of the new pixels, in old ones
+    taps = torch.stack([place * (place - 1) / 2, 1 - place**2, place * (place + 1) / 2], dim=1)
+    return torch.einsum("ai,bj->abij", taps, taps).flatten(0, 1)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from src.engine.ensemble import Ensemble
 from src.engine.stream import stream
+from src.errors import Problem
 from src.losses import charbonnier
 from src.metrics import Scores
 from src.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A factor on the learning rate of some modules of a network, a function of the step; 0 freezes them.
+
+    Args:
+        modules: picks them, e.g. :func:`of_kind` or :func:`all_but`.
+        factor: of the optimiser steps so far, e.g. :func:`always` or :func:`from_step`.
+    """
+
+    modules: Callable[[nn.Module], Iterable[nn.Module]]
+    factor: Callable[[int], float]
 
 
 class Restorer(LightningModule):
@@ -26,6 +40,7 @@ class Restorer(LightningModule):
         loss: of an estimate and a target clip.
         optimizer: makes the optimiser from parameters; None for what has nothing to train.
         schedule: the learning rate as a factor of its initial value, a pure function of ``(step, steps)``.
+        rates: further factors for some modules, by names of your own.
         description: the network's configuration, kept in every checkpoint so that it can be rebuilt from the file.
     """
 
@@ -37,6 +52,7 @@ class Restorer(LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor] = charbonnier,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         schedule: Callable[[int, int], float] | None = None,
+        rates: Mapping[str, Rate] | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -44,6 +60,7 @@ class Restorer(LightningModule):
         self.loss = loss
         self.protocol = protocol
         self.optimizer, self.schedule = optimizer, schedule
+        self.rates = list((rates or {}).values())
         self.description = description
         self.scores = Scores(luma=protocol.luma, crop=protocol.crop)
 
@@ -61,9 +78,9 @@ class Restorer(LightningModule):
 
     def evaluation_step(self, clip: Any) -> None:
         """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`)."""
-        network = Ensemble(self.network, copies=self.protocol.ensemble) if self.protocol.ensemble > 1 else self.network
         inputs = (frame.to(self.device) for frame in clip.inputs())
-        estimates = stream(network, inputs, clip_length=self.protocol.clip_length)
+        copies, length = self.protocol.ensemble, self.protocol.clip_length
+        estimates = stream(self.network, inputs, clip_length=length, copies=copies)
         for (time, estimate), (expected, target) in zip(estimates, clip.targets(), strict=True):
             if time != expected:
                 raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
@@ -91,18 +108,27 @@ class Restorer(LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             return None
-        optimizer = self.optimizer(self.network.parameters())
-        if self.schedule is None:
-            return optimizer
-        schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps))
+        groups: dict[tuple[int, ...], list[nn.Parameter]] = {}  # by the numbers of the rates that apply
+        chosen = [{id(p) for m in rate.modules(self.network) for p in m.parameters()} for rate in self.rates]
+        for parameter in self.network.parameters():
+            key = tuple(number for number, members in enumerate(chosen) if id(parameter) in members)
+            groups.setdefault(key, []).append(parameter)
+        optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
+        schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches) if self.schedule else 0
+
+        def factor(key: tuple[int, ...]) -> Callable[[int], float]:
+            rates = [self.rates[number] for number in key]
+            common: Callable[[int], float] = always if schedule is None else lambda step: schedule(step, steps)
+            return lambda step: common(step) * math.prod(rate.factor(step) for rate in rates)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(key) for key in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.description
 
 
-def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4) -> float:
+def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4, warmup: int = 0) -> float:
     """Cosine annealing that starts anew ``restarts`` times within ``steps`` (warm restarts, SGDR).
 
     Args:
@@ -110,10 +136,35 @@ def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float =
         steps: optimiser steps in all.
         restarts: number of cosine periods.
         lowest: where each period ends, as a fraction of the initial rate.
+        warmup: steps over which the rate rises to its initial value at the very beginning, on top of the cosine.
 
     Returns:
-        The factor on the initial learning rate, in [lowest, 1].
+        The factor on the initial learning rate, in (0, 1].
     """
     period = max(1, math.ceil(steps / restarts))
     phase = (step % period) / period
-    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase))
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    return rise * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+def of_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:
+    """All modules of a class."""
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
+    """The parts (attributes) of a network except those named."""
+    children = dict(network.named_children())
+    if unknown := [part for part in parts if part not in children]:
+        raise Problem(f"this network has no part {', '.join(unknown)}: it has {', '.join(children)}")
+    return [module for name, module in children.items() if name not in parts]
+
+
+def always(step: int, *, value: float = 1.0) -> float:
+    """The same factor at every step."""
+    return value
+
+
+def from_step(step: int, *, start: int) -> float:
+    """0 before ``start``, then 1: what is frozen at first."""
+    return float(step >= start)

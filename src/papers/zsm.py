@@ -119,18 +119,21 @@ class ZSM(nn.Module):
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.decode(*self.features(clip), size=(clip.shape[-2], clip.shape[-1]))
+        return self.restore(*self.frame_features(clip))
 
-    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the input frames (B, T, C, H', W') and of those in between (B, T - 1, C, H', W').
+    def frame_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """What is computed of each frame alone: the frames themselves and their features (B, T, C, H', W').
 
         H' and W' are the next multiples of 4, which the feature pyramid needs.
         """
-        existing = each_frame(self.encode, pad_to_multiple(clip, 4))
-        return existing, self.interpolate(existing)
+        return clip, each_frame(self.encode, pad_to_multiple(clip, 4))
+
+    def restore(self, clip: Tensor, existing: Tensor) -> Tensor:
+        """The output frames of a window from what :meth:`frame_features` gave for its frames."""
+        return self.decode(existing, self.interpolate(existing), size=(clip.shape[-2], clip.shape[-1]))
 
     def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """Frames of height and width s * ``size`` from the features of :meth:`features`."""
+        """Frames of height and width s * ``size`` from the features of input frames and of those in between."""
         frames = each_frame(self.reconstruct, self.aggregate(interleave(existing, between)))
         return frames[..., : self.geometry.scale * size[0], : self.geometry.scale * size[1]]
 
@@ -141,7 +144,8 @@ class ZSM(nn.Module):
             The output frames; low-resolution frames at the T - 1 times in between (first order); and at the
             T - 2 inner input times, interpolated once more from the interpolated features (second order).
         """
-        existing, between = self.features(clip)
+        _, existing = self.frame_features(clip)
+        between = self.interpolate(existing)
         height, width = clip.shape[-2:]
         first, second = (each_frame(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]
         frames = self.decode(existing, between, size=(height, width))

@@ -27,9 +27,10 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
     data, restorer = build_data(config, network), build_restorer(config, network)
-    data.prepare_data()  # a data set that is missing is told before anything is written
-    claim(config, directory)
     trainer = build_trainer(config, directory, training=False)
+    if trainer.is_global_zero:  # the other ranks find what the first has made
+        data.prepare_data()  # a data set that is missing is told before anything is written
+        claim(config, directory)
     return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 

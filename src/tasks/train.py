@@ -12,7 +12,7 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from omegaconf import DictConfig
 
-from src.config import build_data, build_restorer, build_trainer, claim, commit, plain, start_network
+from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.tasks.evaluate import score
@@ -30,9 +30,11 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise Problem("This model has nothing to train; add task=evaluate.")
     data = build_data(config, network)
     restorer = build_restorer(config, network)
-    data.prepare_data()  # a data set that is missing is told before anything is written
-    claim(config, directory)
     trainer = build_trainer(config, directory, training=True)
+    if trainer.is_global_zero:  # the other ranks find what the first has made
+        data.prepare_data()  # a data set that is missing is told before anything is written
+        claim(config, directory)
+    trainer.loggers = build_loggers(config, directory)
     print(f"{count_parameters(network):,} parameters; this run: {directory}", flush=True)
     last = directory / "checkpoints" / "last.ckpt"
     resume_from = last if config.resume and last.exists() else None

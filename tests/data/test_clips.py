@@ -1,4 +1,4 @@
-"""Samples: inputs and targets belong together, draws depend on nothing but (seed, epoch, index), clips come whole."""
+"""Samples: inputs and targets belong together, draws are functions of the seed and the key, clips come whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from src.data.clips import ClipDataset, EvaluationClip, augment
-from src.data.degrade import Bicubic, Degradation, Jpeg, Noise, as_clip
+from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, as_clip
 from src.data.layouts import Clip
 from src.errors import Problem
 from src.geometry import Geometry, evenly
@@ -52,26 +52,26 @@ def equal(a: dict, b: dict) -> bool:
 
 
 def test_sample_has_the_shape_of_the_network(root: Path) -> None:
-    sample = dataset(root, patches_per_read=3)[0, 0]
-    assert sample["inputs"].shape == (3, 4, 3, 8, 8)
-    assert sample["targets"].shape == (3, 7, 3, 32, 32)
+    sample = dataset(root)[0, 0, 0]
+    assert sample["inputs"].shape == (4, 3, 8, 8)
+    assert sample["targets"].shape == (7, 3, 32, 32)
     assert sample["inputs"].dtype == sample["targets"].dtype == torch.float32
-    sample = dataset(root, geometry=EDVR)[0, 0]
-    assert sample["inputs"].shape == (1, 5, 3, 8, 8)
-    assert sample["targets"].shape == (1, 1, 3, 32, 32)
+    sample = dataset(root, geometry=EDVR)[0, 0, 0]
+    assert sample["inputs"].shape == (5, 3, 8, 8)
+    assert sample["targets"].shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("geometry", [ZSM, EDVR], ids=["zsm", "edvr"])
 def test_inputs_are_their_targets_made_smaller(root: Path, geometry: Geometry) -> None:
     """Whatever the augmentation: cropping, mirroring, turning and reversing must have hit both alike."""
     data = dataset(root, geometry=geometry)
-    samples = [data[epoch, 0] for epoch in range(12)]
+    samples = [data[epoch, 0, 0] for epoch in range(12)]
     for sample in samples:
-        small = BICUBIC(sample["targets"][0], np.random.default_rng())
+        small = BICUBIC(sample["targets"], np.random.default_rng())
         for j, time in enumerate(geometry.times):
             if time.denominator == 1:
                 inner = (slice(None), slice(2, -2), slice(2, -2))  # further out the crop's border shows
-                assert torch.equal(small[j][inner], sample["inputs"][0, int(time)][inner])
+                assert torch.equal(small[j][inner], sample["inputs"][int(time)][inner])
     assert len({sample["targets"].sum().item() for sample in samples}) == 12
 
 
@@ -83,17 +83,17 @@ def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> Non
     small = degradation(whole, np.random.default_rng())
     seen = set()
     for epoch in range(8):
-        sample = data[epoch, 1]
+        sample = data[epoch, 1, 0]
         start = int(sample["key"].split(":")[1])
         places = [
             (top, left)
             for top in range(0, 48 - 31, 4)
             for left in range(0, 68 - 31, 4)
-            if torch.equal(whole[start : start + 7, :, top : top + 32, left : left + 32], sample["targets"][0])
+            if torch.equal(whole[start : start + 7, :, top : top + 32, left : left + 32], sample["targets"])
         ]
         ((top, left),) = places
         patch = small[start : start + 7 : 2, :, top // 4 : top // 4 + 8, left // 4 : left // 4 + 8]
-        assert torch.equal(patch, sample["inputs"][0])
+        assert torch.equal(patch, sample["inputs"])
         seen.add((start, top, left))
     assert len(seen) > 5
     assert len({top for _, top, _ in seen}) > 1
@@ -104,39 +104,52 @@ def test_every_start_belongs_to_one_segment(root: Path) -> None:
     single = Geometry(4, 1, (Fraction(0),))
     data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, span=4)
     assert len(data) == 3
-    starts = [{int(data[epoch, i]["key"].split(":")[1]) for epoch in range(24)} for i in range(3)]
+    starts = [{int(data[epoch, i, 0]["key"].split(":")[1]) for epoch in range(24)} for i in range(3)]
     assert set.union(*starts) == set(range(14))
     assert sum(map(len, starts)) == 14
     septuplet = dataset(root, [Clip("s", root / "clip", start=3, stop=10)])
     assert len(septuplet) == 1
-    assert septuplet[0, 0]["key"] == "s:3"
+    assert septuplet[0, 0, 0]["key"] == "s:3"
 
 
 def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
     data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], flip=False, rotate=False, reverse=False)
-    sample = data[0, 0]
+    sample = data[0, 0, 0]
     means = as_clip(pixels[2:33:5]).flatten(1).mean(1)
     assert len(means) == 7
     frames = as_clip(pixels[2:33:5, :48, :68])
     assert any(
-        torch.equal(frames[..., top : top + 32, left : left + 32], sample["targets"][0])
+        torch.equal(frames[..., top : top + 32, left : left + 32], sample["targets"])
         for top in range(0, 17, 4)
         for left in range(0, 37, 4)
     )
 
 
-def test_draws_are_functions_of_seed_epoch_and_index(root: Path) -> None:
+def test_draws_are_functions_of_seed_and_key(root: Path) -> None:
     noisy = Degradation([Bicubic(4), Noise()])
     first, second = (dataset(root, degradation=noisy) for _ in range(2))
     torch.manual_seed(1)
-    expected = [first[epoch, i] for epoch in range(3) for i in range(4)]
+    expected = [first[epoch, i, 0] for epoch in range(3) for i in range(4)]
     torch.manual_seed(2)
     np.random.seed(7)
-    again = [second[epoch, i] for epoch in (2, 1, 0) for i in range(4)]
+    again = [second[epoch, i, 0] for epoch in (2, 1, 0) for i in range(4)]
     assert all(equal(a, b) for a, b in zip(expected, again[8:] + again[4:8] + again[:4], strict=True))
     assert not equal(expected[0], expected[4])
-    assert not equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0])
-    assert equal(pickle.loads(pickle.dumps(first))[2, 3], expected[11])
+    assert not equal(expected[0], first[0, 0, 1])
+    assert not equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0, 0])
+    assert equal(pickle.loads(pickle.dumps(first))[2, 3, 0], expected[11])
+
+
+def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 3, 0), (0, 1, 2), (1, 1, 0)]
+    expected = [dataset(root)[key] for key in keys]
+    data, read = dataset(root, stretches=2), []
+    reading = data._read
+    monkeypatch.setattr(data, "_read", lambda clip, start: read.append(start) or reading(clip, start))
+    assert all(equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
+    assert len(read) == 5  # the third key finds its stretch; the fifth comes after two others
+    assert len({sample["key"] for sample in expected[::2][:3]}) == 1
+    assert not torch.equal(expected[0]["targets"], expected[2]["targets"])
 
 
 def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
@@ -149,29 +162,29 @@ def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
         data = dataset(root, **options)
         found = set()
         for epoch in range(24):
-            before, after = plain[epoch, 0]["targets"][0], data[epoch, 0]["targets"][0]
+            before, after = plain[epoch, 0, 0]["targets"], data[epoch, 0, 0]["targets"]
             (how,) = [way for way in allowed if torch.equal(augment(before, *way), after)]
             found.add(how)
         assert found == set(allowed)
 
 
 def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
-    plain = dataset(root, patches_per_read=4)[0, 0]
-    whole = [Clip("clip", root / "clip", stop=34, low=root / "low")]
-    assert equal(dataset(root, whole, patches_per_read=4)[0, 0], plain)
+    plain = dataset(root)[0, 0, 0]
+    whole = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): root / "low"})]
+    assert equal(dataset(root, whole)[0, 0, 0], plain)
     marked = tmp_path / "low"
     marked.mkdir()
     for file in (root / "low").iterdir():
         Image.new("RGB", (17, 12), (9, 9, 9)).save(marked / file.name)
-    clips = [Clip("clip", root / "clip", stop=34, low=marked)]
-    sample = dataset(root, clips, patches_per_read=4)[0, 0]
+    clips = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): marked})]
+    sample = dataset(root, clips)[0, 0, 0]
     assert sample["inputs"].eq(9 / 255).all()  # shows that the files were read, not made
     assert torch.equal(sample["targets"], plain["targets"])
     compressed = Degradation([Bicubic(4), Jpeg(10)])
-    sample = dataset(root, whole, degradation=compressed)[0, 0]
-    assert equal(sample, dataset(root, degradation=compressed)[0, 0])
+    sample = dataset(root, whole, degradation=compressed)[0, 0, 0]
+    assert equal(sample, dataset(root, degradation=compressed)[0, 0, 0])
     other = {"degradation": Degradation([Bicubic(2)]), "geometry": Geometry(2, 5, (Fraction(2),))}
-    assert equal(dataset(root, clips, **other)[0, 0], dataset(root, **other)[0, 0])
+    assert equal(dataset(root, clips, **other)[0, 0, 0], dataset(root, **other)[0, 0, 0])
 
 
 def test_what_does_not_go_together_is_refused(root: Path) -> None:
@@ -186,7 +199,7 @@ def test_what_does_not_go_together_is_refused(root: Path) -> None:
         ({"geometry": lopsided}, "data.reverse=false"),
     ):
         with pytest.raises(Problem, match=words):
-            dataset(root, **options)[0, 0]
+            dataset(root, **options)[0, 0, 0]
     assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # the short one is left out
 
 
@@ -252,9 +265,11 @@ def test_noise_of_a_clip_is_its_own(root: Path) -> None:
 
 
 def test_ready_made_frames_of_a_clip(root: Path) -> None:
-    low = evaluation(root, clip=Clip("clip", root / "clip", low=root / "low"))
+    low = evaluation(root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "low"}))
     assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
-    shifted = evaluation(root, clip=Clip("clip", root / "clip", low=root / "clip"))  # not 4 times smaller: not used
+    shifted = evaluation(
+        root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "clip"})
+    )  # not 4 times smaller: not used
     assert torch.equal(next(shifted.inputs()), next(low.inputs()))
 
 
@@ -266,3 +281,59 @@ def test_real_clip(shared: Path) -> None:
     assert len(pairs) == 2
     for given, wanted in pairs:
         assert torch.equal(BICUBIC(wanted[None], np.random.default_rng())[0], given)
+
+
+# --- Exposure ---
+
+
+def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
+    blur = Degradation(exposure=3)
+    plain = Geometry(1, 5, (Fraction(2),))
+    data = dataset(root, geometry=plain, degradation=blur, flip=False, rotate=False, reverse=False)
+    assert data.extent == 7
+    sample = data[0, 2, 0]
+    first = int(sample["key"].split(":")[1])
+    sharp = as_clip(pixels[first : first + 7])
+    ((top, left),) = [
+        (top, left)
+        for top in range(50 - 31)
+        for left in range(71 - 31)
+        if torch.equal(sharp[3, :, top : top + 32, left : left + 32], sample["targets"][0])
+    ]
+    patch = sharp[..., top : top + 32, left : left + 32]
+    for i in range(5):
+        assert (patch[i : i + 3].mean(0) - sample["inputs"][i]).abs().max() <= 0.5001 / 255
+
+
+def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    for every in (1, 2, 4):
+        clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3, every=every))
+        inputs, (times, targets) = list(clip.inputs()), zip(*clip.targets(), strict=True)
+        assert len(inputs) == len(targets) == clip.frames == (34 - 3) // every + 1
+        assert list(times) == list(range(clip.frames))
+        for i, (given, target) in enumerate(zip(inputs, targets, strict=True)):
+            assert torch.equal(target, as_clip(pixels[i * every + 1][None])[0])
+            mean = as_clip(pixels[i * every : i * every + 3]).mean(0)
+            assert (given - mean).abs().max() <= 0.5001 / 255
+
+
+def test_ready_made_blur_is_used(root: Path) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    ready = Clip("clip", root / "clip", ready={("blur",): root / "clip"})
+    clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3), clip=ready)
+    assert all(torch.equal(given, target) for given, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
+    assert clip.frames == 32  # as many as without, so that scores are of the same frames
+    data = dataset(root, [ready], geometry=plain, degradation=Degradation(exposure=3))
+    sample = data[0, 1, 0]
+    assert torch.equal(sample["inputs"], sample["targets"])
+
+
+def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    codec = Mpeg4(6)
+    clip = evaluation(root, geometry=plain, degradation=Degradation([codec]))
+    inputs = torch.stack(list(clip.inputs()))
+    source = torch.stack([target for _, target in clip.targets()])
+    groups = [codec(group, np.random.default_rng()) for group in source.split(codec.together)]
+    assert torch.equal(inputs, torch.cat(groups))

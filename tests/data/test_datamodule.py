@@ -105,7 +105,7 @@ def test_global_randomness_is_left_alone(root: Path) -> None:
 class Worn(torch.utils.data.Dataset):
     """Raises what torch makes of an error in a worker: the same type, its message within a traceback."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
         try:
             raise VideoError("clip.mp4 ends before frame 5: copy it again")
         except VideoError:
@@ -114,7 +114,7 @@ class Worn(torch.utils.data.Dataset):
 
 def test_a_problem_in_a_worker_stays_one_sentence(root: Path) -> None:
     with pytest.raises(VideoError) as caught:
-        Worn()[0, 0]
+        Worn()[0, 0, 0]
     assert "Traceback" in str(caught.value)
     with pytest.raises(VideoError) as caught:
         list(Loader(Worn(), sampler=EpochSampler(1, seed=0), batch_size=1))
@@ -132,20 +132,33 @@ def test_ranks_share_an_epoch(size: int, world: int, multiple: int) -> None:
             sampler.set_epoch(epoch)
         keys = [list(sampler) for sampler in ranks]
         assert {len(k) for k in keys} == {len(ranks[0])} == {size // (world * multiple) * multiple}
-        drawn = [index for k in keys for e, index in k]
+        drawn = [index for k in keys for e, index, patch in k]
         assert len(set(drawn)) == len(drawn)
         assert set(drawn) <= set(range(size))
         assert size - len(drawn) < world * multiple
-        assert all(e == epoch for k in keys for e, _ in k)
+        assert all(e == epoch and patch == 0 for k in keys for e, _, patch in k)
         orders.append(keys)
     assert orders[0] != orders[1]
     assert list(ranks[0]) == orders[1][0]
 
 
+def test_more_patches_of_a_read_than_a_batch_takes(root: Path) -> None:
+    data = module(root, patches_per_read=12)
+    loader = data.train_dataloader()
+    batches = epoch_of(loader, 0)
+    assert len(batches) == len(loader) == 27  # 9 stretches, 12 patches each, 4 a batch
+    keys = [key for batch in batches for key in batch["key"]]
+    assert {keys.count(key) for key in keys} == {12}
+    assert len({target.sum().item() for batch in batches for target in batch["targets"]}) > 80  # of few places
+    assert sum(len(set(batch["key"])) > 1 for batch in batches[:24]) > 20  # batches mix stretches
+    assert len(data.training._recent) <= 8
+    assert same(batches, epoch_of(module(root, patches_per_read=12, workers=2).train_dataloader(), 0))
+
+
 def test_less_than_a_batch_goes_round(root: Path) -> None:
     sampler = EpochSampler(3, seed=0, world=2, multiple=4)
     assert len(sampler) == len(list(sampler)) == 4
-    assert {index % 3 for _, index in sampler} <= {0, 1, 2}
+    assert {index % 3 for _, index, _ in sampler} <= {0, 1, 2}
     (batch,) = list(module(root, batch_size=16, patches_per_read=1).train_dataloader())
     assert len(batch["key"]) == 16
     assert (

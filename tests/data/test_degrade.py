@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.data.degrade import Bicubic, Degradation, Jpeg, Noise, as_clip
+from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, Timeline, as_clip
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.ops.resize import imresize
@@ -154,3 +154,51 @@ def test_configuration_builds(file: Path) -> None:
     degradation = instantiate(OmegaConf.load(file))
     assert degradation(torch.rand(1, 3, 48, 48), rng()).shape[-1] == 48 // degradation.scale
     degradation.check(Geometry(degradation.scale, 4, ZSM.times, 3))
+
+
+def test_exposure() -> None:
+    timeline = Timeline(every=2, exposure=5)
+    assert [list(timeline.frames(i)) for i in (0, 1)] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    assert [timeline.source(i) for i in (0, 1)] == [timeline.target(i) for i in (0, 1)] == [2, 4]
+    assert timeline.target(Fraction(1, 2)) == 3
+    assert [timeline.inputs(n) for n in (4, 5, 6, 7)] == [0, 1, 1, 2]
+    for wrong in ({"exposure": 4}, {"exposure": 0}, {"gamma": 0}):
+        with pytest.raises(Problem, match=next(iter(wrong))):
+            Degradation(**wrong)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.2])
+def test_light_is_averaged(gamma: float) -> None:
+    frames = torch.tensor([0, 255, 128], dtype=torch.uint8).reshape(3, 1, 1, 1).expand(3, 2, 2, 3)
+    expected = (np.mean((np.array([0, 255, 128]) / 255) ** gamma)) ** (1 / gamma) * 255
+    blurred = Degradation(exposure=3, gamma=gamma).expose(frames)
+    assert blurred.dtype == torch.uint8
+    assert blurred.unique().tolist() == [round(expected)]
+
+
+def test_what_remains_of_ready_made_frames() -> None:
+    blur = Degradation([Bicubic(4), Mpeg4(8)], exposure=5)
+    assert blur.after((), 1) is None  # sharp frames, in another place: the exposure would be of those
+    assert blur.after(("blur",), 1) == Degradation([Bicubic(4), Mpeg4(8)])
+    assert blur.after(("blur", "bicubic"), 4) == Degradation([Mpeg4(8)])
+    assert blur.after(("blur", "bicubic"), 2) is None
+    assert blur.after(("bicubic",), 4) is None
+    sharp = Degradation([Bicubic(4)])
+    assert sharp.after(("bicubic",), 4) == Degradation()
+    assert sharp.after(("blur", "bicubic"), 4) is None
+    assert sharp.after(("bicubic", "noise"), 4) is None
+
+
+def test_mpeg4_is_a_video_codec(frames: torch.Tensor) -> None:
+    clip = as_clip(frames[:1]).repeat(4, 1, 1, 1)[..., :95, :161]
+    coarse, fine = (Mpeg4(quantiser)(clip, rng()) for quantiser in (20, 2))
+    assert coarse.shape == clip.shape
+    error = [(decoded - clip).abs().mean().item() for decoded in (fine, coarse)]
+    assert 0 < error[0] < 0.8 * error[1]  # chroma is lost at any quantiser
+    still = (coarse[1:] - coarse[:-1]).abs().mean()
+    alone = Mpeg4(20)(clip[:1], rng())
+    assert still < 0.2 * error[1]  # frames that do not change are not coded anew
+    assert torch.equal(coarse[:1], alone)
+    assert torch.equal(coarse, Mpeg4(20)(clip, rng()))
+    with pytest.raises(Problem, match="quantiser"):
+        Mpeg4(32)

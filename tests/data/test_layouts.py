@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, procedural, vid4, vimeo90k
+from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, procedural, reds, vid4, vimeo90k
 from src.errors import Problem
 
 
@@ -56,10 +56,10 @@ def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
 
 
 def test_vimeo90k_finds_low_resolution_folders(septuplets: Path) -> None:
-    assert all(clip.low is None for clip in vimeo90k(septuplets).train)
+    assert not any(clip.ready for clip in vimeo90k(septuplets).train)
     low = septuplets.parent / "vimeo_septuplet_matlabLRx4" / "sequences"
     low.mkdir(parents=True)
-    assert vimeo90k(septuplets, hold_back=0).train[0].low == low / "00001/0001"
+    assert vimeo90k(septuplets, hold_back=0).train[0].ready == {("bicubic",): low / "00001/0001"}
 
 
 def test_published_lists(shared: Path, septuplets: Path) -> None:
@@ -205,3 +205,54 @@ def test_splits_that_share_nothing_are_not_refused() -> None:
     Splits(train=a[::3], validate=a[1::3], test=a[2::3])
     with pytest.raises(Problem, match="two test clips are called same"):
         Splits(test=[Clip("same", Path("x")), Clip("same", Path("y"))])
+
+
+@pytest.fixture
+def reds_root(tmp_path: Path) -> Path:
+    """A REDS of one-frame clips: all 240 and 30 numbers, some with the frames of the tracks."""
+    for part, count in (("train", 240), ("val", 30)):
+        for number in range(count):
+            (tmp_path / f"{part}_sharp" / f"{number:03d}").mkdir(parents=True)
+    for track in ("train_sharp_bicubic/X4", "train_blur_bicubic/X4", "train_blur", "train_blur_comp"):
+        (tmp_path / track / "000").mkdir(parents=True)
+    return tmp_path
+
+
+def test_reds_splits(reds_root: Path) -> None:
+    splits = reds(reds_root)
+    assert [clip.name for clip in splits.test] == ["000", "011", "015", "020"]
+    assert len(splits.train) == 266
+    assert len({clip.path for clip in [*splits.train, *splits.test]}) == 270
+    held = reds(reds_root, hold_back=4)
+    assert (len(held.train), len(held.validate), len(held.test)) == (262, 4, 4)
+    official = reds(reds_root, split="official")
+    assert (len(official.train), len(official.test)) == (240, 30)
+    with pytest.raises(Problem, match="reds4 or official"):
+        reds(reds_root, split="mine")
+    with pytest.raises(Problem, match=r"REDS .*seungjunnah"):
+        reds(reds_root / "nowhere")
+
+
+def test_reds_where_validation_clips_were_moved(reds_root: Path) -> None:
+    for folder_ in (reds_root / "val_sharp").iterdir():
+        folder_.rename(reds_root / "train_sharp" / f"{240 + int(folder_.name):03d}")
+    (reds_root / "val_sharp").rmdir()
+    assert len(reds(reds_root).train) == 266
+    assert [clip.name for clip in reds(reds_root, split="official").test][:2] == ["val_000", "val_001"]
+
+
+def test_reds_brings_its_tracks(reds_root: Path) -> None:
+    first, second = reds(reds_root).test[:2]
+    assert {done: path.parent.name for done, path in first.ready.items()} == {
+        ("bicubic",): "X4",
+        ("blur", "bicubic"): "X4",
+        ("blur",): "train_blur",
+        ("blur", "compression"): "train_blur_comp",
+    }
+    assert not second.ready
+
+
+def test_reds_without_one_of_its_test_clips(reds_root: Path) -> None:
+    (reds_root / "train_sharp" / "015").rmdir()
+    with pytest.raises(Problem, match="lacks 015"):
+        reds(reds_root)

@@ -11,6 +11,7 @@ from torch import nn
 
 from src.engine.ensemble import Ensemble
 from src.engine.stream import stream, windows
+from src.geometry import Geometry
 from src.papers.baselines import Bicubic, Blend, Repeat
 from tests.test_geometry import ALL
 
@@ -110,7 +111,7 @@ def test_baselines():
 class Corner(nn.Module):
     """Not symmetric in any way: weighs pixels by where they lie."""
 
-    geometry = ALL["zsm"]
+    geometry = Geometry(1, 2, (Fraction(0), Fraction(1)), 1)
 
     def forward(self, clip):
         ramp = torch.arange(clip.shape[-1]) + 10.0 * torch.arange(clip.shape[-2])[:, None]
@@ -128,3 +129,13 @@ def test_ensemble(copies):
         turned = clip.transpose(-1, -2)
         assert torch.allclose(averaged(turned), averaged(clip).transpose(-1, -2), atol=1e-5)
     assert not torch.allclose(Corner()(clip.flip(-1)), Corner()(clip).flip(-1))
+
+
+@pytest.mark.parametrize("copies", [2, 4, 8])
+def test_streamed_ensemble(copies):
+    clip = torch.rand(1, 5, 3, 4, 4)
+    network = Corner()
+    streamed = list(stream(network, clip[0], copies=copies))
+    assert [time for time, _ in streamed] == [time for time, _ in stream(network, clip[0])]
+    expected = [frame for _, frame in stream(Ensemble(network, copies=copies), clip[0])]
+    assert torch.allclose(torch.stack([frame for _, frame in streamed]), torch.stack(expected), atol=1e-5)

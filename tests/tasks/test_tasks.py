@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from src.checkpoints import load
+from src.config import compose
 from src.errors import CheckpointError
+from src.tasks.bench import count
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -230,3 +232,24 @@ def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path / "cut.ckpt")
+
+
+def test_bench_counts_and_measures(tmp_path):
+    options = ["bench.height=16", "bench.width=24", "bench.crop=8", "bench.repeats=1", "bench.size=mini"]
+    models = "bench.models=[bicubic,'edvr_m model/network/fuse=conv',edvr_m]"
+    said = run("task=bench", models, *options, f"paths.runs={tmp_path}")
+    (file,) = tmp_path.rglob("results.json")
+    models = json.loads(file.read_text())["models"]
+    assert list(models) == ["bicubic", "edvr_m model/network/fuse=conv", "edvr_m"]
+    assert models["bicubic"]["parameters"] == 0
+    assert "seconds_per_step" not in models["bicubic"]
+    assert models["edvr_m"]["parameters"] > models["edvr_m model/network/fuse=conv"]["parameters"] > 0
+    assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 1e7 for row in models.values())
+    assert "GFLOPs" in said
+
+
+def test_operations_of_edvrs_table_4():
+    """939.3 G for Model 3, whose parts are published; the paper's Models 1 and 2 are not, ours come close to them."""
+    for change, paper, tolerance in (("", 939.3, 0.02), (" model/network/align=one", 640.2, 0.02)):
+        config = compose("model=edvr_m", "model/network/fuse=conv", *change.split())
+        assert count(config, 180, 320)["flops"] / 1e9 == pytest.approx(paper, rel=tolerance)

@@ -1,0 +1,215 @@
+"""EDVR: video restoration with enhanced deformable convolutions.
+
+X. Wang, K. C. K. Chan, K. Yu, C. Dong, C. C. Loy: "EDVR: Video Restoration with Enhanced Deformable Convolutional
+Networks". A window of 2N + 1 frames becomes its restored middle frame, four times the size or as large as before.
+
+Table 4's models are choices of parts:
+
+    Model 1   align=ChainAlign(samples=1)   fuse=ConvFuse
+    Model 2   align=ChainAlign(samples=4)       "
+    Model 3   align=PCD                         "
+    Model 4   align=PCD                     fuse=TSA
+
+Shapes: B batch, T input frames, C feature channels, H height, W width, s scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.geometry import Geometry
+from src.nn.align import PCD, double
+from src.nn.blocks import FrameEncoder, ResidualBlock, conv3x3, leaky, pad_to_multiple, trunk
+from src.nn.fuse import TSA, ConvFuse
+from src.nn.upsample import Reconstruct
+from src.papers.reference import Reference, count
+
+
+class PreDeblur(nn.Module):
+    """Sharpens features before they are aligned, over three sizes (Figure 2). (N, 3, H, W) to (N, C, H, W) and smaller.
+
+    Args:
+        channels: C.
+        shrink: by how much height and width are divided first, by strided convolutions: 4 where the input is as large
+            as the output, 1 where it is to be enlarged.
+    """
+
+    def __init__(self, channels: int, *, shrink: int = 1) -> None:
+        super().__init__()
+        self.first = conv3x3(3, channels)
+        self.shrink = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range({1: 0, 2: 1, 4: 2}[shrink]))
+        self.down = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range(2))
+        self.at_quarter = ResidualBlock(channels)
+        self.at_half = nn.ModuleList(ResidualBlock(channels) for _ in range(2))
+        self.at_full = nn.ModuleList(ResidualBlock(channels) for _ in range(5))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        full = leaky(self.first(frames))
+        for conv in self.shrink:
+            full = leaky(conv(full))
+        half = leaky(self.down[0](full))
+        quarter = leaky(self.down[1](half))
+        half = self.at_half[1](self.at_half[0](half) + double(self.at_quarter(quarter)))
+        full = self.at_full[1](self.at_full[0](full)) + double(half)
+        for block in self.at_full[2:]:
+            full = block(full)
+        return full
+
+
+class BlurredFrameEncoder(nn.Module):
+    """Features of single blurred frames: PreDeblur, a 1x1 convolution, residual blocks.
+
+    (N, 3, H, W) to (N, C, H / shrink, W / shrink).
+    """
+
+    def __init__(self, channels: int, *, blocks: int, shrink: int = 1) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.predeblur = PreDeblur(channels, shrink=shrink)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.trunk = trunk(channels, blocks)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk(self.mix(self.predeblur(frames)))
+
+
+class EDVR(nn.Module):
+    """EDVR (Figure 2). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W), any H and W.
+
+    Args:
+        encode: features of single frames.
+        align: every frame's features with the middle one's.
+        fuse: all frames' aligned features into one.
+        reconstruct: the difference to the middle frame, enlarged, from features.
+        frames: T = 2N + 1.
+
+    The scale is what ``reconstruct`` enlarges beyond what ``encode`` shrinks.
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: FrameEncoder | BlurredFrameEncoder,
+        align: nn.Module,
+        fuse: nn.Module,
+        reconstruct: Reconstruct,
+        frames: int = 5,
+    ) -> None:
+        super().__init__()
+        if frames % 2 == 0:
+            raise ValueError(f"EDVR restores the middle one of an odd number of frames, got {frames}")
+        self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
+        self.multiple = 4 * encode.shrink
+        self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.restore(*self.frame_features(clip))
+
+    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+        """What is computed of each frame alone: the frames themselves and their feature pyramid, (B, T, ...) each."""
+        features = self.encode(pad_to_multiple(clip, self.multiple).flatten(0, 1))
+        return clip, *(level.unflatten(0, clip.shape[:2]) for level in self.align.pyramid(features))  # type: ignore[operator]
+
+    def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`frame_features` gave for its frames."""
+        frames, middle, scale = clip.shape[1], clip.shape[1] // 2, self.geometry.scale
+        neighbours = [level.flatten(0, 1) for level in pyramid]
+        reference = [level[:, middle : middle + 1].expand_as(level).flatten(0, 1) for level in pyramid]
+        aligned = self.align(neighbours, reference).unflatten(0, (-1, frames))  # (B, T, C, H, W)
+        residual = self.reconstruct(self.fuse(aligned))
+        base = clip[:, middle]
+        height, width = base.shape[-2:]
+        if scale > 1:
+            base = F.interpolate(base, scale_factor=scale, mode="bilinear", align_corners=False)
+        return (base + residual[..., : scale * height, : scale * width]).unsqueeze(1)
+
+
+def _build(state: Mapping[str, Tensor]) -> EDVR:
+    channels = state["align.align.compare.0.weight"].shape[0]
+    groups = state["align.align.sample.0.offset.weight"].shape[0] // 27
+    blocks = count(state, "encode.trunk")
+    frames = state["fuse.fuse.weight"].shape[1] // channels
+    blurred = "encode.mix.weight" in state
+    shrink = 4 if "encode.predeblur.shrink.0.weight" in state else 1
+    encode = (
+        BlurredFrameEncoder(channels, blocks=blocks, shrink=shrink)
+        if blurred
+        else FrameEncoder(channels, blocks=blocks)
+    )
+    fuse = TSA if "fuse.embed.weight" in state else ConvFuse
+    return EDVR(
+        encode=encode,
+        align=PCD(channels, groups=groups),
+        fuse=fuse(channels, frames=frames),
+        reconstruct=Reconstruct(channels, blocks=count(state, "reconstruct.trunk")),
+        frames=frames,
+    )
+
+
+def _level_rules() -> list[tuple[str, str]]:
+    rules = []
+    for level in (1, 2, 3):
+        steps = ("compare", "refine") if level == 3 else ("compare", "inherit", "refine")
+        rules += [
+            (rf"pcd_align\.offset_conv{i}\.l{level}\.(.*)", rf"align.align.{step}.{level - 1}.\1")
+            for i, step in enumerate(steps, start=1)
+        ]
+        rules += [
+            (rf"pcd_align\.dcn_pack\.l{level}\.conv_offset\.(.*)", rf"align.align.sample.{level - 1}.offset.\1"),
+            (rf"pcd_align\.dcn_pack\.l{level}\.(weight|bias)", rf"align.align.sample.{level - 1}.\1"),
+            (rf"pcd_align\.feat_conv\.l{level}\.(.*)", rf"align.align.blend.{level - 1}.\1"),
+        ]
+    for level in (2, 3):
+        rules += [
+            (rf"conv_l{level}_1\.(.*)", rf"align.pyramid.down.{level - 2}.\1"),
+            (rf"conv_l{level}_2\.(.*)", rf"align.pyramid.mix.{level - 2}.\1"),
+            (rf"predeblur\.stride_conv_l{level}\.(.*)", rf"encode.predeblur.down.{level - 2}.\1"),
+        ]
+    return rules
+
+
+REFERENCE = Reference(
+    name="BasicSR's EDVR",
+    marker="pcd_align.cas_dcnpack.weight",
+    rules=[
+        (r"conv_first\.(.*)", r"encode.conv.\1"),
+        (r"feature_extraction\.(.*)", r"encode.trunk.\1"),
+        (r"predeblur\.conv_first\.(.*)", r"encode.predeblur.first.\1"),
+        (r"predeblur\.stride_conv_hr1\.(.*)", r"encode.predeblur.shrink.0.\1"),
+        (r"predeblur\.stride_conv_hr2\.(.*)", r"encode.predeblur.shrink.1.\1"),
+        (r"predeblur\.resblock_l3\.(.*)", r"encode.predeblur.at_quarter.\1"),
+        (r"predeblur\.resblock_l2_1\.(.*)", r"encode.predeblur.at_half.0.\1"),
+        (r"predeblur\.resblock_l2_2\.(.*)", r"encode.predeblur.at_half.1.\1"),
+        (r"predeblur\.resblock_l1\.(.*)", r"encode.predeblur.at_full.\1"),
+        (r"conv_1x1\.(.*)", r"encode.mix.\1"),
+        *_level_rules(),
+        (r"pcd_align\.cas_offset_conv1\.(.*)", r"align.cascade.compare.\1"),
+        (r"pcd_align\.cas_offset_conv2\.(.*)", r"align.cascade.refine.0.\1"),
+        (r"pcd_align\.cas_dcnpack\.conv_offset\.(.*)", r"align.cascade.sample.0.offset.\1"),
+        (r"pcd_align\.cas_dcnpack\.(weight|bias)", r"align.cascade.sample.0.\1"),
+        (r"fusion\.(weight|bias)", r"fuse.fuse.\1"),
+        (r"fusion\.feat_fusion\.(.*)", r"fuse.fuse.\1"),
+        (r"fusion\.temporal_attn1\.(.*)", r"fuse.embed_reference.\1"),
+        (r"fusion\.temporal_attn2\.(.*)", r"fuse.embed.\1"),
+        (r"fusion\.spatial_attn1\.(.*)", r"fuse.attend.enter.\1"),
+        (r"fusion\.spatial_attn2\.(.*)", r"fuse.attend.pooled.\1"),
+        (r"fusion\.spatial_attn3\.(.*)", r"fuse.attend.skip.\1"),
+        (r"fusion\.spatial_attn4\.(.*)", r"fuse.attend.join.\1"),
+        (r"fusion\.spatial_attn5\.(.*)", r"fuse.attend.mask.\1"),
+        (r"fusion\.spatial_attn_l1\.(.*)", r"fuse.attend.coarse_enter.\1"),
+        (r"fusion\.spatial_attn_l2\.(.*)", r"fuse.attend.coarse_pooled.\1"),
+        (r"fusion\.spatial_attn_l3\.(.*)", r"fuse.attend.coarse_leave.\1"),
+        (r"fusion\.spatial_attn_add1\.(.*)", r"fuse.attend.shift.0.\1"),
+        (r"fusion\.spatial_attn_add2\.(.*)", r"fuse.attend.shift.1.\1"),
+        (r"reconstruction\.(.*)", r"reconstruct.trunk.\1"),
+        (r"upconv1\.(.*)", r"reconstruct.upscale.0.\1"),
+        (r"upconv2\.(.*)", r"reconstruct.upscale.1.\1"),
+        (r"conv_hr\.(.*)", r"reconstruct.refine.\1"),
+        (r"conv_last\.(.*)", r"reconstruct.last.\1"),
+    ],
+    build=_build,
+)

@@ -1,0 +1,126 @@
+"""What networks cost: parameters, operations, time and memory, side by side."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.config import build_restorer, claim, commit, compose
+from src.nn.blocks import count_parameters
+
+
+def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
+    """``task=bench``: each of ``bench.models`` on one window of ``bench.height`` x ``bench.width`` input pixels.
+
+    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``.
+
+    ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
+    ``seconds_per_frame`` is a window's time over the frames that it adds to a video, ``seconds_per_step`` that of a
+    training step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
+    one that does not count. ``peak_memory`` in bytes, of the device (on the CPU of the process, so far).
+
+    Returns:
+        The content of ``results.json``: ``models.<name>``.
+    """
+    claim(config, directory)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models: dict[str, dict[str, Any]] = {}
+    for name in track(config.bench.models, "Measuring"):
+        model, *changes = name.split()
+        chosen = compose(f"model={model}", f"size={config.bench.size}", *changes)
+        models[name] = count(chosen, config.bench.height, config.bench.width)
+        if config.bench.time:
+            models[name] |= measure(chosen, config.bench, device)
+    outcome = {
+        "models": models,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "input": [config.bench.height, config.bench.width],
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+    (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
+    Console().print(_table(outcome))
+    print(f"Figures: {directory / 'results.json'}")
+    return outcome
+
+
+def count(config: DictConfig, height: int, width: int) -> dict[str, int]:
+    """Parameters and operations of ``model``, computed without doing them."""
+    with torch.device("meta"), torch.no_grad():
+        network = instantiate(config.model.network)
+        clip = torch.empty(1, network.geometry.window, 3, height, width)
+        with FlopCounterMode(display=False) as counter:
+            network(clip)
+    return {"parameters": count_parameters(network), "flops": counter.get_total_flops()}
+
+
+def measure(config: DictConfig, options: DictConfig, device: torch.device) -> dict[str, float]:
+    """Seconds and bytes of restoring a window and of a training step."""
+    torch.manual_seed(0)
+    network = instantiate(config.model.network).to(device)
+    geometry, found = network.geometry, {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
+    new = geometry.stride / geometry.spacing  # frames of a video that each window adds
+    with torch.inference_mode():
+        found["seconds_per_frame"] = _median(lambda: network(clip), options.repeats, device) / float(new)
+    if count_parameters(network):
+        restorer = build_restorer(config, network).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-6)
+        inputs = torch.rand(options.batch, geometry.window, 3, options.crop, options.crop, device=device)
+        side = geometry.scale * options.crop
+        targets = torch.rand(options.batch, len(geometry.times), 3, side, side, device=device)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            torch.stack(list(restorer.losses(inputs, targets).values())).sum().backward()
+            optimizer.step()
+
+        found["seconds_per_step"] = _median(step, options.repeats, device)
+    found["peak_memory"] = _peak(device)
+    return found
+
+
+def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _table(outcome: dict[str, Any]) -> Table:
+    height, width = outcome["input"]
+    table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}")
+    table.add_column("model")
+    for title in ("parameters", "GFLOPs", "s/frame", "s/step", "peak MiB"):
+        table.add_column(title, justify="right")
+    for name, row in outcome["models"].items():
+        seconds = [f"{row[key]:.3g}" if key in row else "" for key in ("seconds_per_frame", "seconds_per_step")]
+        peak = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
+        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *seconds, peak)
+    return table

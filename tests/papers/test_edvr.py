@@ -1,0 +1,144 @@
+"""EDVR: the published implementation's numbers, the paper's sizes, any frame size, streamed as in windows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from src.checkpoints import from_reference
+from src.config import build_network, compose
+from src.engine.stream import stream, windows
+from src.nn.align import PCD, ChainAlign
+from src.nn.blocks import FrameEncoder, count_parameters
+from src.nn.fuse import TSA, ConvFuse
+from src.nn.upsample import Reconstruct
+from src.papers.edvr import EDVR, BlurredFrameEncoder
+from tests.conftest import golden_network
+
+C = 8
+MODELS = {
+    "1": (lambda: ChainAlign(C), ConvFuse),
+    "2": (lambda: ChainAlign(C, samples=4), ConvFuse),
+    "3": (lambda: PCD(C), ConvFuse),
+    "4": (lambda: PCD(C), TSA),
+}
+
+
+def edvr(model: str = "4", *, shrink: int | None = None, frames: int = 3) -> EDVR:
+    torch.manual_seed(0)
+    align, fuse = MODELS[model]
+    return EDVR(
+        encode=FrameEncoder(C, blocks=1) if shrink is None else BlurredFrameEncoder(C, blocks=1, shrink=shrink),
+        align=align(),
+        fuse=fuse(C, frames=frames),
+        reconstruct=Reconstruct(C, blocks=1, head=16),
+        frames=frames,
+    )
+
+
+def awaken(network: torch.nn.Module) -> None:
+    """Moves offsets off zero, where bilinear sampling has a kink and masks hide nothing."""
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-5)])
+@pytest.mark.parametrize("case", ["tsa", "no_tsa", "predeblur", "deblur"])
+def test_equals_the_published_implementation(case, dtype, tolerance):
+    state, clip, expected, _ = golden_network(f"edvr_{case}")
+    network = from_reference({name: value.to(dtype) for name, value in state.items()})
+    with torch.no_grad():
+        frames = network(clip.to(dtype))
+    assert frames.dtype == dtype
+    assert frames[:, 0].shape == expected.shape
+    assert (frames[:, 0].double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [
+        (["model=edvr_l", "model.network.frames=7"], 20_699_363),
+        (["model=edvr_l"], 20_633_827),
+        (["model=edvr_m"], 3_300_131),
+        (["model=edvr_m", "model/network/fuse=conv"], 2_996_259),
+        (["model=edvr_l", "model/network/encode=blurred"], 23_306_851),
+        (["model=edvr_deblur"], 23_602_019),
+    ],
+)
+def test_sizes_of_the_paper(overrides, parameters):
+    with torch.device("meta"):
+        assert count_parameters(instantiate(compose(*overrides).model.network)) == parameters
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_of_table_4_learns_everywhere(model):
+    network = edvr(model)
+    awaken(network)
+    network(torch.rand(2, 3, 3, 12, 16)).square().mean().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+@pytest.mark.parametrize("size", [(9, 14), (16, 12), (1, 1)])
+@pytest.mark.parametrize("shrink", [None, 1, 4])
+def test_any_size(size, shrink):
+    network = edvr(shrink=shrink)
+    scale = 1 if shrink == 4 else 4
+    assert network.geometry.scale == scale
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 3, *size)).shape == (2, 1, 3, scale * size[0], scale * size[1])
+
+
+def test_batch_entries_do_not_mix():
+    network = edvr()
+    awaken(network)
+    clip = torch.rand(2, 3, 3, 12, 16)
+    with torch.no_grad():
+        assert torch.allclose(network(clip)[1:], network(clip[1:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_streaming_equals_windows_and_encodes_each_frame_once(model):
+    network = edvr(model).eval()
+    awaken(network)
+    frames = torch.rand(6, 3, 12, 16)
+    encoded = []
+    network.encode.register_forward_hook(lambda module, given, out: encoded.append(len(out)))
+    streamed = list(stream(network, frames))
+    assert sum(encoded) == 6
+    with torch.no_grad():
+        expected = [network(torch.stack(window)[None])[0, 0] for _, window in windows(frames, network.geometry)]
+    assert [time for time, _ in streamed] == list(range(6))
+    for (_, frame), alone in zip(streamed, expected, strict=True):
+        assert (frame - alone).abs().max() < 1e-5
+
+
+def test_overfits_one_clip():
+    network = edvr()
+    clip = (
+        torch.nn.functional.interpolate(torch.rand(1, 9, 3, 4), (12, 16), mode="bicubic")
+        .clamp(0, 1)
+        .unflatten(1, (3, 3))
+    )
+    target = torch.nn.functional.interpolate(clip[:, 1], scale_factor=4, mode="bicubic").clamp(0, 1).sqrt().unsqueeze(1)
+    optimiser = torch.optim.Adam(network.parameters(), 4e-3)
+    losses = []
+    for _ in range(120):
+        loss = (network(clip) - target).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_an_even_number_of_frames_has_no_middle():
+    with pytest.raises(ValueError, match="odd number of frames, got 4"):
+        edvr(frames=4)
+
+
+def test_mini_keeps_the_structure():
+    network = build_network(compose("model=edvr_deblur", "size=mini"))
+    assert isinstance(network.encode, BlurredFrameEncoder)
+    assert network.geometry.scale == 1

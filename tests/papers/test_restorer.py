@@ -1,0 +1,82 @@
+"""Learning rates are functions of the step, for whichever modules were named."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from lightning import Trainer
+
+from src.config import build_network, build_restorer, compose
+from src.errors import Problem
+from src.nn.align import DeformablePack
+from src.papers.restorer import all_but, cosine_restarts, of_kind
+
+START = "model.rates.fusion_first.factor.start=2"
+
+
+class Batches(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        inputs = torch.rand(5, 3, 8, 8, generator=generator)
+        return {"inputs": inputs, "targets": torch.rand(1, 3, 32, 32, generator=generator)}
+
+
+def fit(*overrides, steps=4):
+    """Weights after every step, by name, the first entry before training."""
+    config = compose("model=edvr_m", "size=mini", "size.width=0.125", "size.warmup=0", *overrides)
+    torch.manual_seed(0)
+    restorer = build_restorer(config, build_network(config))
+    seen = [{name: p.detach().clone() for name, p in restorer.network.named_parameters()}]
+    restorer.on_train_batch_end = lambda *_: seen.append(
+        {name: p.detach().clone() for name, p in restorer.network.named_parameters()}
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=steps, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(restorer, torch.utils.data.DataLoader(Batches(), batch_size=1))
+    return restorer, seen
+
+
+def test_fusion_is_trained_alone_at_first():
+    _, seen = fit(START)
+    for name in seen[0]:
+        moved = [not torch.equal(a[name], b[name]) for a, b in pairwise(seen)]
+        if name.startswith("fuse."):
+            assert moved[:2] == [True, True], name
+        else:
+            assert moved[:2] == [False, False], name
+    assert any(not torch.equal(seen[2][n], seen[3][n]) for n in seen[0] if n.startswith("reconstruct."))
+
+
+def test_deformable_layers_have_a_rate_of_their_own():
+    restorer, _ = fit("model.rates.deformable.factor.value=0.25", steps=1)
+    (optimizer,) = [restorer.optimizers().optimizer]
+    slow = {id(p) for module in of_kind(restorer.network, kind=DeformablePack) for p in module.parameters()}
+    rates = {True: set(), False: set()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[id(parameter) in slow].add(group["lr"])
+    ((low,), (high,)) = rates[True], rates[False]
+    assert low == pytest.approx(0.25 * high)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(restorer.network.parameters()))
+
+
+def test_a_part_that_is_not_there_is_named():
+    network = build_network(compose("model=edvr_m", "size=mini"))
+    assert network.fuse not in all_but(network, parts=["fuse"])
+    with pytest.raises(Problem, match="no part fusion: it has encode, align, fuse, reconstruct"):
+        all_but(network, parts=["fusion"])
+
+
+def test_cosine_restarts():
+    rates = [cosine_restarts(step, 400, restarts=4, lowest=0.01) for step in range(400)]
+    assert [rates[k] for k in (0, 100, 200, 300)] == [1.0] * 4
+    assert rates[50] == pytest.approx(0.505)
+    assert min(rates) == pytest.approx(0.01, abs=1e-3)
+    warm = [cosine_restarts(step, 400, restarts=4, lowest=0.01, warmup=9) for step in range(400)]
+    assert warm[0] == pytest.approx(0.1)
+    assert warm[9:] == rates[9:]

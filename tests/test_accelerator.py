@@ -1,0 +1,80 @@
+"""On a CUDA device everything gives what it gives on the CPU. `make accelerator` runs these; nothing else does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from src.config import build_network, build_restorer, compose
+from src.engine.stream import stream
+from src.metrics import psnr, ssim
+from src.ops.deform_conv import deform_conv2d
+from src.ops.resize import imresize
+
+pytestmark = pytest.mark.accelerator
+
+
+@pytest.fixture(autouse=True)
+def cuda() -> None:
+    assert torch.cuda.is_available(), "make accelerator is for machines with a CUDA device"
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.mark.parametrize(("channels", "groups", "spread"), [(16, 2, 1.0), (64, 8, 5.0), (24, 1, 60.0)])
+def test_deformable_convolution(channels: int, groups: int, spread: float) -> None:
+    shapes = {
+        "input": (2, channels, 33, 47),
+        "offset": (2, 18 * groups, 33, 47),
+        "weight": (channels, channels, 3, 3),
+        "bias": (channels,),
+        "mask": (2, 9 * groups, 33, 47),
+    }
+    exact = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    exact["offset"] *= spread
+    grad = torch.randn(shapes["input"], dtype=torch.float64)
+    results = []
+    for tensors in (exact, {name: tensor.float().cuda() for name, tensor in exact.items()}):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        y = deform_conv2d(**leaves, padding=1)
+        y.backward(grad.to(y))
+        results.append([y, *(leaf.grad for leaf in leaves.values())])
+    for expected, value in zip(*results, strict=True):
+        error = (value.detach().cpu().double() - expected.detach()).abs()
+        # a sample within float32's rounding of a grid line has either side's gradient: rare, hence the quantile
+        assert error.flatten()[:: max(1, error.numel() // 1_000_000)].quantile(0.999) < 1e-4 * expected.abs().max()
+
+
+def test_resize_and_scores() -> None:
+    frames = torch.rand(2, 3, 48, 64)
+    assert (imresize(frames.cuda(), 1 / 4).cpu() - imresize(frames, 1 / 4)).abs().max() < 1e-6
+    other = (frames + 0.05 * torch.randn_like(frames)).clamp(0, 1)
+    for score in (psnr, ssim):
+        assert torch.allclose(score(other.cuda(), frames.cuda()).cpu(), score(other, frames), atol=1e-4)
+
+
+def test_networks_and_streams() -> None:
+    network = build_network(compose("model=zsm", "size=mini")).eval()
+    clip = torch.rand(1, 4, 3, 36, 52)
+    with torch.no_grad():
+        expected, moved = network(clip), copy.deepcopy(network).cuda()
+        assert (moved(clip.cuda()).cpu() - expected).abs().max() < 1e-4
+        streamed = [frame.cpu() for _, frame in stream(moved, (frame.cuda() for frame in clip[0]))]
+    assert (torch.stack(streamed) - expected[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_training_step(precision: torch.dtype) -> None:
+    config: Any = compose("model=zsm", "size=mini")
+    restorer = build_restorer(config, build_network(config))
+    inputs, targets = torch.rand(2, 4, 3, 24, 24), torch.rand(2, 7, 3, 96, 96)
+    expected = sum(restorer.losses(inputs, targets).values())
+    restorer.cuda()
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16):
+        loss: Any = sum(restorer.losses(inputs.cuda(), targets.cuda()).values())
+    loss.backward()
+    assert abs(loss.item() / float(expected) - 1) < (1e-4 if precision == torch.float32 else 2e-2)
+    assert all(torch.isfinite(p.grad).all() for p in restorer.network.parameters() if p.grad is not None)
