@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.degrade import Degradation, as_clip
-from src.data.layouts import Clip
+from src.data.splits import Clip
 from src.errors import Problem, VideoError
 from src.geometry import Geometry
 from src.video.reader import FrameReader, open_video

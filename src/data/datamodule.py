@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop
 from src.data.degrade import Degradation
-from src.data.layouts import Clip, Splits
+from src.data.splits import Clip, Splits
 from src.errors import Problem
 from src.geometry import Geometry
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,92 +19,13 @@ import numpy as np
 from PIL import Image
 
 from src.data.procedural import SPLITS, prepare
+from src.data.splits import Clip, Splits
 from src.errors import Problem
-from src.video.reader import IMAGE_SUFFIXES, find_videos, open_video
+from src.video.reader import IMAGE_SUFFIXES, find_videos
 
 BUILT_IN = "`python -m src.run experiment=zsm_vimeo data=procedural size=mini`"
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A stretch of one video file or frame folder.
-
-    Args:
-        name: what scores are kept under; unique within a split.
-        path: the file or folder.
-        subset: part of a test set that has a mean of its own (Vimeo-90K's ``fast``, ...).
-        start, stop: its first frame, and the one behind its last, in frames of the file; ``None`` is the end.
-        step: each ``step``-th frame of the file is a source frame.
-        ready: folders of frames of the same numbers that are degraded already, by what has happened to them, e.g.
-            ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degrade.Degradation.after`.
-    """
-
-    name: str
-    path: Path
-    subset: str = ""
-    start: int = 0
-    stop: int | None = None
-    step: int = 1
-    ready: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
-
-    def length(self) -> int:
-        """Source frames; opens the file where ``stop`` is not given."""
-        stop = self.stop
-        if stop is None:
-            with open_video(self.path) as reader:
-                stop = len(reader)
-        return len(range(self.start, stop, self.step))
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Clips to train on, to validate on while training, and to test on: no frame is in two of them.
-
-    Raises:
-        Problem: a frame is in two splits, or two clips of a test or validation set share a name.
-    """
-
-    train: Sequence[Clip] = ()
-    validate: Sequence[Clip] = ()
-    test: Sequence[Clip] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("train", "validate", "test"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        self.check()
-
-    def check(self) -> None:
-        named = {"training": self.train, "validation": self.validate, "test": self.test}
-        stretches = [
-            (os.path.abspath(clip.path), clip.start, clip.stop, split, clip.name)
-            for split, clips in named.items()
-            for clip in clips
-        ]
-        stretches.sort(key=lambda stretch: stretch[:2])
-        reach: dict[str, tuple[float, str, str]] = {}  # of the path at hand, by split: the last frame, whose
-        path = ""
-        for here, start, stop, split, name in stretches:
-            if here != path:
-                path, reach = here, {}
-            end = float("inf") if stop is None else stop
-            for other, (last, _, neighbour) in reach.items():
-                if other != split and start < last:
-                    raise Problem(
-                        f"frame {start} of {here} is both {other} data (clip {neighbour}) and {split} data (clip "
-                        f"{name}): the splits of a data set must share nothing, so mend its lists or folders"
-                    )
-            if split not in reach or end > reach[split][0]:
-                reach[split] = (end, split, name)
-        for split in ("validation", "test"):
-            seen: set[str] = set()
-            for clip in named[split]:
-                if clip.name in seen:
-                    raise Problem(
-                        f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
-                    )
-                seen.add(clip.name)
 
 
 @dataclass(frozen=True)
@@ -351,7 +272,7 @@ def folder(
         hold_back: the fraction that is never trained on.
         by: ``time`` holds back the end of every video (videos too short for it are trained on whole); ``video`` holds
             back whole videos.
-        step: each ``step``-th frame of a file is a source frame (8 makes 30 fps of 240).
+        step: each ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
         gap: source frames that are left out between the splits of a video, so that they share nothing.
         low: folder of bicubically reduced frames, in which everything is named as in ``root``.
 
@@ -436,26 +357,13 @@ def _common(clips: Sequence[Clip]) -> str:
 # --- The built-in scenes ---
 
 
-def procedural(
-    root: Path | str,
-    *,
-    train: int = 12,
-    validate: int = 2,
-    test: int = 2,
-    height: int = 256,
-    width: int = 384,
-    frames: int = 240,
-    seed: int = 0,
-    step: int = 8,
-) -> Splits:
-    """The built-in scenes, rendered at 240 fps and seen at 30; where they are missing they are rendered first.
+def procedural(root: Path | str, *, step: int = 4, **scenes: int) -> Splits:
+    """The built-in scenes, rendered at 240 fps and seen at 60; where they are missing they are rendered first.
 
     Args:
         root: where they are, or shall be.
-        train, validate, test: number of scenes in each split.
-        height, width, frames: of a scene, as rendered.
-        seed: of the scenes.
         step: each ``step``-th frame is a source frame.
+        scenes: how many and of what size, options of :func:`src.data.procedural.prepare`.
 
     Raises:
         Problem: ``root`` holds something else.
@@ -465,10 +373,10 @@ def procedural(
     def tell(line: str) -> None:
         nonlocal said
         if not said:
-            print(f"The built-in scenes are rendered, once, into {root}: {train + validate + test} videos.", flush=True)
+            print(f"The built-in scenes are rendered, once, into {root}: this takes minutes.", flush=True)
         said = True
 
-    prepare(root, train, validate, test, height=height, width=width, frames=frames, seed=seed, tell=tell)
+    prepare(root, **scenes, tell=tell)
     return folder(root, step=step)
 
 

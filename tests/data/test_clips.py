@@ -14,7 +14,7 @@ from PIL import Image
 
 from src.data.clips import ClipDataset, EvaluationClip, augment
 from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, as_clip
-from src.data.layouts import Clip
+from src.data.splits import Clip
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 

@@ -19,7 +19,8 @@ from torch._utils import ExceptionWrapper
 from src.data.clips import EvaluationClip
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
 from src.data.degrade import Bicubic, Degradation, Noise
-from src.data.layouts import Clip, Splits, folder
+from src.data.layouts import folder
+from src.data.splits import Clip, Splits
 from src.errors import Problem, VideoError
 from src.geometry import Geometry, evenly
 from src.video.writer import VideoWriter

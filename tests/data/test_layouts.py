@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.layouts import EXPECTED, Clip, Splits, folder, inspect, procedural, reds, vid4, vimeo90k
+from src.data.layouts import EXPECTED, folder, inspect, procedural, reds, vid4, vimeo90k
+from src.data.splits import Clip, Splits
 from src.errors import Problem
 
 
@@ -172,7 +173,7 @@ def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.Captu
     splits = few(root)
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [2, 1, 1]
-    assert [clip.length() for clip in splits.train] == [3, 3]  # frames 0, 8 and 16
+    assert [clip.length() for clip in splits.train] == [5, 5]  # frames 0, 4, 8, 12 and 16
     splits.test[0].path.unlink()
     assert "3 of 4 scenes" in inspect(few, root)[0]
     assert few(root) == splits

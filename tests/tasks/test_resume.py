@@ -1,0 +1,46 @@
+"""Schedules are functions of the step: training that is cut at any step goes on as if it had not been."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Callback
+
+from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
+
+
+class StopAfter(Callback):
+    """Interrupts training as Ctrl-C does, once so many steps are saved."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_freezing_warm_up_and_restarts_survive_a_cut(clips, tmp_path):  # noqa: F811
+    schedules = ["model.rates.fusion_first.factor.start=2", "size.warmup=1", "size.restarts=2", "trainer.max_steps=4"]
+    common = ["model=edvr_m", *TINY, *schedules, f"data.root={clips}", "data.test_frames=1"]
+
+    def weights(place):
+        (file,) = place.rglob("last.ckpt")
+        return torch.load(file, weights_only=True)
+
+    run(*common, f"paths.runs={tmp_path / 'whole'}")
+    whole = weights(tmp_path / "whole")
+    (name,) = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("train/*")]
+    for steps in (1, 2, 3):
+        place = tmp_path / str(steps)
+        stop = [f"+callbacks.stop={{_target_: {StopAfter.__module__}.StopAfter, steps: {steps}}}"]
+        run(*common, *stop, f"paths.runs={place}", fails=True)
+        assert weights(place)["global_step"] == steps
+        (cut,) = place.glob("train/*")
+        cut.rename(place / name)
+        run(*common, f"paths.runs={place}", "resume=true")
+        resumed = weights(place)
+        assert resumed["global_step"] == 4
+        for kind in ("state_dict", "current_model_state"):
+            assert all(torch.equal(resumed[kind][key], value) for key, value in whole[kind].items()), (steps, kind)
