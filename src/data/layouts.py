@@ -357,8 +357,8 @@ def _common(clips: Sequence[Clip]) -> str:
 # --- The built-in scenes ---
 
 
-def procedural(root: Path | str, *, step: int = 4, **scenes: int) -> Splits:
-    """The built-in scenes, rendered at 240 fps and seen at 60; where they are missing they are rendered first.
+def procedural(root: Path | str, *, step: int = 2, **scenes: int) -> Splits:
+    """The built-in scenes, rendered at 240 fps and seen at 120; where they are missing they are rendered first.
 
     Args:
         root: where they are, or shall be.

@@ -319,7 +319,7 @@ def prepare(
     root: Path | str,
     train: int = 12,
     validate: int = 2,
-    test: int = 2,
+    test: int = 4,
     height: int = 256,
     width: int = 384,
     frames: int = 240,

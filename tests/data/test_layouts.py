@@ -173,7 +173,7 @@ def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.Captu
     splits = few(root)
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [2, 1, 1]
-    assert [clip.length() for clip in splits.train] == [5, 5]  # frames 0, 4, 8, 12 and 16
+    assert [clip.length() for clip in splits.train] == [9, 9]  # every second of 17
     splits.test[0].path.unlink()
     assert "3 of 4 scenes" in inspect(few, root)[0]
     assert few(root) == splits
