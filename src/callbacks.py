@@ -134,8 +134,8 @@ class OffsetGuard(Callback):
     Args:
         every_n_train_steps: how often to look.
         limit: mean offset that is too long, as a fraction of the longer side of the layer's features.
-        action: ``stop`` ends training with a sentence; ``rollback`` goes back to the weights and the optimiser of
-            ``checkpoints/last.ckpt`` and on with the next batch.
+        action: ``stop`` ends training with a sentence. ``rollback`` saves ``checkpoints/good.ckpt`` at each look that
+            finds nothing wrong, as the weights were when it looked, and goes back to that and on with the next batch.
         rollbacks: how often to go back before stopping after all.
     """
 
@@ -149,6 +149,8 @@ class OffsetGuard(Callback):
         self.seen: dict[str, tuple[Tensor, int]] = {}  # by layer: mean length, longer side of the features
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.good = Path(trainer.default_root_dir) / "checkpoints" / "good.ckpt"
+        self.draft = self.good.with_suffix(".part")
         for name, module in pl_module.named_modules():
             if isinstance(module, DeformablePack):
                 module.offset.register_forward_hook(partial(self._look, name.removeprefix("network.")))
@@ -161,6 +163,8 @@ class OffsetGuard(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.looking = trainer.global_step % self.every == 0
+        if self.looking and self.action == "rollback":
+            trainer.save_checkpoint(self.draft)  # good only if this batch shows it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -174,23 +178,24 @@ class OffsetGuard(Callback):
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
         astray = bool(far) or not math.isfinite(loss)
         if not trainer.strategy.reduce_boolean_decision(astray, all=False):
+            if self.action == "rollback" and trainer.is_global_zero:
+                self.draft.replace(self.good)
             return
         means = ", ".join(f"{n} {lengths[n]:.1f} of {side}" for n, (_, side) in self.seen.items())
         what = f"step {trainer.global_step}: loss {loss:.4g}, mean offset and feature size in pixels: {means}"
-        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        if self.action == "rollback" and self.rollbacks > 0 and last.exists():
+        if self.action == "rollback" and self.rollbacks > 0 and self.good.exists():
             self.rollbacks -= 1
-            self._roll_back(trainer, pl_module, last)
-            rank_zero_warn(f"Training went astray at {what}; back to {last}, {self.rollbacks} more times.")
+            self._roll_back(trainer, pl_module)
+            rank_zero_warn(f"Training went astray at {what}; back to {self.good}, {self.rollbacks} more times.")
             return
         raise Problem(
-            f"Training went astray at {what}. The last good weights are in {last}. Lower "
-            "model.rates.deformable.factor.value or size.rate, raise size.warmup, or start from a smaller model's "
-            "checkpoint."
+            f"Training went astray at {what}. Lower model.rates.deformable.factor.value or size.rate, raise "
+            "size.warmup, start from a smaller model's checkpoint, or set callbacks.offsets.action=rollback, which "
+            "keeps good weights to go back to."
         )
 
-    def _roll_back(self, trainer: Trainer, pl_module: LightningModule, last: Path) -> None:
-        content = torch.load(last, map_location=pl_module.device, weights_only=True)
+    def _roll_back(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        content = torch.load(self.good, map_location=pl_module.device, weights_only=True)
         pl_module.load_state_dict(content["state_dict"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_load_checkpoint(trainer, pl_module, content)  # weights are averaged by one of them

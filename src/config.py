@@ -176,7 +176,8 @@ def start_network(config: DictConfig) -> nn.Module:
         if other:
             raise Problem(
                 f"The network in {config.checkpoint} is not that of the configuration ({len(other)} weights differ, "
-                f"{other[0]} the first): choose the same model and size."
+                f"{other[0]} the first): choose the model and size that it was trained with, which its run's "
+                "config.yaml says, or for a cascade a checkpoint of its first stage's kind."
             )
         network.load_state_dict({**own, **given})
     return network

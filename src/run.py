@@ -32,6 +32,7 @@ def compose_and_call(config: DictConfig) -> None:
     try:
         get_method(config.task._target_)(config, Path(HydraConfig.get().runtime.output_dir))
     except Exception as error:  # told here, before Hydra adds lines of its own
+        _leave_nothing_empty(Path(HydraConfig.get().runtime.output_dir))
         _tell(error)
         raise
 
@@ -47,6 +48,15 @@ def main() -> None:
     except Exception as error:
         _tell(error)
         raise
+
+
+def _leave_nothing_empty(directory: Path) -> None:
+    """Takes back the folders that Hydra made for a run that wrote nothing."""
+    for place in (directory, directory.parent, directory.parent.parent):
+        try:
+            place.rmdir()
+        except OSError:  # not empty
+            return
 
 
 def _tell(error: BaseException) -> None:

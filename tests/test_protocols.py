@@ -15,16 +15,16 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from src.config import CONF, compose
 from src.errors import Problem
 from src.metrics import FrameScore, Scores, psnr
 from src.protocols import Protocol, results, table, write_results
 
-CONF = Path(__file__).parents[1] / "conf" / "protocol"
 PLAIN = Protocol("plain")
 
 
 def load(name: str) -> Protocol:
-    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
+    return instantiate(compose(f"protocol={name}").protocol)
 
 
 def frames(clip: int, decibels: list[float], step: Fraction = Fraction(1)) -> list[FrameScore]:
@@ -41,7 +41,7 @@ def rendered(outcome: dict[str, Any]) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in CONF.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "protocol").glob("[!_]*.yaml")))
 def test_every_configured_protocol(name: str) -> None:
     protocol = load(name)
     assert protocol.name == name

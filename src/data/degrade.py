@@ -323,9 +323,10 @@ class Degradation:
             Problem: the network's scale is not the degradation's, or an output would lie between source frames.
         """
         if geometry.scale != self.scale:
+            fitting = f"bicubic_x{geometry.scale}" if geometry.scale > 1 else "blur"
             raise Problem(
                 f"the network enlarges {geometry.scale} times but the degradation ({self}) makes frames {self.scale} "
-                f"times smaller: choose another degradation or a model of scale {self.scale}"
+                f"times smaller: choose another degradation, such as {fitting}, or a model of scale {self.scale}"
             )
         self.timeline(geometry)
 

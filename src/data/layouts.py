@@ -23,7 +23,7 @@ from src.data.splits import Clip, Splits
 from src.errors import Problem
 from src.video.reader import IMAGE_SUFFIXES, find_videos
 
-BUILT_IN = "`python -m src.run experiment=zsm_vimeo data=procedural size=mini`"
+BUILT_IN = "data=procedural size=mini"
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
 
@@ -444,4 +444,6 @@ def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]
 
 def _missing(what: str, root: Path, source: str = "") -> Problem:
     get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
-    return Problem(f"there is no {what} at {root.absolute()}: {get}, or run on the built-in data with {BUILT_IN}")
+    return Problem(
+        f"This data set is not at {root.absolute()}: {what}; {get}, or run on the built-in data with {BUILT_IN}."
+    )

@@ -59,6 +59,14 @@ class Restorer(LightningModule):
         self.network: Any = network  # a Module with a geometry
         self.loss = loss
         self.protocol = protocol
+        if protocol.clip_length is not None:
+            try:
+                self.network.geometry.lengthened(protocol.clip_length)  # type: ignore[operator, union-attr]
+            except ValueError as error:
+                raise Problem(
+                    f"The protocol {protocol.name} asks for {protocol.clip_length} frames a pass, but {error}: choose "
+                    "another protocol, or protocol.clip_length=null."
+                ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description

@@ -26,7 +26,8 @@ from src.nn.blocks import count_parameters
 def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=bench``: each of ``bench.models`` on one window of ``bench.height`` x ``bench.width`` input pixels.
 
-    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``.
+    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``. Parameters that only
+    training uses (a guide) count, too.
 
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
     ``seconds_per_frame`` is a window's time over the frames that it adds to a video, ``seconds_per_step`` that of a
@@ -53,7 +54,8 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
         "commit": commit(),
     }
     (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
-    Console().print(_table(outcome))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(_table(outcome))  # a log has room
     print(f"Figures: {directory / 'results.json'}")
     return outcome
 

@@ -67,7 +67,8 @@ def _data_sets(config: DictConfig) -> list[str]:
         root = None if OmegaConf.is_missing(data, "root") else Path(data.root).expanduser()
         if root is None or not root.exists():
             where = f"at {root}" if root else "data.root=<folder> says where"
-            _say("no", f"data={path.stem}: not found ({where})")
+            what = "not rendered yet; made when it is first used" if path.stem == "procedural" else "not found"
+            _say("no", f"data={path.stem}: {what} ({where})")
             continue
         complaints = inspect(instantiate(data.layout), root)
         for complaint in complaints:

@@ -63,6 +63,7 @@ def score(
     )
     if trainer.is_global_zero:
         write_results(directory / "results.json", outcome)
-        Console().print(table(outcome))
+        console = Console()
+        (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
         print(f"Scores: {directory / 'results.json'}")
     return outcome

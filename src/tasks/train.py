@@ -54,7 +54,8 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
             raise KeyboardInterrupt from error
         raise
     wandb.finish(exit_code=0)
-    print(f"Weights: {last}, scored above; {last.with_name('best.ckpt')} is the best in validation, if there was one")
+    best = last.with_name("best.ckpt")
+    print(f"Weights: {last}, scored above" + (f"; {best} is the best in validation" if best.exists() else ""))
     return outcome
 
 
