@@ -136,3 +136,10 @@ def test_contradictions_are_refused_before_any_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
     with pytest.raises(Problem, match="enlarges 4 times"):
         build_data(config, build_network(config))
+
+
+def test_a_protocol_that_a_network_cannot_follow_is_one_sentence():
+    config = compose("model=edvr_m", "size=mini", "protocol=vid4_zsm_3")
+    with pytest.raises(Problem, match="asks for 3 frames a pass, but a network of window 5"):
+        build_restorer(config, build_network(config))
+    assert compose("protocol=reds4", "protocol.ensemble=4").protocol.ensemble == 4
