@@ -18,7 +18,7 @@ $(VENV)/.ready: requirements.lock
 
 demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compare it, restore a clip: some minutes
 	$(RUN) task=prepare data=procedural
-	$(RUN) experiment=zsm_vimeo data=procedural size=mini trainer.max_steps=$(or $(STEPS),350) logger=csv paths.runs=$(DEMO) resume=true
+	$(RUN) experiment=zsm_vimeo data=procedural size=mini trainer.max_steps=$(or $(STEPS),300) logger=csv paths.runs=$(DEMO) resume=true
 	$(RUN) task=evaluate model=blend data=procedural size=mini paths.runs=$(DEMO) resume=true
 	$(RUN) task=restore input=datasets/procedural/test/scene_0000.mp4 output=$(DEMO)/restored.mp4 max_frames=8 overwrite=true \
 	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
