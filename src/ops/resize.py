@@ -40,7 +40,7 @@ def imresize(x: Tensor, scale: float | Fraction) -> Tensor:
     exact = _working_dtype(x.dtype)
     down = _weights(height, ratio.numerator, ratio.denominator, x.device, exact)  # (H', H)
     across = _weights(width, ratio.numerator, ratio.denominator, x.device, exact)  # (W', W)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # it knows no meta device
         return (down @ (x.to(exact) @ across.mT)).to(x.dtype)
 
 
