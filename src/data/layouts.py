@@ -198,7 +198,7 @@ TRACKS: dict[str, tuple[str, ...]] = {  # of NTIRE 2019: folder, and what has ha
     "blur_comp": ("blur", "compression"),
 }
 REDS4 = ("000", "011", "015", "020")  # EDVR, Section 4.1
-REDS_TRAIN, REDS_VAL = 240, 30  # clips
+REDS_TRAIN = 240  # clips; validation clips that were moved behind them have higher numbers
 
 
 def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
