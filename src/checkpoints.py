@@ -13,11 +13,17 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from src.errors import CheckpointError
-from src.papers import edvr, zsm
+from src.papers import edvr, wdvr, zsm
 from src.papers.reference import Reference
 
-REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE]
-WRAPPERS = ("params_ema", "params", "state_dict", "model")  # where others keep the weights, best first
+REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE, *wdvr.REFERENCES]
+WRAPPERS = (
+    "params_ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # where others keep the weights, best first
 PREFIXES = ("module.", "_orig_mod.", "network.")  # what wrapping in DDP, compile and Lightning leaves on names
 TRUSTED = ("src.papers", "src.nn", "torch.nn")  # a checkpoint's configuration may only build Modules of these
 

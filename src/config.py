@@ -24,10 +24,11 @@ from torch import nn
 
 from src.checkpoints import load
 from src.errors import Problem
+from src.nn.blocks import fold_weight_norm
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data")
-UNNAMED = ("experiment", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
+UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
 
 def width(full: int, *, _root_: DictConfig) -> int:
@@ -50,14 +51,20 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
     The experiment (or the task, where there is none), then every other override but those in ``UNNAMED``.
     """
-    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
     head = choices.get("experiment") or choices.task
-    pairs = sorted(override.partition("=")[::2] for override in named if override != f"task={head}")
+    name = described([override for override in overrides if override != f"task={head}"])
+    return f"{head}/{name}" if name else str(head)
+
+
+def described(overrides: Sequence[str]) -> str:
+    """Overrides as the name of a folder; empty where none of them is to be named."""
+    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
+    pairs = sorted(override.partition("=")[::2] for override in named)
     parts = [f"{key}={_short(key, value)}" for key, value in pairs]
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
     if len(name) > 180:  # file systems stop at 255 bytes
         name = name[:160] + "-" + hashlib.sha1(name.encode()).hexdigest()[:12]
-    return f"{head}/{name}" if name else str(head)
+    return name
 
 
 def _short(key: str, value: str) -> str:
@@ -153,8 +160,8 @@ def plain(config: Any) -> Any:
 
 
 def build_network(config: DictConfig) -> nn.Module:
-    """The network that a run works with: from ``checkpoint`` where one is given, else a new one of ``model``."""
-    return load(config.checkpoint) if config.checkpoint else instantiate(config.model.network)
+    """The network to evaluate or restore with: from ``checkpoint`` where one is given, else a new one of ``model``."""
+    return fold_weight_norm(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
 
 
 def start_network(config: DictConfig) -> nn.Module:
@@ -231,6 +238,15 @@ def claim(config: DictConfig, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (directory / "commit.txt").write_text(commit() + "\n")
+
+
+def finished(config: DictConfig, directory: Path) -> bool:
+    """Whether ``directory`` holds this very run with its results, so that there is nothing to go on with."""
+    if not ((directory / "results.json").exists() and (directory / "config.yaml").exists()):
+        return False
+    before, now = OmegaConf.load(directory / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    before.resume = now.resume = None
+    return before == now
 
 
 def commit() -> str:

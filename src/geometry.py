@@ -94,6 +94,11 @@ class Geometry:
         shared = 1 if step.denominator > 1 else 0  # neighbouring windows share the frame between them
         return replace(self, window=int(window) + context, times=times, stride=max(1, int(window) - shared))
 
+    def padded(self, frames: int) -> Geometry:
+        """The same outputs from a window with ``frames`` input frames of context before and behind them."""
+        times = tuple(t - self.lead + frames for t in self.times)
+        return replace(self, window=self.window - self.lead - self.trail + 2 * frames, times=times)
+
 
 def evenly(first: Fraction | int, step: Fraction | int | str, count: int) -> tuple[Fraction, ...]:
     """``count`` times from ``first`` on, ``step`` apart."""

@@ -43,6 +43,7 @@ class Protocol:
         crop: pixels of each border of a frame that do not count.
         skip: frames at the beginning and at the end of each clip that do not count.
         clip_length: output frames of one pass of the network; None is the network's own window.
+        padding: input frames on either side of those of a pass that are only looked at; None is the network's own.
         ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
 
@@ -55,6 +56,7 @@ class Protocol:
     crop: int = 0
     skip: tuple[int, int] = (0, 0)
     clip_length: int | None = None
+    padding: int | None = None
     ensemble: int = 1
     frames: Literal["all", "centre"] = "all"
 
@@ -66,6 +68,7 @@ class Protocol:
             (_whole(self.crop, 0), "crop", "a number of pixels, 0 or more"),
             (_pair(self.skip), "skip", "two numbers of frames, 0 or more"),
             (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
+            (self.padding is None or _whole(self.padding, 0), "padding", "a number of frames, 0 or more, or null"),
             (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
             (self.frames in ("all", "centre"), "frames", "all or centre"),
             (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
@@ -90,7 +93,7 @@ class Protocol:
 
         Args:
             more: what else the caller knows: degradation, window, ... It may fill in what is None here
-                (``clip_length``), and contradict nothing.
+                (``clip_length``, ``padding``), and contradict nothing.
 
         Raises:
             ValueError: ``more`` contradicts the protocol.
@@ -106,6 +109,7 @@ class Protocol:
             "frames": self.frames,
             "skip": list(self.skip),
             "clip_length": self.clip_length,
+            "padding": self.padding,
             "ensemble": self.ensemble,
             "mean": "over clips, each the mean over its frames",
         }

@@ -17,7 +17,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF, explain, quoted
+from src.config import CONF, explain, finished, quoted
 from src.errors import Problem
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
@@ -29,10 +29,14 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose_and_call(config: DictConfig) -> None:
     """Hydra's entry: the composed configuration to the task."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    if config.resume and finished(config, directory):
+        print(f"{directory} is finished, with results.json: nothing left to do.")
+        return
     try:
-        get_method(config.task._target_)(config, Path(HydraConfig.get().runtime.output_dir))
+        get_method(config.task._target_)(config, directory)
     except Exception as error:  # told here, before Hydra adds lines of its own
-        _leave_nothing_empty(Path(HydraConfig.get().runtime.output_dir))
+        _leave_nothing_empty(directory)
         _tell(error)
         raise
 

@@ -140,6 +140,6 @@ def test_contradictions_are_refused_before_any_data_is_read():
 
 def test_a_protocol_that_a_network_cannot_follow_is_one_sentence():
     config = compose("model=edvr_m", "size=mini", "protocol=vid4_zsm_3")
-    with pytest.raises(Problem, match="asks for 3 frames a pass, but a network of window 5"):
+    with pytest.raises(Problem, match="does not suit this network: a network of window 5"):
         build_restorer(config, build_network(config))
     assert compose("protocol=reds4", "protocol.ensemble=4").protocol.ensemble == 4

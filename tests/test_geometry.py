@@ -54,6 +54,14 @@ def test_lengthened():
         EDVR.lengthened(3)
 
 
+def test_padded():
+    two = WDVR.padded(2)
+    assert (two.window, two.times, two.stride) == (8, (2, 3, 4, 5), 4)
+    none = WDVR.padded(0)
+    assert (none.lead, none.trail, none.window) == (0, 0, 4)
+    assert WDVR.padded(3).lengthened(1).window == 7
+
+
 def test_refuses_nonsense():
     with pytest.raises(ValueError, match="ascend"):
         Geometry(4, 2, (1, 0))

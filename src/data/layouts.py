@@ -212,14 +212,15 @@ def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
     Args:
         root: the folder that holds them, possibly in folders ``train`` and ``val``.
         split: ``reds4`` tests on training clips 000, 011, 015 and 020 and trains on the 266 others; ``official`` trains
-            on the 240 training clips and tests on the 30 validation clips.
+            on the 240 training clips and tests on the 30 validation clips; ``all`` trains on all 270 (WDVR, Section
+            4.2) and has nothing to test on.
         hold_back: training clips, evenly spread, that validate instead; the paper holds back none.
 
     Raises:
         Problem: it is not there, or has clips missing of those that test.
     """
-    if split not in ("reds4", "official"):
-        raise Problem(f"data.layout.split is reds4 or official, not {split}")
+    if split not in ("reds4", "official", "all"):
+        raise Problem(f"data.layout.split is reds4, official or all, not {split}")
     root = Path(root)
     train, val = _reds_clips(root, "train"), _reds_clips(root, "val")
     if not train and not val:
@@ -229,6 +230,8 @@ def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
     val = {f"val_{name}": replace(clip, name=f"val_{name}") for name, clip in {**moved, **val}.items()}
     if split == "official":
         pool, test = train, list(val.values())
+    elif split == "all":
+        pool, test = {**train, **val}, []
     else:
         if lacking := [name for name in REDS4 if train and name not in train]:
             raise Problem(f"{root} lacks {', '.join(lacking)} of the four clips of REDS4: unpack train_sharp again")

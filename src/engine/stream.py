@@ -6,20 +6,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import partial
-from itertools import tee
+from itertools import chain, tee
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from src.engine.ensemble import FLIPS, turn
+from src.engine.memory import frames_within
 from src.geometry import Geometry
 
 Frame = TypeVar("Frame")  # or whatever is kept of one
 
 
 def stream(
-    network: nn.Module, frames: Iterable[Tensor], *, clip_length: int | None = None, copies: int = 1
+    network: nn.Module,
+    frames: Iterable[Tensor],
+    *,
+    clip_length: int | None = None,
+    padding: int | None = None,
+    memory: int | None = None,
+    copies: int = 1,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Restores a video frame by frame.
 
@@ -31,17 +38,25 @@ def stream(
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
         clip_length: output frames of one pass, for networks that take windows of any length; by default the
             network's own.
+        padding: input frames on either side of those, for networks that have such a ``padding``; by default their own.
+        memory: bytes that a pass may take: networks that have a ``padding`` then restore as many frames in one pass as
+            fit, unless ``clip_length`` says how many.
         copies: flipped and turned copies whose mean is the result (see :mod:`src.engine.ensemble`).
 
     Yields:
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
         frame is (3, s*H, s*W) float32, not clamped.
     """
-    geometry: Geometry = network.geometry  # type: ignore[assignment]
-    if clip_length is not None:
-        geometry = geometry.lengthened(clip_length)
+    if memory is not None and clip_length is None and hasattr(network, "padding"):
+        frames = iter(frames)
+        if (first := next(frames, None)) is None:
+            return
+        height, width = first.shape[-2:]
+        clip_length = frames_within(network, height, width, memory // copies)
+        frames = chain([first], frames)
+    geometry = passes(network, clip_length, padding)
     if copies > 1:
-        yield from _together(network, frames, clip_length, copies)
+        yield from _together(network, frames, copies, clip_length=clip_length, padding=padding)
         return
     if stages := list(getattr(network, "stages", {}).values()):
         yield from _stages(stages, frames)
@@ -49,6 +64,8 @@ def stream(
     separable = hasattr(network, "frame_features")
     encode: Any = network.frame_features if separable else lambda clip: (clip,)
     restore: Any = network.restore if separable else network
+    if padding is not None:
+        restore = partial(restore, padding=padding)
     total = 0
 
     def encoded() -> Iterator[tuple[Tensor, ...]]:
@@ -69,13 +86,27 @@ def stream(
                 yield time, frame
 
 
+def passes(network: nn.Module, clip_length: int | None = None, padding: int | None = None) -> Geometry:
+    """The geometry of the passes in which :func:`stream` restores.
+
+    Raises:
+        ValueError: the network cannot take such passes.
+    """
+    geometry: Geometry = network.geometry  # type: ignore[assignment]
+    if padding is not None:
+        if not hasattr(network, "padding"):
+            raise ValueError("this network has no padding in time to choose")
+        geometry = geometry.padded(padding)
+    return geometry if clip_length is None else geometry.lengthened(clip_length)
+
+
 def _together(
-    network: nn.Module, frames: Iterable[Tensor], clip_length: int | None, copies: int
+    network: nn.Module, frames: Iterable[Tensor], copies: int, **passes: Any
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """A self-ensemble: all copies of the video side by side."""
     flips = FLIPS[copies]
     runs = [
-        stream(network, map(partial(turn, flip=flip), some), clip_length=clip_length)
+        stream(network, map(partial(turn, flip=flip), some), **passes)
         for flip, some in zip(flips, tee(frames, copies), strict=True)
     ]
     for restored in zip(*runs, strict=True):

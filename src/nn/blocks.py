@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
 
@@ -89,6 +90,19 @@ def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
     if not (right or bottom):
         return clip
     return F.pad(clip, (0, right, 0, bottom, 0, 0), mode="replicate")
+
+
+def fold_weight_norm(network: nn.Module) -> nn.Module:
+    """Computes weight-normalised kernels once and for all, in place: the same network, for inference."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return network
+
+
+def trim(x: Tensor, frames: int) -> Tensor:
+    """(N, C, T, H, W) without the first and the last ``frames`` frames."""
+    return x[:, :, frames : x.shape[2] - frames]
 
 
 def count_parameters(modules: nn.Module | Iterable[nn.Module]) -> int:

@@ -12,6 +12,8 @@ leaky(x) - leaky(-x) = (1 + slope) x.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from src.nn.align import DeformablePack, PyramidAlign
 from src.nn.blocks import SLOPE, Blend, FrameEncoder, ResidualBlock
 from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
+from src.ops.resize import imresize
 
 CARRIERS = 3  # red, green, blue
 MIDDLE = 0.5  # of the range of colours
@@ -48,6 +51,27 @@ def start_interpolating(network: nn.Module) -> None:
     for part in network.modules():
         if isinstance(part, Reconstruct):
             _enlarge(part, gain, offset)
+
+
+@torch.no_grad()
+def start_enlarging(direct: Any, beside: Any, scale: int) -> None:
+    """Two convolutions whose sum, shuffled, is a frame, give the bicubic enlargement of the middle one at first.
+
+    Args:
+        direct: convolution over 5x5 pixels of frames, channels before time: weights (3*s*s, 3*T, 5, 5) or
+            (3*s*s, 3, T, 5, 5).
+        beside: convolution that sees anything; what it adds starts at a tenth of its usual size.
+        scale: s.
+    """
+    taps = imresize(torch.eye(25).view(25, 5, 5), scale)[:, 2 * scale : 3 * scale, 2 * scale : 3 * scale]
+    shape = direct.weight.shape
+    weight = torch.zeros(shape).view(3, scale**2, 3, -1, 5, 5)
+    for channel in range(3):
+        weight[channel, :, channel, weight.shape[3] // 2] = taps.reshape(5, 5, -1).permute(2, 0, 1)
+    direct.weight = weight.view(shape)
+    beside.weight = 0.1 * beside.weight
+    for conv in (direct, beside):
+        conv.bias.zero_()
 
 
 @torch.no_grad()

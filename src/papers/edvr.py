@@ -26,7 +26,7 @@ from src.nn.align import PCD, double
 from src.nn.blocks import FrameEncoder, ResidualBlock, conv3x3, leaky, pad_to_multiple, trunk
 from src.nn.fuse import TSA, ConvFuse
 from src.nn.upsample import Reconstruct
-from src.papers.reference import Reference, count
+from src.papers.reference import Reference, Rule, count
 
 
 class PreDeblur(nn.Module):
@@ -150,8 +150,8 @@ def _build(state: Mapping[str, Tensor]) -> EDVR:
     )
 
 
-def _level_rules() -> list[tuple[str, str]]:
-    rules = []
+def _level_rules() -> list[Rule]:
+    rules: list[Rule] = []
     for level in (1, 2, 3):
         steps = ("compare", "refine") if level == 3 else ("compare", "inherit", "refine")
         rules += [

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
 
 class Reference(NamedTuple):
     """One published implementation.
@@ -15,13 +17,13 @@ class Reference(NamedTuple):
     Args:
         name: what it is called, for messages.
         marker: a parameter name that only its state dicts have.
-        rules: ``(pattern, replacement)`` regular expressions, the first that matches a whole name renames it.
+        rules: ``(pattern, replacement)``, the first regular expression that matches a whole name renames it.
         build: makes our network, sizes read from the *renamed* tensors.
     """
 
     name: str
     marker: str
-    rules: list[tuple[str, str]]
+    rules: list[Rule]
     build: Callable[[Mapping[str, Tensor]], nn.Module]
 
     def rename(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -30,7 +32,7 @@ class Reference(NamedTuple):
         for name, tensor in state_dict.items():
             for pattern, replacement in self.rules:
                 if match := re.fullmatch(pattern, name):
-                    renamed[match.expand(replacement)] = tensor
+                    renamed[replacement(match) if callable(replacement) else match.expand(replacement)] = tensor
                     break
             else:
                 unknown.append(name)

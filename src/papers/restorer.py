@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from src.engine.stream import stream
+from src.engine.stream import passes, stream
 from src.errors import Problem
 from src.losses import charbonnier
 from src.metrics import Scores
@@ -59,14 +59,13 @@ class Restorer(LightningModule):
         self.network: Any = network  # a Module with a geometry
         self.loss = loss
         self.protocol = protocol
-        if protocol.clip_length is not None:
-            try:
-                self.network.geometry.lengthened(protocol.clip_length)  # type: ignore[operator, union-attr]
-            except ValueError as error:
-                raise Problem(
-                    f"The protocol {protocol.name} asks for {protocol.clip_length} frames a pass, but {error}: choose "
-                    "another protocol, or protocol.clip_length=null."
-                ) from error
+        try:
+            passes(network, protocol.clip_length, protocol.padding)
+        except ValueError as error:
+            raise Problem(
+                f"The protocol {protocol.name} does not suit this network: {error}; choose another protocol, or "
+                "protocol.clip_length=null protocol.padding=null."
+            ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
@@ -87,8 +86,10 @@ class Restorer(LightningModule):
     def evaluation_step(self, clip: Any) -> None:
         """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`)."""
         inputs = (frame.to(self.device) for frame in clip.inputs())
-        copies, length = self.protocol.ensemble, self.protocol.clip_length
-        estimates = stream(self.network, inputs, clip_length=length, copies=copies)
+        rules = self.protocol
+        estimates = stream(
+            self.network, inputs, clip_length=rules.clip_length, padding=rules.padding, copies=rules.ensemble
+        )
         for (time, estimate), (expected, target) in zip(estimates, clip.targets(), strict=True):
             if time != expected:
                 raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
@@ -153,6 +154,11 @@ def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float =
     phase = (step % period) / period
     rise = min(1.0, (step + 1) / (warmup + 1))
     return rise * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+def lowered(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
+    """The initial rate, multiplied by ``factor`` at each of the shares ``after`` of all steps."""
+    return factor ** sum(step >= share * steps for share in after)
 
 
 def of_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:

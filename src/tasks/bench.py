@@ -20,14 +20,17 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import build_restorer, claim, commit, compose
-from src.nn.blocks import count_parameters
+from src.nn.blocks import count_parameters, fold_weight_norm
+
+OWN = "model"  # what the configuration's own model is called where it alone is measured
 
 
 def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=bench``: each of ``bench.models`` on one window of ``bench.height`` x ``bench.width`` input pixels.
 
-    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``. Parameters that only
-    training uses (a guide) count, too.
+    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``; without entries
+    (``bench.models=null``) the configuration's own ``model`` is measured. Parameters that only training uses (a guide)
+    count, too.
 
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
     ``seconds_per_frame`` is a window's time over the frames that it adds to a video, ``seconds_per_step`` that of a
@@ -40,9 +43,9 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     claim(config, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models: dict[str, dict[str, Any]] = {}
-    for name in track(config.bench.models, "Measuring"):
+    for name in track(config.bench.models or [OWN], "Measuring"):
         model, *changes = name.split()
-        chosen = compose(f"model={model}", f"size={config.bench.size}", *changes)
+        chosen = config if name == OWN else compose(f"model={model}", f"size={config.bench.size}", *changes)
         models[name] = count(chosen, config.bench.height, config.bench.width)
         if config.bench.time:
             models[name] |= measure(chosen, config.bench, device)
@@ -77,10 +80,6 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
     geometry, found = network.geometry, {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
-    new = geometry.stride / geometry.spacing  # frames of a video that each window adds
-    with torch.inference_mode():
-        found["seconds_per_frame"] = _median(lambda: network(clip), options.repeats, device) / float(new)
     if count_parameters(network):
         restorer = build_restorer(config, network).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
@@ -94,6 +93,12 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
             optimizer.step()
 
         found["seconds_per_step"] = _median(step, options.repeats, device)
+    fold_weight_norm(network)
+    clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
+    new = geometry.stride / geometry.spacing  # frames of a video that each window adds
+    with torch.inference_mode():
+        found["seconds_per_frame"] = _median(lambda: network(clip), options.repeats, device) / float(new)
+        found["frames_per_second"] = 1 / found["seconds_per_frame"]
     found["peak_memory"] = _peak(device)
     return found
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.config import build_data, build_network, build_restorer, build_trainer, claim, commit, plain
+from src.engine.stream import passes
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.protocols import results, table, write_results
@@ -44,9 +45,7 @@ def score(
 ) -> dict[str, Any]:
     """Runs every test clip through the network and writes what came out into ``directory``."""
     trainer.test(restorer, datamodule=data, verbose=False)
-    geometry = restorer.network.geometry
-    if restorer.protocol.clip_length is not None:
-        geometry = geometry.lengthened(restorer.protocol.clip_length)
+    geometry = passes(restorer.network, restorer.protocol.clip_length, restorer.protocol.padding)
     clips = data.splits.test  # type: ignore[attr-defined]
     outcome = results(
         restorer.measured,
@@ -56,6 +55,9 @@ def score(
         degradation=plain(config.degradation),
         window=geometry.window,
         clip_length=len(geometry.times),
+        padding=getattr(restorer.network, "padding", None)
+        if restorer.protocol.padding is None
+        else restorer.protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         checkpoint=str(checkpoint) if checkpoint else None,

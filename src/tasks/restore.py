@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from src.config import build_network
+from src.engine.memory import free
 from src.engine.stream import stream
 from src.errors import Problem
 from src.nn.blocks import count_parameters
@@ -29,6 +30,7 @@ def restore(config: DictConfig, directory: Path) -> None:
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).float().eval()
+    memory = int(config.memory * 2**30) if config.memory else free(device) // 2
     with open_video(source) as reader:
         geometry = network.geometry
         length = min(len(reader), config.max_frames or len(reader))
@@ -39,6 +41,6 @@ def restore(config: DictConfig, directory: Path) -> None:
         with VideoWriter(
             output, fps, codec=config.codec, quality=config.quality, audio_from=audio, aspect=reader.aspect
         ) as writer:
-            for _, frame in track(stream(network, frames), f"Restoring {source.name}", total=count):
+            for _, frame in track(stream(network, frames, memory=memory), f"Restoring {source.name}", total=count):
                 writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
     print(f"{output}: {count} frames at {float(fps):.3f} frames per second")

@@ -22,7 +22,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=train``: trains ``model`` on ``data``, evaluates the averaged weights, writes ``results.json``.
 
     Returns:
-        The content of ``results.json``.
+        The content of ``results.json``; empty where the data set has nothing to test on.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     network = start_network(config)
@@ -46,8 +46,10 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-        outcome = score(config, directory, trainer, restorer, data, last)
-        _log_table(trainer, outcome)
+        outcome = {}
+        if data.splits.test:  # type: ignore[attr-defined]
+            outcome = score(config, directory, trainer, restorer, data, last)
+            _log_table(trainer, outcome)
     except BaseException as error:
         wandb.finish(exit_code=1)
         if isinstance(error, SystemExit) and trainer.interrupted:  # Lightning's way to leave after Ctrl-C
@@ -55,7 +57,8 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise
     wandb.finish(exit_code=0)
     best = last.with_name("best.ckpt")
-    print(f"Weights: {last}, scored above" + (f"; {best} is the best in validation" if best.exists() else ""))
+    scored = "scored above" if outcome else "not scored: this data set has nothing to test on"
+    print(f"Weights: {last}, {scored}" + (f"; {best} is the best in validation" if best.exists() else ""))
     return outcome
 
 

@@ -228,7 +228,9 @@ def test_reds_splits(reds_root: Path) -> None:
     assert (len(held.train), len(held.validate), len(held.test)) == (262, 4, 4)
     official = reds(reds_root, split="official")
     assert (len(official.train), len(official.test)) == (240, 30)
-    with pytest.raises(Problem, match="reds4 or official"):
+    everything = reds(reds_root, split="all")
+    assert (len({clip.path for clip in everything.train}), list(everything.test)) == (270, [])
+    with pytest.raises(Problem, match="reds4, official or all"):
         reds(reds_root, split="mine")
     with pytest.raises(Problem, match=r"REDS .*seungjunnah"):
         reds(reds_root / "nowhere")

@@ -11,7 +11,7 @@ from lightning import Trainer
 from src.config import build_network, build_restorer, compose
 from src.errors import Problem
 from src.nn.align import DeformablePack
-from src.papers.restorer import all_but, cosine_restarts, of_kind
+from src.papers.restorer import all_but, cosine_restarts, lowered, of_kind
 
 START = "model.rates.fusion_first.factor.start=2"
 
@@ -70,6 +70,12 @@ def test_a_part_that_is_not_there_is_named():
     assert network.fuse not in all_but(network, parts=["fuse"])
     with pytest.raises(Problem, match="no part fusion: it has encode, align, fuse, reconstruct"):
         all_but(network, parts=["fusion"])
+
+
+def test_lowered():
+    rates = [lowered(step, 10, after=(0.5, 0.8), factor=0.1) for step in range(10)]
+    assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
+    assert lowered(0, 10, after=(0,)) == pytest.approx(0.1)  # a fine-tuning goes on at the lower rate
 
 
 def test_cosine_restarts():

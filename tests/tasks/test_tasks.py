@@ -129,7 +129,9 @@ def test_resumed_equals_uninterrupted(clips, trained, tmp_path):
     assert steps == [0, 1, 2, 3]
     scores = target / "seed=0" / "results.json"
     before = json.loads(scores.read_text())["summary"]
-    run(*common, "trainer.max_steps=4", f"paths.runs={cut}", "resume=true")  # nothing left to train
+    written = scores.stat().st_mtime_ns
+    assert "nothing left to do" in run(*common, "trainer.max_steps=4", f"paths.runs={cut}", "resume=true")
+    assert scores.stat().st_mtime_ns == written
     assert json.loads(scores.read_text())["summary"] == before
 
 

@@ -1,0 +1,271 @@
+"""WDVR: wide-activated 2D and 3D convolutions for video restoration.
+
+Y. Fan, J. Yu, D. Liu, T. S. Huang: "An Empirical Investigation of Efficient Spatio-Temporal Modeling in Video
+Restoration". A window of frames becomes its restored middle one (2D), or a clip of any length becomes as many frames
+(3D), four times the size or as large as before.
+
+Shapes: B batch, T frames, U units (channels between blocks), A activations (channels at the ReLU), H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from src.geometry import Geometry, evenly
+from src.nn.blocks import trim
+from src.nn.start import start_enlarging
+from src.papers.reference import Reference, Rule, count
+
+MEAN = 0.5  # taken from the input, added to the output
+DIRECTION = "parametrizations.weight.original1"  # of a weight-normalised kernel; its norm is original0
+
+Layer = tuple[
+    str, str, tuple[int, ...]
+]  # channels in and out, "units" or "activations"; kernel over (time,) height, width
+
+
+def conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
+    """A weight-normalised convolution that keeps the size: zeros beyond the borders, held frames beyond the ends."""
+    if len(kernel) == 2:
+        return weight_norm(nn.Conv2d(inputs, outputs, kernel, padding=kernel[0] // 2))
+    return weight_norm(HeldConv3d(inputs, outputs, kernel))
+
+
+class HeldConv3d(nn.Conv3d):
+    """(N, C, T, H, W) to the same size; space is padded by zeros, time by replication."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, ...]) -> None:
+        time, height, width = kernel
+        super().__init__(inputs, outputs, (time, height, width), padding=(0, height // 2, width // 2))
+        self.reach = time // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reach:
+            x = F.pad(x, (0, 0, 0, 0, self.reach, self.reach), mode="replicate")
+        return super().forward(x)
+
+
+class Wide(nn.Module):
+    """Wide-activated residual blocks in a row (Figures 3 and 4), each scaled by 1 / sqrt(blocks).
+
+    (N, U, T, H, W) to (N, U, T - 2 * margin, H, W); without T for the 2D design. A subclass is a design.
+
+    Args:
+        blocks: how many.
+        units: U.
+        activations: A; by default the least that costs ``budget``.
+        budget: parameters of a block; by default those of a TSAS block with 23/6 as many activations as units, so that
+            designs of as many units cost the same (43, 64, 88, 122 and 128 for 32 units; Table 2 has 42 for IAI, which
+            costs 2 % less than STAS).
+    """
+
+    before: ClassVar[list[Layer]]  # the ReLU
+    after: ClassVar[list[Layer]]
+
+    def __init__(self, *, blocks: int, units: int, activations: int | None = None, budget: int | None = None) -> None:
+        super().__init__()
+        if activations is None:
+            activations = self.activations_for(units, TSAS.cost(units, 23 * units // 6) if budget is None else budget)
+        self.units, self.activations = units, activations
+        size = {"units": units, "activations": activations}
+
+        def layers(some: list[Layer]) -> list[nn.Module]:
+            return [conv(size[inputs], size[outputs], kernel) for inputs, outputs, kernel in some]
+
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*layers(self.before), nn.ReLU(), *layers(self.after)) for _ in range(blocks)
+        )
+        self.reach = sum(kernel[0] // 2 for *_, kernel in self.before + self.after if len(kernel) == 3)  # of a block
+
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """``margin``: frames at either end that are context only; each goes as soon as no block needs it any more."""
+        for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
+            x = x + block(x) / math.sqrt(len(self.blocks))
+            needed = min(margin, left * self.reach)
+            x, margin = trim(x, margin - needed), needed
+        return x
+
+    @classmethod
+    def cost(cls, units: int, activations: int) -> int:
+        """Parameters of a block: kernels, and for each output channel a bias and the norm of its kernel."""
+        size = {"units": units, "activations": activations}
+        return sum(size[o] * (size[i] * math.prod(kernel) + 2) for i, o, kernel in cls.before + cls.after)
+
+    @classmethod
+    def activations_for(cls, units: int, budget: int) -> int:
+        """The fewest activations with which a block costs ``budget`` parameters or more."""
+        activations = 1
+        while cls.cost(units, activations) < budget:
+            activations += 1
+        return activations
+
+    @property
+    def temporal_share(self) -> float:
+        """Weights of kernels that reach over time as a share of all kernels' (Table 2 prints another for two)."""
+        size = {"units": self.units, "activations": self.activations}
+        weights = [(size[i] * size[o] * math.prod(kernel), kernel) for i, o, kernel in self.before + self.after]
+        temporal = sum(weight for weight, kernel in weights if len(kernel) == 3 and kernel[0] > 1)
+        return temporal / sum(weight for weight, _ in weights)
+
+
+class Wide2D(Wide):
+    """Figure 4 (a)."""
+
+    before: ClassVar = [("units", "activations", (3, 3))]
+    after: ClassVar = [("activations", "units", (3, 3))]
+
+
+class IAI(Wide):
+    """Inflated, activation, inflated: Figure 4 (b)."""
+
+    before: ClassVar = [("units", "activations", (3, 3, 3))]
+    after: ClassVar = [("activations", "units", (3, 3, 3))]
+
+
+class IAS(Wide):
+    """Inflated, activation, spatial: Figure 4 (c)."""
+
+    before: ClassVar = [("units", "activations", (3, 3, 3))]
+    after: ClassVar = [("activations", "units", (1, 3, 3))]
+
+
+class STAS(Wide):
+    """Spatial, temporal, activation, spatial: Figure 4 (d)."""
+
+    before: ClassVar = [("units", "activations", (1, 3, 3)), ("activations", "activations", (3, 1, 1))]
+    after: ClassVar = [("activations", "units", (1, 3, 3))]
+
+
+class TSAS(Wide):
+    """Temporal, spatial, activation, spatial: Figure 4 (e)."""
+
+    before: ClassVar = [("units", "units", (3, 1, 1)), ("units", "activations", (1, 3, 3))]
+    after: ClassVar = [("activations", "units", (1, 3, 3))]
+
+
+class WDVR2D(nn.Module):
+    """Frames stacked over channels (Section 3.1). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W).
+
+    Args:
+        trunk: blocks of the 2D design.
+        frames: T, odd; the middle one is restored.
+        scale: s.
+        interpolating: start as bicubic enlargement of the middle frame instead of at random.
+    """
+
+    def __init__(self, *, trunk: Wide, frames: int = 5, scale: int = 4, interpolating: bool = False) -> None:
+        super().__init__()
+        if frames % 2 == 0:
+            raise ValueError(f"WDVR restores the middle one of an odd number of frames, got {frames}")
+        outputs = 3 * scale**2
+        self.head = conv(3 * frames, trunk.units, (3, 3))
+        self.trunk = trunk
+        self.tail = conv(trunk.units, outputs, (3, 3))
+        self.skip = conv(3 * frames, outputs, (5, 5))
+        self.geometry = Geometry(scale, frames, (Fraction(frames // 2),))
+        if interpolating:
+            start_enlarging(self.skip, self.tail, scale)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        stacked = clip.transpose(1, 2).flatten(1, 2) - MEAN  # (B, 3*T, H, W)
+        restored = self.tail(self.trunk(self.head(stacked))) + self.skip(stacked)
+        return F.pixel_shuffle(restored + MEAN, self.geometry.scale).unsqueeze(1)
+
+
+class WDVR3D(nn.Module):
+    """Convolutions over time (Section 3.2). (B, T + 2 * padding, 3, H, W) to (B, T, 3, s*H, s*W), any T.
+
+    Args:
+        trunk: blocks of a 3D design.
+        clip: frames restored in one pass, where nothing else is asked for.
+        padding: input frames on either side of them, only looked at, where no other number is asked for.
+        scale: s.
+        interpolating: start as bicubic enlargement of each frame instead of at random.
+    """
+
+    def __init__(
+        self, *, trunk: Wide, clip: int = 4, padding: int = 8, scale: int = 4, interpolating: bool = False
+    ) -> None:
+        super().__init__()
+        outputs = 3 * scale**2
+        self.head = conv(3, trunk.units, (1, 3, 3))
+        self.trunk = trunk
+        self.tail = conv(trunk.units, outputs, (1, 3, 3))
+        self.skip = conv(3, outputs, (5, 5, 5))
+        self.padding = padding
+        self.geometry = Geometry(scale, clip + 2 * padding, evenly(padding, 1, clip), stride=clip, elastic=True)
+        if interpolating:
+            start_enlarging(self.skip, self.tail, scale)
+
+    def forward(self, clip: Tensor, padding: int | None = None) -> Tensor:
+        padding = self.padding if padding is None else padding
+        if clip.shape[1] <= 2 * padding:
+            raise ValueError(f"{clip.shape[1]} frames are no more than the padding, {padding} on either side")
+        x = clip.transpose(1, 2) - MEAN  # (B, 3, T + 2 * padding, H, W)
+        near = min(padding, self.skip.reach)
+        beside = trim(self.skip(trim(x, padding - near)), near)
+        restored = self.tail(self.trunk(self.head(x), padding)) + beside
+        return F.pixel_shuffle((restored + MEAN).transpose(1, 2), self.geometry.scale)
+
+
+def _rule(theirs: str, ours: str | Callable[[re.Match[str]], str]) -> Rule:
+    """The rule for weight-normalised convolutions: the names that PyTorch gave their tensors, and gives them now."""
+    names = {"bias": "bias", "weight_g": "parametrizations.weight.original0", "weight_v": DIRECTION}
+
+    def rename(match: re.Match[str]) -> str:
+        tensor = match[0].rpartition(".")[2]
+        return f"{ours(match) if callable(ours) else ours}.{names[tensor]}"
+
+    return rf"{theirs}\.({'|'.join(names)})", rename
+
+
+def _sizes(state: Mapping[str, Tensor], widened: int) -> tuple[dict[str, int], int]:
+    """Sizes of the trunk, whose layer number ``widened`` makes the activations, and the scale."""
+    units = state[f"head.{DIRECTION}"].shape[0]
+    activations = state[f"trunk.blocks.0.{widened}.{DIRECTION}"].shape[0]
+    scale = math.isqrt(state[f"tail.{DIRECTION}"].shape[0] // 3)
+    return {"blocks": count(state, "trunk.blocks"), "units": units, "activations": activations}, scale
+
+
+def _build_2d(state: Mapping[str, Tensor]) -> WDVR2D:
+    sizes, scale = _sizes(state, 0)
+    return WDVR2D(trunk=Wide2D(**sizes), frames=state[f"head.{DIRECTION}"].shape[1] // 3, scale=scale)
+
+
+def _build_3d(state: Mapping[str, Tensor]) -> WDVR3D:
+    sizes, scale = _sizes(state, 1)
+    return WDVR3D(trunk=TSAS(**sizes), clip=10, padding=0, scale=scale)  # as the published code trains it
+
+
+REFERENCES = [
+    Reference(
+        name="WDVR's wdsr_burst",
+        marker="skip.0.weight_v",
+        rules=[
+            _rule(r"head\.0", "head"),
+            _rule(r"body\.(\d+)\.body\.(\d+)", lambda match: f"trunk.blocks.{match[1]}.{match[2]}"),
+            _rule(r"tail\.0", "tail"),
+            _rule(r"skip\.0", "skip"),
+        ],
+        build=_build_2d,
+    ),
+    Reference(
+        name="WDVR's wdvr",
+        marker="skip.1.weight_v",
+        rules=[  # numbers count the head, and each padding in time
+            _rule(r"body\.0", "head"),
+            _rule(r"body\.(\d+)\.body\.(\d+)", lambda match: f"trunk.blocks.{int(match[1]) - 1}.{int(match[2]) - 1}"),
+            _rule(r"body\.\d+", "tail"),
+            _rule(r"skip\.1", "skip"),
+        ],
+        build=_build_3d,
+    ),
+]

@@ -1,0 +1,197 @@
+"""Sets what a sweep found beside what its paper prints: one table and one plot for each study of ``conf/ablation``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.config import CONF, described
+from src.tasks.bench import count
+
+Row = dict[str, Any]
+
+
+class Study(Callback):
+    """Hydra's callback that keeps the points of a multirun and, at its end, writes ``table.md`` and ``plot.svg``.
+
+    Args:
+        name: of the study, and of its folder under ``ablations/`` in the runs.
+        title: what the table shows.
+        columns: what is read of each point, by title: ``results/...`` of its results.json, ``network/...`` an
+            attribute of its network, ``count/parameters`` or ``count/flops`` at 320x180, ``metrics/...`` the median
+            of a column of metrics.csv.
+        compare: the column that the plot and the order are about; the paper's has the same name.
+        published: ``file`` and ``table`` of the paper's figures, whose rows are the points in their order; or none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        columns: Mapping[str, str],
+        compare: str = "psnr",
+        published: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.title, self.columns, self.compare = name, title, dict(columns), compare
+        self.published = _published(published) if published else []
+        self.points: list[Point] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.COMPLETED:
+            self.points.append(Point(Path(config.hydra.runtime.output_dir), list(config.hydra.overrides.task)))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        rows = tabulate(self.points, self.columns, self.published)
+        if not rows:
+            return
+        common = set.intersection(*(set(point.overrides.items()) for point in self.points))
+        fixed = sorted((key, value) for key, value in common if key not in ("ablation", "seed", "logger", "paths.runs"))
+        asked = [f"{key}={value}" for key, value in fixed]
+        folder = Path(config.paths.runs) / "ablations" / self.name / (described(asked) or "as_published")
+        folder.mkdir(parents=True, exist_ok=True)
+        text = markdown(rows, self.title, self.compare, asked)
+        (folder / "table.md").write_text(text)
+        (folder / "table.json").write_text(
+            json.dumps({"title": self.title, "overrides": asked, "rows": rows}, indent=2)
+        )
+        draw(rows, self.title, self.compare, folder / "plot.svg")
+        print(f"\n{text}\nTable and plot: {folder}")
+
+
+class Point:
+    """A finished run of a sweep: where it lies, and the overrides that made it."""
+
+    def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
+        self.directory = directory
+        self.overrides = dict(override.partition("=")[::2] for override in overrides)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The run's configuration."""
+        return OmegaConf.load(self.directory / "config.yaml")  # type: ignore[return-value]
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The run's ``results.json``."""
+        return json.loads((self.directory / "results.json").read_text())
+
+    def value(self, source: str) -> Any:
+        """What a column's source (see :class:`Study`) says of this run."""
+        kind, _, rest = source.partition("/")
+        if kind == "metrics":
+            with (self.directory / "metrics.csv").open(newline="") as stream:
+                return statistics.median(float(row[rest]) for row in csv.DictReader(stream) if row.get(rest))
+        if kind == "count":
+            return count(self.config, 180, 320)[rest]
+        if kind == "network":
+            with torch.device("meta"):
+                found: Any = instantiate(self.config.model.network)
+            for part in rest.split("/"):
+                found = getattr(found, part)
+            return found
+        found = self.results
+        for part in rest.split("/"):
+            found = next(iter(found.values())) if part == "*" else found[part]
+        return found
+
+
+def tabulate(points: Sequence[Point], columns: Mapping[str, str], published: Sequence[Row] = ()) -> list[Row]:
+    """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
+
+    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation.
+    """
+    keys = {key for point in points for key in point.overrides} - {"seed"}
+    varied = sorted(k for k in keys if len({point.overrides.get(k) for point in points}) > 1)
+    groups: dict[tuple[str | None, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(tuple(point.overrides.get(key) for key in varied), []).append(point)
+    rows = []
+    for number, (values, members) in enumerate(groups.items()):
+        row: Row = {"point": _number(" ".join(str(value) for value in values))}
+        if len(published) == len(groups):
+            row |= {f"paper: {name}": value for name, value in published[number].items()}
+        for title, source in columns.items():
+            found = [member.value(source) for member in members]
+            row[title] = statistics.mean(found) if len(found) > 1 else found[0]
+            if len(found) > 1 and source.startswith("results/"):
+                row[f"{title} deviation"] = statistics.stdev(found)
+        rows.append(row)
+    return rows
+
+
+def order(rows: Sequence[Row], compare: str) -> str:
+    """How the order of ``compare`` agrees with the paper's, in a sentence; empty where the paper has no such figure."""
+    if len(rows) < 2 or any(row.get(f"paper: {compare}") is None for row in rows):
+        return ""
+    theirs, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
+
+    def ranked(values: list[float]) -> str:
+        return " < ".join(str(rows[k]["point"]) for k in np.argsort(values, kind="stable"))
+
+    ranks = np.argsort(np.argsort([theirs, ours])).astype(float)
+    agreement = np.corrcoef(ranks)[0, 1]
+    return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}; rank correlation {agreement:.2f}."
+
+
+def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str]) -> str:
+    """The table as Markdown, with what was asked for and how the order agrees."""
+    names = list(rows[0])
+    lines = [f"**{title}** ({' '.join(overrides)})", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
+    agreement = order(rows, compare)
+    return "\n".join([*lines, *(["", agreement] if agreement else [])]) + "\n"
+
+
+def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
+    """``compare`` over the points, the paper's and ours side by side, each with a scale of its own."""
+    from matplotlib.figure import Figure  # only here: training does without
+
+    shown = [name for name in (f"paper: {compare}", compare) if rows[0].get(name) is not None]
+    places = [row["point"] for row in rows]
+    numeric = not any(isinstance(place, str) for place in places)
+    figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
+    for number, name in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), number + 1)
+        spread = [row.get(f"{name} deviation", 0.0) for row in rows]
+        axes.errorbar(
+            places, [row[name] for row in rows], yerr=spread, marker="o", linestyle="-" if numeric else "none"
+        )
+        axes.set_title(name, fontsize=10)
+        axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(file)
+
+
+def _published(place: Mapping[str, str]) -> list[Row]:
+    """The rows of a table of a paper's ``published.yaml``."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / place["file"]))
+    table = content["tables"][place["table"]]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,56 @@
+"""What a pass takes: counted as it is, and kept within what is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from src.engine.memory import ENOUGH, WORKSPACE, frames_within, free, peak
+from src.engine.stream import stream
+from src.papers.wdvr import TSAS, WDVR3D
+
+
+def network() -> WDVR3D:
+    torch.manual_seed(0)
+    return WDVR3D(trunk=TSAS(blocks=2, units=8), clip=2, padding=3)
+
+
+def test_what_is_alive_at_the_same_time_is_counted():
+    class Doubling(nn.Module):
+        def forward(self, clip):
+            first = clip + 1  # clip, first
+            second = first * 2  # clip, first, second
+            del first
+            return second.view(-1)  # no storage of its own
+
+    assert peak(Doubling(), (1, 2, 3, 8, 8)) == 3 * 2 * 3 * 8 * 8 * 4
+
+
+@pytest.mark.parametrize("share", [1.0, 2.5])
+def test_as_many_frames_as_fit(share):
+    restorer = network()
+    memory = int(share * WORKSPACE * peak(restorer, (1, 6 + 5, 3, 16, 20)))
+    frames = frames_within(restorer, 16, 20, memory)
+    assert WORKSPACE * peak(restorer, (1, 6 + frames, 3, 16, 20)) <= memory
+    assert WORKSPACE * peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
+
+
+def test_at_least_one_and_no_more_than_are_worth_it():
+    assert frames_within(network(), 16, 20, 1) == 1
+    assert frames_within(network(), 16, 20, 2**60) == ENOUGH * 3
+    assert free(torch.device("cpu")) > 2**20
+
+
+def test_memory_decides_how_many_frames_a_pass_has_and_no_frame_is_lost():
+    seen = []
+    restorer = network()
+    restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or seen.append(output.shape[1]))
+    clip = torch.rand(11, 3, 16, 20)
+    memory = int(WORKSPACE * peak(restorer, (1, 6 + 4, 3, 16, 20)))
+    frames = list(stream(restorer, iter(clip), memory=memory))
+    assert [int(time) for time, _ in frames] == list(range(11))
+    assert seen == [4, 4, 4]  # the last one moved back
+    fixed = [frame for _, frame in stream(restorer, iter(clip), clip_length=4)]
+    assert all(torch.equal(a, b) for (_, a), b in zip(frames, fixed, strict=True))
+    assert list(stream(restorer, [], memory=memory)) == []
