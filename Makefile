@@ -37,8 +37,8 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
 
-accelerator:  ## what a CUDA machine is wanted for, under ten minutes: checks, a longer training; PYTHON=, OUT=, DATA= folder of videos
-	PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
+accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|edvr|wdvr; PYTHON=, OUT=, DATA= folder of videos
+	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
 
 lock: $(VENV)/.ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock

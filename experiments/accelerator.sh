@@ -1,29 +1,51 @@
 #!/usr/bin/env bash
-# All that a machine with a CUDA device is wanted for, in one call of under ten minutes: make accelerator.
+# What a machine with a CUDA device is wanted for, each part in one call of under ten minutes: make accelerator PART=...
+#   PART=zsm (default)   checks, and Zooming SlowMo trained for longer than a CPU can
+#   PART=edvr            EDVR's Table 4, its four models at the paper's size
+#   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
-# OUT receives checks.txt, and a folder for each training: log, results.json, metrics.csv, last.ckpt.
+# OUT receives checks.txt, and for each training or study a folder: log, results, metrics.csv, last.ckpt, tables, plots.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 videos=${2:-}
+part=${PART:-zsm}
 export PYTHONUNBUFFERED=1
+common=(trainer.max_steps="${STEPS:-4000}" trainer.precision=bf16-mixed trainer.val_check_interval=2000 logger=csv
+    data.workers="$(nproc)")
 
-"$python" -m pytest -m accelerator -p no:cacheprovider 2>&1 | tee "$out/checks.txt"
-
-# Zooming SlowMo at a quarter of its width, as on the CPU, but for MINUTES (4) of many more and larger batches.
-train() { # name, data set
-    local name=$1; shift
-    mkdir -p "$out/$name"
-    "$python" -m src.run experiment=zsm_vimeo size=mini paths.runs="$out/$name/runs" "$@" \
-        trainer.max_steps="${STEPS:-4000}" trainer.precision=bf16-mixed +trainer.max_time="00:00:${MINUTES:-4}:00" \
-        trainer.val_check_interval=2000 data.batch_size=16 data.crop=128 data.patches_per_read=16 \
-        data.workers="$(nproc)" size.rate=4e-4 size.warmup=100 callbacks.average.decay=0.999 logger=csv 2>&1 |
-        tee "$out/$name/log"
-    local run
-    run=$(dirname "$(find "$out/$name/runs" -name config.yaml | head -n 1)")
-    cp "$run/results.json" "$run/metrics.csv" "$run/config.yaml" "$run/checkpoints/last.ckpt" "$out/$name/"
-}
 "$python" -m src.run task=prepare data=procedural
-train procedural data=procedural
-[ -z "$videos" ] || train folder data=folder data.root="$videos" data.test_frames=4 protocol=rgb
+data=(data=procedural)
+[ -z "$videos" ] || data=(data=folder data.root="$videos" protocol=rgb)
+
+run() { # name, seconds of each training, arguments
+    local name=$1 seconds=$2; shift 2
+    mkdir -p "$out/$name"
+    "$python" -m src.run "$@" "${common[@]}" paths.runs="$out/$name" \
+        +trainer.max_time="$(printf '00:00:%02d:%02d' $((seconds / 60)) $((seconds % 60)))" 2>&1 | tee "$out/$name/log"
+}
+
+case $part in
+zsm) # at a quarter of its width, as on the CPU, but for many more and larger batches
+    "$python" -m pytest -m accelerator -p no:cacheprovider 2>&1 | tee "$out/checks.txt"
+    zsm=(experiment=zsm_vimeo size=mini data.batch_size=16 data.crop=128 data.patches_per_read=16 size.rate=4e-4
+        size.warmup=100 callbacks.average.decay=0.999)
+    run zsm_procedural "${SECONDS_EACH:-200}" "${zsm[@]}" data=procedural
+    [ -z "$videos" ] || run zsm_folder "${SECONDS_EACH:-200}" "${zsm[@]}" "${data[@]}" data.test_frames=4
+    ;;
+edvr)
+    run edvr "${SECONDS_EACH:-110}" ablation=edvr_alignment_fusion "${data[@]}" data.test_frames=8 data.crop=128 \
+        data.batch_size=16 data.patches_per_read=16 size.rate=1e-3
+    ;;
+wdvr)
+    wdvr=("${data[@]}" data.test_frames=20 data.patches_per_read=16)
+    run wdvr "${SECONDS_EACH:-40}" ablation=wdvr_window_size "${wdvr[@]}"
+    run wdvr "${SECONDS_EACH:-60}" ablation=wdvr_block_design "${wdvr[@]}"
+    run wdvr "${SECONDS_EACH:-60}" ablation=wdvr_2d_3d "${wdvr[@]}"
+    run wdvr 60 ablation=wdvr_padding "${wdvr[@]}" \
+        checkpoint="$(find "$out/wdvr/wdvr3d_reds" -path '*trunk=tsas*' -name last.ckpt | head -n 1)"
+    run wdvr 60 ablation=wdvr_frames_per_pass
+    ;;
+esac
+find "$out" -name best.ckpt -delete -o -name good.ckpt -delete # what comes back is small
