@@ -36,7 +36,7 @@ zsm) # at a quarter of its width, as on the CPU, but for many more and larger ba
     ;;
 edvr)
     run edvr "${SECONDS_EACH:-110}" ablation=edvr_alignment_fusion "${data[@]}" data.test_frames=8 data.crop=128 \
-        data.batch_size=16 data.patches_per_read=16 size.rate=1e-3
+        data.batch_size=16 data.patches_per_read=16
     ;;
 wdvr)
     wdvr=("${data[@]}" data.test_frames=20 data.patches_per_read=16)
