@@ -228,6 +228,8 @@ def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
     moved = {f"{int(name) - REDS_TRAIN:03d}": clip for name, clip in train.items() if int(name) >= REDS_TRAIN}
     train = {name: clip for name, clip in train.items() if int(name) < REDS_TRAIN}
     val = {f"val_{name}": replace(clip, name=f"val_{name}") for name, clip in {**moved, **val}.items()}
+    if split != "reds4" and not (train and val):
+        raise Problem(f"{root} has no {'val_sharp' if train else 'train_sharp'}, which data.layout.split={split} needs")
     if split == "official":
         pool, test = train, list(val.values())
     elif split == "all":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -25,6 +26,7 @@ def stream(
     *,
     clip_length: int | None = None,
     padding: int | None = None,
+    length: int | None = None,
     memory: int | None = None,
     copies: int = 1,
 ) -> Iterator[tuple[Fraction, Tensor]]:
@@ -39,6 +41,8 @@ def stream(
         clip_length: output frames of one pass, for networks that take windows of any length; by default the
             network's own.
         padding: input frames on either side of those, for networks that have such a ``padding``; by default their own.
+        length: of the video, where it is known: networks that have a ``padding`` then make no longer passes, and
+            passes of about the same length.
         memory: bytes that a pass may take: networks that have a ``padding`` then restore as many frames in one pass as
             fit, unless ``clip_length`` says how many.
         copies: flipped and turned copies whose mean is the result (see :mod:`src.engine.ensemble`).
@@ -52,8 +56,11 @@ def stream(
         if (first := next(frames, None)) is None:
             return
         height, width = first.shape[-2:]
-        clip_length = frames_within(network, height, width, memory // copies)
+        clip_length = frames_within(network, height, width, memory, padding)
         frames = chain([first], frames)
+    if length is not None and hasattr(network, "padding"):
+        most = clip_length or len(passes(network).times)
+        clip_length = math.ceil(length / math.ceil(length / most))
     geometry = passes(network, clip_length, padding)
     if copies > 1:
         yield from _together(network, frames, copies, clip_length=clip_length, padding=padding)
@@ -84,6 +91,7 @@ def stream(
             if earliest <= time <= latest and (last is None or time > last):
                 last = time
                 yield time, frame
+        del restored, frame  # before the next pass takes its memory
 
 
 def passes(network: nn.Module, clip_length: int | None = None, padding: int | None = None) -> Geometry:

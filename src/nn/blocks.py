@@ -40,13 +40,14 @@ def leaky(x: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """conv, ReLU, conv, plus the input; no normalisation (EDSR's block).
+    """conv, ReLU (leaky with a ``slope``), conv, plus the input; no normalisation (EDSR's block).
 
     Weights start from a fan-in Kaiming normal times 0.1, so that a deep trunk starts near the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, slope: float = 0.0) -> None:
         super().__init__()
+        self.slope = slope
         self.conv1 = conv3x3(channels, channels)
         self.conv2 = conv3x3(channels, channels)
         for conv in (self.conv1, self.conv2):
@@ -55,7 +56,7 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return x + self.conv2(F.leaky_relu(self.conv1(x), self.slope))
 
 
 def trunk(channels: int, blocks: int) -> nn.Sequential:

@@ -86,6 +86,7 @@ class EDVR(nn.Module):
         fuse: all frames' aligned features into one.
         reconstruct: the difference to the middle frame, enlarged, from features.
         frames: T = 2N + 1.
+        interpolating: start as the enlarged middle frame, with nothing added to it, instead of at random.
 
     The scale is what ``reconstruct`` enlarges beyond what ``encode`` shrinks.
     """
@@ -98,6 +99,7 @@ class EDVR(nn.Module):
         fuse: nn.Module,
         reconstruct: Reconstruct,
         frames: int = 5,
+        interpolating: bool = False,
     ) -> None:
         super().__init__()
         if frames % 2 == 0:
@@ -105,6 +107,9 @@ class EDVR(nn.Module):
         self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
+        if interpolating:
+            nn.init.zeros_(reconstruct.last.weight)
+            nn.init.zeros_(reconstruct.last.bias)  # type: ignore[arg-type]
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.restore(*self.frame_features(clip))

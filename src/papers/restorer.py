@@ -88,7 +88,12 @@ class Restorer(LightningModule):
         inputs = (frame.to(self.device) for frame in clip.inputs())
         rules = self.protocol
         estimates = stream(
-            self.network, inputs, clip_length=rules.clip_length, padding=rules.padding, copies=rules.ensemble
+            self.network,
+            inputs,
+            clip_length=rules.clip_length,
+            padding=rules.padding,
+            length=clip.frames,
+            copies=rules.ensemble,
         )
         for (time, estimate), (expected, target) in zip(estimates, clip.targets(), strict=True):
             if time != expected:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import build_restorer, claim, commit, compose
+from src.engine.memory import peak
 from src.nn.blocks import count_parameters, fold_weight_norm
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
@@ -35,7 +34,8 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
     ``seconds_per_frame`` is a window's time over the frames that it adds to a video, ``seconds_per_step`` that of a
     training step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
-    one that does not count. ``peak_memory`` in bytes, of the device (on the CPU of the process, so far).
+    one that does not count. ``peak_memory`` in bytes, of restoring: the device's, on
+    the CPU what tensors take at the same time.
 
     Returns:
         The content of ``results.json``: ``models.<name>``.
@@ -78,8 +78,6 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
     torch.manual_seed(0)
     network = instantiate(config.model.network).to(device)
     geometry, found = network.geometry, {}
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     if count_parameters(network):
         restorer = build_restorer(config, network).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
@@ -93,13 +91,15 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
             optimizer.step()
 
         found["seconds_per_step"] = _median(step, options.repeats, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     fold_weight_norm(network)
     clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
     new = geometry.stride / geometry.spacing  # frames of a video that each window adds
     with torch.inference_mode():
         found["seconds_per_frame"] = _median(lambda: network(clip), options.repeats, device) / float(new)
         found["frames_per_second"] = 1 / found["seconds_per_frame"]
-    found["peak_memory"] = _peak(device)
+    found["peak_memory"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak(network, clip.shape)
     return found
 
 
@@ -114,12 +114,6 @@ def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> floa
     return statistics.median(seconds[1:])
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _table(outcome: dict[str, Any]) -> Table:
     height, width = outcome["input"]
     table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}")
@@ -128,6 +122,6 @@ def _table(outcome: dict[str, Any]) -> Table:
         table.add_column(title, justify="right")
     for name, row in outcome["models"].items():
         seconds = [f"{row[key]:.3g}" if key in row else "" for key in ("seconds_per_frame", "seconds_per_step")]
-        peak = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
-        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *seconds, peak)
+        memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
+        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *seconds, memory)
     return table

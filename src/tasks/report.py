@@ -15,12 +15,14 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, described
 from src.tasks.bench import count
 
 Row = dict[str, Any]
+UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 
 
 class Study(Callback):
@@ -30,10 +32,11 @@ class Study(Callback):
         name: of the study, and of its folder under ``ablations/`` in the runs.
         title: what the table shows.
         columns: what is read of each point, by title: ``results/...`` of its results.json, ``network/...`` an
-            attribute of its network, ``count/parameters`` or ``count/flops`` at 320x180, ``metrics/...`` the median
+            attribute of its network, ``count/parameters`` or ``count/gflops`` at 320x180, ``metrics/...`` the median
             of a column of metrics.csv.
         compare: the column that the plot and the order are about; the paper's has the same name.
-        published: ``file`` and ``table`` of the paper's figures, whose rows are the points in their order; or none.
+        published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` that says which point
+            a row is, and in ``rows`` the key of each point, where that is not what the point is called.
     """
 
     def __init__(
@@ -42,26 +45,31 @@ class Study(Callback):
         title: str,
         columns: Mapping[str, str],
         compare: str = "psnr",
-        published: Mapping[str, str] | None = None,
+        published: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.title, self.columns, self.compare = name, title, dict(columns), compare
-        self.published = _published(published) if published else []
+        self.published, self.finding = _published(**published) if published else ({}, "")
         self.points: list[Point] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if job_return.status is JobStatus.COMPLETED:
-            self.points.append(Point(Path(config.hydra.runtime.output_dir), list(config.hydra.overrides.task)))
+        point = Point(Path(config.hydra.runtime.output_dir), list(config.hydra.overrides.task))
+        if job_return.status is JobStatus.COMPLETED and (point.directory / "results.json").exists():
+            self.points.append(point)
 
+    @rank_zero_only
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         rows = tabulate(self.points, self.columns, self.published)
         if not rows:
             return
-        common = set.intersection(*(set(point.overrides.items()) for point in self.points))
-        fixed = sorted((key, value) for key, value in common if key not in ("ablation", "seed", "logger", "paths.runs"))
-        asked = [f"{key}={value}" for key, value in fixed]
+        options: dict[str, list[str]] = {}
+        for point in self.points:
+            for key, value in point.overrides.items():
+                if key not in UNSAID and value not in options.setdefault(key, []):
+                    options[key].append(value)
+        asked = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
         folder = Path(config.paths.runs) / "ablations" / self.name / (described(asked) or "as_published")
         folder.mkdir(parents=True, exist_ok=True)
-        text = markdown(rows, self.title, self.compare, asked)
+        text = markdown(rows, self.title, self.compare, asked, self.finding)
         (folder / "table.md").write_text(text)
         (folder / "table.json").write_text(
             json.dumps({"title": self.title, "overrides": asked, "rows": rows}, indent=2)
@@ -92,9 +100,11 @@ class Point:
         kind, _, rest = source.partition("/")
         if kind == "metrics":
             with (self.directory / "metrics.csv").open(newline="") as stream:
-                return statistics.median(float(row[rest]) for row in csv.DictReader(stream) if row.get(rest))
+                figures = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
+            return statistics.median(figures) if figures else None
         if kind == "count":
-            return count(self.config, 180, 320)[rest]
+            counted = count(self.config, 180, 320)
+            return counted["flops"] / 1e9 if rest == "gflops" else counted[rest]
         if kind == "network":
             with torch.device("meta"):
                 found: Any = instantiate(self.config.model.network)
@@ -107,7 +117,9 @@ class Point:
         return found
 
 
-def tabulate(points: Sequence[Point], columns: Mapping[str, str], published: Sequence[Row] = ()) -> list[Row]:
+def tabulate(
+    points: Sequence[Point], columns: Mapping[str, str], published: Mapping[Any, Row] | None = None
+) -> list[Row]:
     """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
 
     A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation.
@@ -118,14 +130,15 @@ def tabulate(points: Sequence[Point], columns: Mapping[str, str], published: Seq
     for point in points:
         groups.setdefault(tuple(point.overrides.get(key) for key in varied), []).append(point)
     rows = []
-    for number, (values, members) in enumerate(groups.items()):
+    for values, members in groups.items():
         row: Row = {"point": _number(" ".join(str(value) for value in values))}
-        if len(published) == len(groups):
-            row |= {f"paper: {name}": value for name, value in published[number].items()}
+        if published:
+            theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
+            row |= {f"paper: {name}": value for name, value in theirs.items()}
         for title, source in columns.items():
             found = [member.value(source) for member in members]
-            row[title] = statistics.mean(found) if len(found) > 1 else found[0]
-            if len(found) > 1 and source.startswith("results/"):
+            row[title] = statistics.mean(found) if len(found) > 1 and None not in found else found[0]
+            if len(found) > 1 and None not in found and source.startswith("results/"):
                 row[f"{title} deviation"] = statistics.stdev(found)
         rows.append(row)
     return rows
@@ -133,7 +146,8 @@ def tabulate(points: Sequence[Point], columns: Mapping[str, str], published: Seq
 
 def order(rows: Sequence[Row], compare: str) -> str:
     """How the order of ``compare`` agrees with the paper's, in a sentence; empty where the paper has no such figure."""
-    if len(rows) < 2 or any(row.get(f"paper: {compare}") is None for row in rows):
+    rows = [row for row in rows if None not in (row.get(f"paper: {compare}"), row[compare])]
+    if len(rows) < 2:
         return ""
     theirs, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
 
@@ -145,20 +159,22 @@ def order(rows: Sequence[Row], compare: str) -> str:
     return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}; rank correlation {agreement:.2f}."
 
 
-def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str]) -> str:
-    """The table as Markdown, with what was asked for and how the order agrees."""
+def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
+    """The table as Markdown, with what was asked for, how the order agrees, and what the paper found."""
     names = list(rows[0])
     lines = [f"**{title}** ({' '.join(overrides)})", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
-    agreement = order(rows, compare)
-    return "\n".join([*lines, *(["", agreement] if agreement else [])]) + "\n"
+    for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
+        lines += ["", remark] if remark else []
+    return "\n".join(lines) + "\n"
 
 
 def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
     """``compare`` over the points, the paper's and ours side by side, each with a scale of its own."""
     from matplotlib.figure import Figure  # only here: training does without
 
-    shown = [name for name in (f"paper: {compare}", compare) if rows[0].get(name) is not None]
+    rows = [row for row in rows if row[compare] is not None]
+    shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
     places = [row["point"] for row in rows]
     numeric = not any(isinstance(place, str) for place in places)
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
@@ -175,11 +191,15 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
     figure.savefig(file)
 
 
-def _published(place: Mapping[str, str]) -> list[Row]:
-    """The rows of a table of a paper's ``published.yaml``."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / place["file"]))
-    table = content["tables"][place["table"]]
-    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+def _published(
+    file: str, table: str, key: str = "", rows: Mapping[Any, Any] | None = None
+) -> tuple[dict[Any, Row], str]:
+    """The rows of a table of a paper's ``published.yaml`` by point, and what it says in words."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
+    node = content["tables"][table]
+    found = [dict(zip(node["columns"], row, strict=True)) for row in node.get("rows", ())]
+    by_key = {row[key]: row for row in found}
+    return {point: by_key[name] for point, name in (rows or {k: k for k in by_key}).items()}, node.get("finding", "")
 
 
 def _number(text: str) -> Any:
@@ -192,6 +212,8 @@ def _number(text: str) -> Any:
 
 
 def _cell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

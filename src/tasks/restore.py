@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -30,7 +31,6 @@ def restore(config: DictConfig, directory: Path) -> None:
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).float().eval()
-    memory = int(config.memory * 2**30) if config.memory else free(device) // 2
     with open_video(source) as reader:
         geometry = network.geometry
         length = min(len(reader), config.max_frames or len(reader))
@@ -38,9 +38,13 @@ def restore(config: DictConfig, directory: Path) -> None:
         fps = reader.fps / geometry.spacing  # type: ignore[union-attr, operator]
         frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames(stop=length))
         audio = source if source.is_file() else None
+        passes: dict[str, Any] = {"length": length}
+        if hasattr(network, "padding"):
+            memory = int(config.memory * 2**30) if config.memory else free(device) // 2
+            passes |= {"padding": config.padding, "memory": memory}
         with VideoWriter(
             output, fps, codec=config.codec, quality=config.quality, audio_from=audio, aspect=reader.aspect
         ) as writer:
-            for _, frame in track(stream(network, frames, memory=memory), f"Restoring {source.name}", total=count):
+            for _, frame in track(stream(network, frames, **passes), f"Restoring {source.name}", total=count):
                 writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
     print(f"{output}: {count} frames at {float(fps):.3f} frames per second")

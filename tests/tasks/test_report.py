@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,11 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
         point(tmp_path / f"{frames}-{seed}", psnr, "size=mini", f"frames={frames}", f"seed={seed}")
         for frames, seed, psnr in [(1, 0, 20.0), (1, 1, 21.0), (3, 0, 22.0), (3, 1, 22.0)]
     ]
-    published = [{"window": 1, "psnr": 28.45}, {"window": 3, "psnr": 29.04}]
+    published = {3: {"window": 3, "psnr": 29.04}, 1: {"window": 1, "psnr": 28.45}, 5: {"window": 5, "psnr": 29.14}}
     one, three = tabulate(points, COLUMNS, published)
     assert (one["point"], one["psnr"], one["paper: psnr"]) == (1, 20.5, 28.45)
     assert one["psnr deviation"] == pytest.approx(0.7071, abs=1e-4)
+    assert tabulate(points[:1], COLUMNS, {3: published[3]})[0]["paper: psnr"] is None  # no row of the paper's
     assert (three["point"], three["psnr deviation"], three["seconds"], three["flops"]) == (3, 0.0, 1.5, 7)
     assert three["share"] == pytest.approx(0.04, abs=0.01)
     assert three["parameters"] > 1000
@@ -66,11 +68,12 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     study = Study(**options)
     assert study.name == name
     assert study.compare in study.columns
-    points = 1
     for key, values in node.hydra.sweeper.params.items():
         for value in str(values).split(","):
             fixed = [f"{k}={v}" for k, v in node.hydra.sweeper.params.items() if k != key and "," not in str(v)]
             if value.isdigit() or "." not in key:
                 compose(*(f for f in fixed if f.startswith("experiment")), f"{key}={value}", *fixed)
-        points *= len(str(values).split(","))
-    assert not study.published or len(study.published) == points
+    swept = [str(value).split(",") for value in node.hydra.sweeper.params.values() if "," in str(value)]
+    points = {" ".join(values) for values in product(*swept)}
+    assert study.finding or not options.get("published") or {str(point) for point in study.published} == points
+    assert all(study.compare in row for row in study.published.values())
