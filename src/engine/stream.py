@@ -34,9 +34,9 @@ def stream(
 
     Args:
         network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says. Where it has
-            ``frame_features`` and ``restore`` (the former computes of each frame alone what the latter makes a window's
-            output of), each frame's features are computed once and kept for as long as a window needs them. Where
-            it has ``stages``, they stream one behind the other.
+            ``frame_features`` and ``restore`` (the former computes of each frame alone, or of every ``feature_window``
+            neighbouring ones, what the latter makes a window's output of), features are computed once and kept for as
+            long as a window needs them. Where it has ``stages``, they stream one behind the other.
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
         clip_length: output frames of one pass, for networks that take windows of any length; by default the
             network's own.
@@ -73,17 +73,27 @@ def stream(
     restore: Any = network.restore if separable else network
     if padding is not None:
         restore = partial(restore, padding=padding)
+    seen: int = getattr(network, "feature_window", 1)  # frames that features are made of
     total = 0
 
-    def encoded() -> Iterator[tuple[Tensor, ...]]:
+    def counted() -> Iterator[Tensor]:
         nonlocal total
         for total, frame in enumerate(frames, start=1):  # noqa: B007 - the count is what is wanted
-            with torch.inference_mode():
-                features = encode(frame[None, None])
+            yield frame[None, None]
+
+    def encoded() -> Iterator[tuple[Tensor, ...]]:
+        before: list[Tensor] = []
+        features: tuple[Tensor, ...] = ()
+        for _, some in _slide(_extended(counted(), geometry), seen, 1):
+            if [*map(id, some)] != [*map(id, before)]:  # beyond the ends of the video frames are repeated
+                with torch.inference_mode():
+                    features = encode(torch.cat(some, dim=1))
+            before = some
             yield features
 
     last: Fraction | None = None
-    for start, window in windows(encoded(), geometry):
+    for number, window in _slide(encoded(), geometry.window - seen + 1, geometry.stride):
+        start = number - geometry.lead
         with torch.inference_mode():
             restored = restore(*(torch.cat(parts, dim=1) for parts in zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
@@ -150,16 +160,22 @@ def windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, 
         The number, in the video, of the window's first frame (negative for one before its start), and what was given
         for the frames.
     """
-    held: deque[Frame] = deque(maxlen=geometry.window)
+    for start, held in _slide(_extended(frames, geometry), geometry.window, geometry.stride):
+        yield start - geometry.lead, held
+
+
+def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[int, list[Frame]]]:
+    """Every ``stride``-th stretch of ``window`` items with the number of its first; the last stretch ends with them."""
+    held: deque[Frame] = deque(maxlen=window)
     start, latest = 0, None
-    for pushed, frame in enumerate(_extended(frames, geometry), start=1):
-        held.append(frame)
-        start = pushed - geometry.window
-        if start >= 0 and start % geometry.stride == 0:
+    for pushed, item in enumerate(items, start=1):
+        held.append(item)
+        start = pushed - window
+        if start >= 0 and start % stride == 0:
             latest = start
-            yield start - geometry.lead, list(held)
+            yield start, list(held)
     if held and start != latest:
-        yield start - geometry.lead, list(held)
+        yield start, list(held)
 
 
 def _extended(frames: Iterable[Frame], geometry: Geometry) -> Iterator[Frame]:
