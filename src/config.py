@@ -202,7 +202,10 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
 def build_data(config: DictConfig, network: nn.Module) -> pl.LightningDataModule:
     """The DataModule of ``data``, cut to the network's geometry and degraded as ``degradation`` says."""
     return instantiate(config.data, _partial_=True)(
-        geometry=network.geometry, degradation=instantiate(config.degradation), seed=config.seed
+        geometry=network.geometry,
+        training_geometry=getattr(network, "training_geometry", None),
+        degradation=instantiate(config.degradation),
+        seed=config.seed,
     )
 
 

@@ -34,6 +34,7 @@ class DataModule(LightningDataModule):
         layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
         root: where the data set is.
         geometry: of the network.
+        training_geometry: of what its training is given, where that has more targets than the network has outputs.
         degradation: what the inputs have suffered.
         crop: side of a training patch, in target pixels.
         batch_size: patches a step and a rank.
@@ -65,6 +66,7 @@ class DataModule(LightningDataModule):
         flip: bool = True,
         rotate: bool = True,
         reverse: bool = False,
+        training_geometry: Geometry | None = None,
         seed: int = 0,
         span: int | None = None,
         validate_clips: int | None = None,
@@ -83,6 +85,7 @@ class DataModule(LightningDataModule):
         self.layout = layout
         self.root = Path(root).expanduser()
         self.geometry, self.degradation = geometry, degradation
+        self.training_geometry = training_geometry or geometry
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
         self.mixed = 1 if patches_per_read <= batch_size else MIXED
@@ -104,7 +107,7 @@ class DataModule(LightningDataModule):
         if stage == "fit":
             self.training = ClipDataset(
                 self.splits.train,
-                geometry=self.geometry,
+                geometry=self.training_geometry,
                 degradation=self.degradation,
                 crop=self.crop,
                 stretches=self.mixed,

@@ -83,7 +83,8 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
         inputs = torch.rand(options.batch, geometry.window, 3, options.crop, options.crop, device=device)
         side = geometry.scale * options.crop
-        targets = torch.rand(options.batch, len(geometry.times), 3, side, side, device=device)
+        supervised = getattr(network, "training_geometry", geometry)
+        targets = torch.rand(options.batch, len(supervised.times), 3, side, side, device=device)
 
         def step() -> None:
             optimizer.zero_grad()

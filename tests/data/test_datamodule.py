@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
+from src.config import compose
 from src.data.clips import EvaluationClip
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
 from src.data.degrade import Bicubic, Degradation, Noise
@@ -260,15 +261,13 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(root: Path, tmp_path:
     "file", sorted(file for file in CONF.glob("*.yaml") if file.stem[0] != "_"), ids=lambda file: file.stem
 )
 def test_configuration_builds(file: Path, tmp_path: Path) -> None:
-    base, own = (OmegaConf.load(CONF / name) for name in ("_base.yaml", file.name))
     assert file.read_text().startswith("# ")
-    assert own.pop("defaults")[0] == "_base"
-    config = OmegaConf.merge({"paths": {"data": str(tmp_path)}}, {"data": OmegaConf.merge(base, own)})
+    config = compose(f"data={file.stem}", f"paths.data={tmp_path}")
     if OmegaConf.is_missing(config.data, "root"):
         config.data.root = str(tmp_path / file.stem)
     make = instantiate(config.data, _partial_=True)  # Hydra would take dataclasses among its arguments to pieces
     data = make(geometry=ZSM, degradation=Degradation([Bicubic(4)]), seed=1)
-    assert data.root == tmp_path / file.stem
+    assert data.root == tmp_path / file.stem.partition("_")[0]  # a variant lies where its data set does
     if file.stem != "procedural":  # which is made where it is missing
         with pytest.raises(Problem, match="data=procedural"):
             data.prepare_data()

@@ -1,0 +1,159 @@
+"""DSFN: joint deblurring, super-resolution and frame interpolation.
+
+G. Choi, H. Park: "Joint Video Enhancement with Deblurring, Super-Resolution, and Frame Interpolation Network". Four
+blurry frames become three sharp ones, the middle two inputs and the one between them, four times the size.
+
+Shapes: B batch, T input frames, H height, W width, s scale. A *map* is a frame of s*s*3 channels at the input's size,
+which periodic shuffling makes a picture of.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.geometry import Geometry, evenly
+from src.nn.blocks import SLOPE, ResidualBlock, conv3x3, each_frame
+from src.ops.deform_conv import deform_conv2d
+from src.papers.restorer import Restorer
+
+HALF = Fraction(1, 2)
+
+
+class SubModule(nn.Sequential):
+    """A convolution and two residual blocks (Figure 4). (N, inputs, H, W) to (N, channels, H, W)."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__(
+            conv3x3(inputs, channels),
+            nn.LeakyReLU(SLOPE),
+            ResidualBlock(channels, slope=SLOPE),
+            ResidualBlock(channels, slope=SLOPE),
+        )
+
+
+class Deformed(nn.Conv2d):
+    """A deformable 3x3 convolution whose offsets come from elsewhere (Equation 6), without a mask."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:  # type: ignore[override]
+        return deform_conv2d(x, offset, self.weight, self.bias, padding=(1, 1))
+
+
+class Level(nn.Module):
+    """One DSFN (Figure 3): what it sees of three frames to maps of the middle one and of those half-way to the others.
+
+    Args:
+        inputs: channels that it sees: 3 frames, or 5 maps of the level before.
+        channels: of features; those that carry detail have twice as many.
+        groups: deformable groups.
+        scale: s.
+        interpolating: start with nothing added to the maps that are given, instead of at random.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        channels: int = 64,  # Section 4.3
+        groups: int = 8,  # fits the 10.9 M of Table 3
+        scale: int = 4,
+        interpolating: bool = False,
+    ) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.scale = scale
+        self.encode = nn.Sequential(SubModule(inputs, channels), SubModule(channels, wide))
+        self.restore = nn.Sequential(*(SubModule(wide, wide) for _ in range(3)))  # JDSR
+        motion, frame = conv3x3(wide, 2 * 18 * groups), conv3x3(channels, 3 * scale**2)
+        self.motion = nn.Sequential(SubModule(wide, wide), SubModule(wide, wide), motion)  # TFBFI
+        self.warp = nn.ModuleList(Deformed(wide) for _ in range(2))  # to the frame before, to that behind
+        self.decode = nn.Sequential(SubModule(wide, channels), frame)
+        for conv in (motion, frame) if interpolating else (motion,):  # both offset fields start as no motion
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, seen: Tensor, base: Tensor) -> Tensor:
+        """(N, inputs, H, W) and maps (N, 3, s*s*3, H, W) to maps, better by what is added."""
+        features = self.encode(seen)
+        middle = self.restore(features)
+        before, after = (warp(middle, field) for warp, field in zip(self.warp, self.offsets(features), strict=True))
+        return base + each_frame(self.decode, torch.stack([before, middle, after], dim=1))
+
+    def offsets(self, features: Tensor) -> tuple[Tensor, ...]:
+        """The offset fields (N, 18 * groups, H, W) of the frame before and of that behind (Equation 5)."""
+        return self.motion(features).chunk(2, dim=1)
+
+
+def repeated(frames: Tensor, scale: int) -> Tensor:
+    """Maps of frames enlarged by repeating pixels: (..., 3, H, W) to (..., s*s*3, H, W) (Equation 10)."""
+    return frames.repeat_interleave(scale**2, dim=-3)
+
+
+def first_maps(level: Level, clip: Tensor) -> Tensor:
+    """Maps of a first level on every three neighbouring frames: (B, T, 3, H, W) to (B, T - 2, 3, s*s*3, H, W)."""
+    before, middle, after = clip[:, :-2], clip[:, 1:-1], clip[:, 2:]
+    seen = torch.cat([before, middle, after], dim=2)  # (B, T - 2, 9, H, W)
+    base = repeated(torch.stack([(before + middle) / 2, middle, (middle + after) / 2], dim=2), level.scale)
+    return level(seen.flatten(0, 1), base.flatten(0, 1)).unflatten(0, seen.shape[:2])
+
+
+class SingleDSFN(nn.Module):
+    """One level (Section 3.2 to 3.6). (B, 3, 3, H, W) to (B, 3, 3, s*H, s*W)."""
+
+    def __init__(self, *, level: Level) -> None:
+        super().__init__()
+        self.level = level
+        self.geometry = Geometry(level.scale, 3, evenly(HALF, HALF, 3))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return F.pixel_shuffle(first_maps(self.level, clip)[:, 0], self.level.scale)
+
+
+class DSFN(nn.Module):
+    """Two levels (Figure 2). (B, 4, 3, H, W) to (B, 3, 3, s*H, s*W).
+
+    Args:
+        first: on frames 0, 1, 2 and 1, 2, 3, with the same weights; where both make a map, it is their mean.
+        second: on the five maps that come out, over 3 * 5 * s * s channels.
+    """
+
+    feature_window = 3  # frames that the features of frame_features are made of
+
+    def __init__(self, *, first: Level, second: Level) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.geometry = Geometry(first.scale, 4, evenly(1, HALF, 3))
+        self.training_geometry = Geometry(first.scale, 4, evenly(HALF, HALF, 5))  # the first level is supervised, too
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.restore(*self.frame_features(clip))
+
+    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+        """First-level maps of every three frames, (B, T - 2, 3, s*s*3, H, W)."""
+        return (first_maps(self.first, clip),)
+
+    def restore(self, maps: Tensor) -> Tensor:
+        """The three frames of a window from the two that :meth:`frame_features` gave for it."""
+        return self.levels(maps)[1]
+
+    def levels(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Five frames of the first level and three of the second, from the first's maps of four frames."""
+        one, two = maps[:, 0], maps[:, 1]
+        five = torch.cat([one[:, :2], (one[:, 2:] + two[:, :1]) / 2, two[:, 1:]], dim=1)  # (B, 5, s*s*3, H, W)
+        three = self.second(five.flatten(1, 2), five[:, 1:4])
+        return F.pixel_shuffle(five, self.first.scale), F.pixel_shuffle(three, self.first.scale)
+
+
+class DSFNRestorer(Restorer):
+    """DSFN's training: the loss falls on both levels (Equation 12)."""
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """``targets``: the five frames of the first level, (B, 5, 3, s*H, s*W)."""
+        first, second = self.network.levels(*self.network.frame_features(inputs))
+        return {"first_level": self.loss(first, targets), "second_level": self.loss(second, targets[:, 1:4])}

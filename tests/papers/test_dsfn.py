@@ -1,0 +1,130 @@
+"""DSFN: the paper's size, its residual, both levels supervised, each first-level result computed once over a video."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+
+from src.config import build_restorer, compose
+from src.engine.stream import stream, windows
+from src.nn.blocks import count_parameters
+from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
+
+HALF = Fraction(1, 2)
+
+
+def level(inputs: int = 9, **options) -> Level:
+    return Level(inputs, **{"channels": 8, "groups": 2, "scale": 2, **options})
+
+
+def dsfn(**options) -> DSFN:
+    torch.manual_seed(0)
+    return DSFN(first=level(**options), second=level(5 * 12, **options))
+
+
+def awaken(network: torch.nn.Module) -> None:
+    """Moves offsets off zero, where bilinear sampling has a kink."""
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("dsfn", 10_899_424), ("dsfn_single", 5_383_184)])
+def test_sizes_of_the_paper(model, parameters):
+    with torch.device("meta"):
+        assert count_parameters(instantiate(compose(f"model={model}").model.network)) == parameters
+
+
+def test_geometry():
+    network, single = dsfn(), SingleDSFN(level=level())
+    assert (network.geometry.window, network.geometry.times) == (4, (1, 3 * HALF, 2))
+    assert (single.geometry.window, single.geometry.times) == (3, (HALF, 1, 3 * HALF))
+    assert network.geometry.spacing == single.geometry.spacing == HALF
+    with torch.no_grad():
+        assert network(torch.rand(2, 4, 3, 7, 10)).shape == (2, 3, 3, 14, 20)
+        assert single(torch.rand(2, 3, 3, 7, 10)).shape == (2, 3, 3, 14, 20)
+
+
+def test_starts_from_repeated_frames_and_means_of_neighbours():
+    """Equations 9 and 10: without what the decoders add, frames with repeated pixels."""
+    clip = torch.rand(2, 4, 3, 6, 8)
+    means = torch.stack([clip[:, 1], (clip[:, 1] + clip[:, 2]) / 2, clip[:, 2]], dim=1)
+    expected = F.interpolate(means.flatten(0, 1), scale_factor=2, mode="nearest").unflatten(0, (2, 3))
+    with torch.no_grad():
+        assert torch.equal(dsfn(interpolating=True)(clip), expected)
+        assert torch.equal(SingleDSFN(level=level(interpolating=True))(clip[:, :3])[:, 1], expected[:, 0])
+
+
+def test_the_frame_that_both_first_level_passes_make_is_their_mean():
+    network, clip = dsfn(), torch.rand(1, 4, 3, 6, 8)
+    with torch.no_grad():
+        first, second = network.levels(*network.frame_features(clip))
+        left, right = first_maps(network.first, clip[:, :3])[:, 0], first_maps(network.first, clip[:, 1:])[:, 0]
+    assert (first.shape[1], second.shape[1]) == (5, 3)
+    torch.testing.assert_close(first[:, 2], F.pixel_shuffle((left[:, 2] + right[:, 0]) / 2, 2))
+    torch.testing.assert_close(first[:, 1], F.pixel_shuffle(left[:, 1], 2))
+    torch.testing.assert_close(first[:, 4], F.pixel_shuffle(right[:, 2], 2))
+
+
+@pytest.mark.parametrize("model", ["dsfn", "dsfn_single"])
+def test_every_parameter_learns_from_its_loss(model):
+    config = compose(f"model={model}", "size=mini", "size.interpolating=false")
+    network = instantiate(config.model.network)
+    awaken(network)
+    restorer = build_restorer(config, network)
+    supervised = getattr(network, "training_geometry", network.geometry)
+    assert len(supervised.times) == (5 if model == "dsfn" else 3)
+    inputs = torch.rand(1, network.geometry.window, 3, 8, 8)
+    terms = restorer.losses(inputs, torch.rand(1, len(supervised.times), 3, 32, 32))
+    sum(terms.values()).backward()
+    assert len(terms) == (2 if model == "dsfn" else 1)
+    assert not [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def test_loss_is_the_mean_error_of_five_and_of_three_frames():
+    """Equation 12."""
+    config = compose("model=dsfn", "size=mini")
+    network = instantiate(config.model.network)
+    inputs, targets = torch.rand(1, 4, 3, 8, 8), torch.rand(1, 5, 3, 32, 32)
+    terms = build_restorer(config, network).losses(inputs, targets)
+    with torch.no_grad():
+        first, second = network.levels(*network.frame_features(inputs))
+    assert terms["first_level"].item() == pytest.approx(float((first - targets).abs().mean()))
+    assert terms["second_level"].item() == pytest.approx(float((second - targets[:, 1:4]).abs().mean()))
+
+
+def test_streaming_equals_windows_and_computes_each_first_level_result_once():
+    network = dsfn().eval()
+    awaken(network)
+    frames = torch.rand(7, 3, 6, 8)
+    passes = []
+    network.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
+    streamed = list(stream(network, frames))
+    assert sum(passes) == 7  # a triple around each frame, the first and the last with a frame repeated
+    assert [time for time, _ in streamed] == [k * HALF for k in range(13)]
+    expected = {}
+    with torch.no_grad():
+        for start, window in windows(frames, network.geometry):
+            for time, frame in zip(network.geometry.times, network(torch.stack(window)[None])[0], strict=True):
+                expected.setdefault(start + time, frame)
+    assert all((frame - expected[time]).abs().max() < 1e-5 for time, frame in streamed)
+
+
+def test_overfits_one_clip():
+    torch.manual_seed(0)
+    network = SingleDSFN(level=level(interpolating=True))
+    picture = F.interpolate(torch.rand(1, 3, 4, 6), (16, 24), mode="bicubic").clamp(0, 1)[0]
+    moving = torch.stack([picture.roll(k, dims=-1) for k in range(5)])[None]
+    inputs, targets = F.avg_pool2d(moving[0, ::2], 2)[None], moving[:, 1:4]
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    losses = []
+    for _ in range(60):
+        loss = F.l1_loss(network(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
