@@ -6,9 +6,8 @@ import copy
 import os
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,9 @@ def frames_within(network: nn.Module, height: int, width: int, memory: int, padd
     around: int = network.padding if padding is None else padding  # type: ignore[assignment]
 
     def takes(frames: int) -> int:
-        return int(WORKSPACE * peak(partial(network, padding=around), (1, frames + 2 * around, 3, height, width)))
+        return int(WORKSPACE * peak(network, (1, frames + 2 * around, 3, height, width), padding=around))
 
     choices = range(1, ENOUGH * max(1, around) + 1)
-
     return max(1, bisect_right(choices, memory, key=takes))
 
 
@@ -56,12 +54,11 @@ def free(device: torch.device) -> int:
     return max(0, min(limits))
 
 
-def peak(network: Callable[[Tensor], Tensor], shape: Sequence[int]) -> int:
+def peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
     """Bytes of tensors, weights left out, that are alive at the same time while ``network`` restores such a clip."""
-    shadow: Any = copy.deepcopy(network)
-    getattr(shadow, "func", shadow).to("meta")
+    shadow = copy.deepcopy(network).to("meta")
     with torch.device("meta"), torch.no_grad(), _Alive() as alive:
-        shadow(torch.empty(*shape))
+        shadow(torch.empty(*shape), **options)
     return alive.most
 
 

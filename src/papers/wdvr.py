@@ -27,9 +27,7 @@ from src.papers.reference import Reference, Rule, count
 MEAN = 0.5  # taken from the input, added to the output
 DIRECTION = "parametrizations.weight.original1"  # of a weight-normalised kernel; its norm is original0
 
-Layer = tuple[
-    str, str, tuple[int, ...]
-]  # channels in and out, "units" or "activations"; kernel over (time,) height, width
+Layer = tuple[str, str, tuple[int, ...]]  # channels in and out, by name; kernel over (time,) height, width
 
 
 def conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
