@@ -31,7 +31,7 @@ class DataModule(LightningDataModule):
     Each rank takes its own share; the Trainer must be told ``use_distributed_sampler=False``.
 
     Args:
-        layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
+        layout: finds the clips under ``root``, one of :mod:`src.data.layouts` or :func:`src.data.folders.folder`.
         root: where the data set is.
         geometry: of the network.
         training_geometry: of what its training is given, where that has more targets than the network has outputs.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from src.data.folders import folder
 from src.data.procedural import SPLITS, prepare
-from src.data.splits import Clip, Splits
+from src.data.splits import Clip, Splits, missing
 from src.errors import Problem
-from src.video.reader import IMAGE_SUFFIXES, find_videos
+from src.video.reader import IMAGE_SUFFIXES
 
-BUILT_IN = "data=procedural size=mini"
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
-SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _vimeo_base(root: Path) -> Path:
     for base in (root, root / "vimeo_septuplet"):
         if (base / "sequences").is_dir():
             return base.resolve()
-    raise _missing("Vimeo-90K septuplets (the folder sequences and its lists)", root, EXPECTED["vimeo90k"].source)
+    raise missing("Vimeo-90K septuplets (the folder sequences and its lists)", root, EXPECTED["vimeo90k"].source)
 
 
 def _vimeo_low(base: Path) -> Path | None:
@@ -179,7 +178,7 @@ def vid4(root: Path | str) -> Splits:
             return Splits(
                 test=[Clip(n, f.resolve(), stop=len(_frames(f))) for n, f in zip(names, folders, strict=True)]
             )
-    raise _missing(f"Vid4 (folders {', '.join(names)})", root, EXPECTED["vid4"].source)
+    raise missing(f"Vid4 (folders {', '.join(names)})", root, EXPECTED["vid4"].source)
 
 
 def _frames(folder: Path) -> list[str]:
@@ -224,7 +223,7 @@ def reds(root: Path | str, split: str = "reds4", hold_back: int = 0) -> Splits:
     root = Path(root)
     train, val = _reds_clips(root, "train"), _reds_clips(root, "val")
     if not train and not val:
-        raise _missing("REDS (folders train_sharp and val_sharp)", root, EXPECTED["reds"].source)
+        raise missing("REDS (folders train_sharp and val_sharp)", root, EXPECTED["reds"].source)
     moved = {f"{int(name) - REDS_TRAIN:03d}": clip for name, clip in train.items() if int(name) >= REDS_TRAIN}
     train = {name: clip for name, clip in train.items() if int(name) < REDS_TRAIN}
     val = {f"val_{name}": replace(clip, name=f"val_{name}") for name, clip in {**moved, **val}.items()}
@@ -259,104 +258,6 @@ def _reds_clips(root: Path, part: str) -> dict[str, Clip]:
         )
         for path in folders
     }
-
-
-# --- Any folder ---
-
-
-def folder(
-    root: Path | str, hold_back: float = 0.2, by: str = "time", step: int = 1, gap: int = 4, low: Path | None = None
-) -> Splits:
-    """Any folder of video files or of frame folders.
-
-    Where it has a folder ``train``, ``val`` or ``test``, those are the splits. Otherwise part of it is held back: the
-    first half of that validates, the second tests.
-
-    Args:
-        root: the folder.
-        hold_back: the fraction that is never trained on.
-        by: ``time`` holds back the end of every video (videos too short for it are trained on whole); ``video`` holds
-            back whole videos.
-        step: each ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
-        gap: source frames that are left out between the splits of a video, so that they share nothing.
-        low: folder of bicubically reduced frames, in which everything is named as in ``root``.
-
-    Raises:
-        Problem: there is no video, or too little to hold anything back.
-    """
-    root = Path(root)
-    if step < 1 or gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
-        raise Problem(
-            f"a folder's splits need step >= 1, gap >= 0, hold_back within [0, 1) and by=time or by=video; got "
-            f"step={step}, gap={gap}, hold_back={hold_back}, by={by}"
-        )
-    if not root.exists():
-        raise _missing("folder of videos", root)
-    parts = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
-    if any(parts.values()):
-        return Splits(**{s: [c for f in folders for c in _clips(f, step, low)] for s, folders in parts.items()})
-    clips = _clips(root, step, low)
-    if not clips:
-        raise _missing("video or frame folder", root)
-    if not hold_back:
-        return Splits(train=clips)
-    return _by_time(clips, hold_back, gap) if by == "time" else _by_video(clips, hold_back)
-
-
-FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
-
-
-def _clips(root: Path, step: int, low: Path | None) -> list[Clip]:
-    clips = []
-    for path in find_videos(root):
-        inner = path.relative_to(root)
-        shown = Path(path.name) if path == root else inner
-        name = (shown if path.is_dir() else shown.with_suffix("")).as_posix()
-        beside = Path(low) / inner if low else None
-        ready: dict[tuple[str, ...], Path] = {("bicubic",): beside} if beside and beside.exists() else {}
-        clips.append(Clip(name, path.resolve(), step=step, ready=ready))
-    stems = [clip.name for clip in clips]
-    return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
-
-
-def _by_time(clips: Iterable[Clip], hold_back: float, gap: int) -> Splits:
-    train, validate, test = [], [], []
-    for clip in clips:
-        frames = clip.length()
-        held = max(round(frames * hold_back / 2), SHORTEST)
-        learnt = frames - 2 * held - 2 * gap
-        if learnt < SHORTEST:
-            train.append(_stretch(clip, 0, frames))
-            continue
-        train.append(_stretch(clip, 0, learnt))
-        validate.append(_stretch(clip, learnt + gap, learnt + gap + held))
-        test.append(_stretch(clip, frames - held, frames))
-    if not test:
-        raise Problem(
-            f"no video in {_common(train)} has the {3 * SHORTEST + 2 * gap} frames that holding back its end takes: "
-            f"hold back whole videos with data.layout.by=video"
-        )
-    return Splits(train, validate, test)
-
-
-def _stretch(clip: Clip, start: int, stop: int) -> Clip:
-    """Source frames ``start`` to ``stop`` of a clip."""
-    return replace(clip, start=clip.start + start * clip.step, stop=clip.start + (stop - 1) * clip.step + 1)
-
-
-def _by_video(clips: Sequence[Clip], hold_back: float) -> Splits:
-    held = max(2, round(len(clips) * hold_back))
-    if len(clips) < held + 1:
-        raise Problem(
-            f"{_common(clips)} holds {len(clips)} videos, too few to hold whole ones back: use data.layout.by=time"
-        )
-    chosen = [(2 * k + 1) * len(clips) // (2 * held) for k in range(held)]  # evenly over the folder
-    rest = [clip for i, clip in enumerate(clips) if i not in chosen]
-    return Splits(rest, [clips[i] for i in chosen[::2]], [clips[i] for i in chosen[1::2]])
-
-
-def _common(clips: Sequence[Clip]) -> str:
-    return os.path.commonpath([clip.path.parent for clip in clips])
 
 
 # --- The built-in scenes ---
@@ -432,9 +333,9 @@ def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]
             continue  # a subset whose list is not there, or was not asked for
         if there != count:
             yield f"{root}: {there} clips in {name}, {count} expected"
-    missing = [clip for clip in clips if not clip.path.is_dir()]
-    if missing:
-        yield f"{root}: {len(missing)} of {len(clips)} listed clips are not there, {missing[0].path} the first"
+    absent = [clip for clip in clips if not clip.path.is_dir()]
+    if absent:
+        yield f"{root}: {len(absent)} of {len(clips)} listed clips are not there, {absent[0].path} the first"
     present = [clip for clip in clips if clip.path.is_dir()]
     for clip in present[:: max(1, len(present) // 50)]:  # a sample of them: opening all takes an hour
         frames = _frames(clip.path)
@@ -445,10 +346,3 @@ def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]
             with Image.open(clip.path / frames[0]) as image:
                 if (image.height, image.width) != expected.size:
                     yield f"{clip.path}: frames of {image.width}x{image.height}, {expected.size[::-1]} expected"
-
-
-def _missing(what: str, root: Path, source: str = "") -> Problem:
-    get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
-    return Problem(
-        f"This data set is not at {root.absolute()}: {what}; {get}, or run on the built-in data with {BUILT_IN}."
-    )

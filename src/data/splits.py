@@ -92,3 +92,12 @@ class Splits:
                         f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
                     )
                 seen.add(clip.name)
+
+
+def missing(what: str, root: Path, source: str = "") -> Problem:
+    """That a data set is not there, where to get it, and what to do without it."""
+    get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
+    return Problem(
+        f"This data set is not at {root.absolute()}: {what}; {get}, or run on the built-in data with "
+        "data=procedural size=mini."
+    )

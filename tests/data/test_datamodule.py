@@ -20,7 +20,7 @@ from src.config import compose
 from src.data.clips import EvaluationClip
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
 from src.data.degrade import Bicubic, Degradation, Noise
-from src.data.layouts import folder
+from src.data.folders import folder
 from src.data.splits import Clip, Splits
 from src.errors import Problem, VideoError
 from src.geometry import Geometry, evenly

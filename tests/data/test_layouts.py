@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.layouts import EXPECTED, folder, inspect, procedural, reds, vid4, vimeo90k
+from src.data.folders import folder
+from src.data.layouts import EXPECTED, inspect, procedural, reds, vid4, vimeo90k
 from src.data.splits import Clip, Splits
 from src.errors import Problem
 
