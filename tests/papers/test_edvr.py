@@ -142,3 +142,15 @@ def test_mini_keeps_the_structure():
     network = build_network(compose("model=edvr_deblur", "size=mini"))
     assert isinstance(network.encode, BlurredFrameEncoder)
     assert network.geometry.scale == 1
+
+
+@pytest.mark.parametrize("model", ["edvr_m", "edvr_deblur"])
+def test_mini_starts_from_the_middle_frame(model):
+    network = build_network(compose(f"model={model}", "size=mini"))
+    clip = torch.rand(1, 5, 3, 20, 24)
+    with torch.no_grad():
+        started = network(clip)[:, 0]
+    base = clip[:, 2]
+    if model == "edvr_m":
+        base = torch.nn.functional.interpolate(base, scale_factor=4, mode="bilinear")
+    assert torch.equal(started, base)
