@@ -246,7 +246,7 @@ def test_bench_counts_and_measures(tmp_path):
     assert models["bicubic"]["parameters"] == 0
     assert "seconds_per_step" not in models["bicubic"]
     assert models["edvr_m"]["parameters"] > models["edvr_m model/network/fuse=conv"]["parameters"] > 0
-    assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 1e7 for row in models.values())
+    assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 4 * 3 * 16 * 24 for row in models.values())
     assert "GFLOPs" in said
 
 
