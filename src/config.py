@@ -46,6 +46,11 @@ def groups(full: int, *, _root_: DictConfig) -> int:
     return max(1, round(full * _root_.size.width))
 
 
+def needed(option: str) -> None:
+    """``${needed:checkpoint}``: an option that an experiment cannot do without; for "???" does not cover a default."""
+    raise Problem(f"{option} is needed here and has no default; give {option}=<value>.")
+
+
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
     """``${run_name:${hydra:runtime.choices},${hydra:overrides.task}}``: what was asked for, as a path.
 
@@ -85,7 +90,7 @@ def quoted(override: str) -> str:
 
 def register_resolvers() -> None:
     """Makes the resolvers above known to OmegaConf; done on import."""
-    for resolver in (width, depth, groups, run_name):
+    for resolver in (width, depth, groups, needed, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -114,6 +119,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         return _unknown_choice(group, choice)
+    if match := re.search(r"Problem raised while resolving interpolation: (.*)", text):  # the sentence is ours
+        return match[1]
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is needed and has no default; give {match[1]}=<value>."
     return " ".join(text.split())

@@ -20,7 +20,7 @@ DATA = sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml"))
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("size", ["full", "mini"])
 def test_every_experiment_instantiates(experiment, size):
-    config = compose(f"experiment={experiment}", f"size={size}", "logger=csv")
+    config = compose(f"experiment={experiment}", f"size={size}", "logger=csv", "checkpoint=null")
     network = build_network(config)
     data = build_data(config, network)
     restorer = build_restorer(config, network)
@@ -143,3 +143,9 @@ def test_a_protocol_that_a_network_cannot_follow_is_one_sentence():
     with pytest.raises(Problem, match="does not suit this network: a network of window 5"):
         build_restorer(config, build_network(config))
     assert compose("protocol=reds4", "protocol.ensemble=4").protocol.ensemble == 4
+
+
+def test_an_option_that_an_experiment_needs_is_asked_for():
+    with pytest.raises(Exception, match="checkpoint is needed here"):
+        _ = compose("experiment=wdvr_reds_finetune").checkpoint
+    assert compose("experiment=wdvr_reds_finetune", "checkpoint=a.ckpt").checkpoint == "a.ckpt"

@@ -175,6 +175,8 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
 
     rows = [row for row in rows if row[compare] is not None]
     shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
+    if not shown:
+        return
     places = [row["point"] for row in rows]
     numeric = not any(isinstance(place, str) for place in places)
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -243,6 +244,13 @@ def test_reds_where_validation_clips_were_moved(reds_root: Path) -> None:
     (reds_root / "val_sharp").rmdir()
     assert len(reds(reds_root).train) == 266
     assert [clip.name for clip in reds(reds_root, split="official").test][:2] == ["val_000", "val_001"]
+
+
+@pytest.mark.parametrize("split", ["official", "all"])
+def test_reds_without_its_validation_clips(reds_root: Path, split: str) -> None:
+    shutil.rmtree(reds_root / "val_sharp")
+    with pytest.raises(Problem, match=f"no val_sharp, which data.layout.split={split} needs"):
+        reds(reds_root, split=split)
 
 
 def test_reds_brings_its_tracks(reds_root: Path) -> None:
