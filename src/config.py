@@ -31,9 +31,12 @@ PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data
 UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
 
-def width(full: int, *, _root_: DictConfig) -> int:
-    """``${width:64}``: a channel count at the chosen size, a multiple of 8 (the deformable groups)."""
-    return max(8, 8 * round(full * _root_.size.width / 8))
+def width(full: int, least: int = 8, *, _root_: DictConfig) -> int:
+    """``${width:64}``: a channel count at the chosen size, a multiple of 8 (the deformable groups).
+
+    ``${width:64,48}`` is never less than 48.
+    """
+    return max(least, 8 * round(full * _root_.size.width / 8))
 
 
 def depth(full: int, *, _root_: DictConfig) -> int:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import Blend, conv3x3, leaky
+from src.nn.blocks import Blend, conv3x3, double, leaky
 from src.ops.deform_conv import deform_conv2d
 
 Pyramid = list[Tensor]
@@ -156,8 +155,3 @@ class ChainAlign(nn.Module):
         for sample in before:
             offset = leaky(sample(offset, offset))
         return leaky(last(neighbour[0], offset))
-
-
-def double(x: Tensor) -> Tensor:
-    """Bilinear upsampling by two; corners are not aligned."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

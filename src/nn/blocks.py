@@ -39,6 +39,11 @@ def leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
 
 
+def double(x: Tensor) -> Tensor:
+    """Bilinear upsampling by two; corners are not aligned."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class ResidualBlock(nn.Module):
     """conv, ReLU (leaky with a ``slope``), conv, plus the input; no normalisation (EDSR's block).
 
@@ -62,20 +67,6 @@ class ResidualBlock(nn.Module):
 def trunk(channels: int, blocks: int) -> nn.Sequential:
     """``blocks`` residual blocks in a row."""
     return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-
-
-class FrameEncoder(nn.Module):
-    """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
-
-    shrink = 1  # by how much height and width are divided
-
-    def __init__(self, channels: int, *, blocks: int) -> None:
-        super().__init__()
-        self.conv = conv3x3(3, channels)
-        self.trunk = trunk(channels, blocks)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.trunk(leaky(self.conv(frames)))
 
 
 def each_frame(module: nn.Module, clip: Tensor) -> Tensor:

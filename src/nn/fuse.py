@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.align import double
-from src.nn.blocks import conv3x3, leaky
+from src.nn.blocks import conv3x3, double, leaky
 
 
 class ConvFuse(nn.Module):

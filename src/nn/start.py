@@ -1,7 +1,8 @@
 """Initial weights under which a network already interpolates, so that a short training only adds what that lacks.
 
 Three channels of every feature, the *carriers*, bring the colours of the input through all parts to the output: frames
-are enlarged by quadratic interpolation, those in between are blended. The other channels start as they always do.
+are enlarged by quadratic interpolation, those in between are blended. Where frames are shrunk on the way, carriers are
+as many more, one for each pixel of a frame. The other channels start as they always do.
 Nothing here changes what a network can learn, or its parameters' names and shapes. The published trainings start
 without it.
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from src.errors import Problem
 from src.nn.align import DeformablePack, PyramidAlign
-from src.nn.blocks import SLOPE, Blend, FrameEncoder, ResidualBlock
+from src.nn.blocks import SLOPE, Blend, ResidualBlock
+from src.nn.encode import BlurredFrameEncoder, FrameEncoder, PreDeblur
+from src.nn.fuse import TSA, ConvFuse
 from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
 from src.ops.resize import imresize
 
-CARRIERS = 3  # red, green, blue
+CARRIERS = 3  # red, green, blue of a pixel
 MIDDLE = 0.5  # of the range of colours
 OPEN = 6.0  # bias of a gate that lets through, sigmoid(6) = 0.998
 SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear there
@@ -32,25 +35,53 @@ SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear 
 
 def start_interpolating(network: nn.Module) -> None:
     """Sets the carriers' weights in every part of ``network``, in place."""
+    carriers = _carry_to_reconstruction(network)
     gain, offset = 1.0, 0.0  # carriers reach the reconstruction as gain * (colour - offset)
-    for part in network.modules():
-        if isinstance(part, FrameEncoder):
-            _carry(part.conv, [1.0])
-        elif isinstance(part, ResidualBlock):
-            _carry(part.conv2, [0.0])  # nothing is added to them
-        elif isinstance(part, DeformablePack):
-            _carry_weight(part.weight, [2.0])  # the mask starts at one half
-        elif isinstance(part, PyramidAlign):
-            for blend in part.blend:
-                _carry(blend, [1.0, 0.0])
-        elif isinstance(part, Blend):
-            _carry(part, [0.5, 0.5])
     for part in network.modules():
         if isinstance(part, ConvLSTM):
             gain, offset = _carry_through_gates(part), MIDDLE
     for part in network.modules():
         if isinstance(part, Reconstruct):
-            _enlarge(part, gain, offset)
+            _enlarge(part, gain, offset, carriers)
+
+
+def start_adding_nothing(network: nn.Module) -> None:
+    """Likewise, up to the last convolution, which starts at zero: for networks that add to an enlarged frame."""
+    start_interpolating(network)
+    for part in network.modules():
+        if isinstance(part, Reconstruct):
+            nn.init.zeros_(part.last.weight)
+            nn.init.zeros_(part.last.bias)  # type: ignore[arg-type]
+
+
+def _carry_to_reconstruction(network: nn.Module) -> int:
+    """Sets the carriers' weights in all parts before the reconstruction; returns how many carriers there are."""
+    carriers = CARRIERS
+    for part in network.modules():
+        if isinstance(part, FrameEncoder):
+            _carry(part.conv, [1.0])
+        elif isinstance(part, PreDeblur):
+            _carry(part.first, [1.0])
+            for conv in part.shrink:
+                carriers = _carry_pixels_apart(conv, carriers)
+            for conv in part.down:
+                _carry(conv, [0.0], carriers)  # what comes back up adds nothing to them
+    for part in network.modules():
+        if isinstance(part, BlurredFrameEncoder):
+            _carry(part.mix, [1.0], carriers)
+        elif isinstance(part, ResidualBlock):
+            _carry(part.conv2, [0.0], carriers)  # nothing is added to them
+        elif isinstance(part, DeformablePack):
+            _carry_weight(part.weight, [2.0], carriers)  # the mask starts at one half
+        elif isinstance(part, PyramidAlign):
+            for blend in part.blend:
+                _carry(blend, [1.0, 0.0], carriers)
+        elif isinstance(part, ConvFuse | TSA):
+            frames = part.fuse.in_channels // part.fuse.out_channels
+            _carry(part.fuse, [float(frame == frames // 2) for frame in range(frames)], carriers)
+        elif isinstance(part, Blend):
+            _carry(part, [0.5, 0.5], carriers)
+    return carriers
 
 
 @torch.no_grad()
@@ -75,21 +106,44 @@ def start_enlarging(direct: Any, beside: Any, scale: int) -> None:
 
 
 @torch.no_grad()
-def _carry(conv: nn.Module, shares: list[float]) -> None:
+def _carry(conv: nn.Module, shares: list[float], carriers: int = CARRIERS) -> None:
     """Carriers come out of ``conv`` as the weighted sum of those of each of its concatenated inputs."""
     assert isinstance(conv, nn.Conv2d)
-    _carry_weight(conv.weight, shares)
+    _carry_weight(conv.weight, shares, carriers)
     if conv.bias is not None:
-        conv.bias[:CARRIERS] = 0
+        conv.bias[:carriers] = 0
 
 
 @torch.no_grad()
-def _carry_weight(weight: Tensor, shares: list[float]) -> None:
+def _carry_weight(weight: Tensor, shares: list[float], carriers: int) -> None:
     middle, inputs = weight.shape[-1] // 2, weight.shape[1] // len(shares)
-    weight[:CARRIERS] = 0
+    if carriers > weight.shape[0]:
+        raise _too_narrow(carriers)
+    weight[:carriers] = 0
     for number, share in enumerate(shares):
-        for channel in range(CARRIERS):
+        for channel in range(carriers):
             weight[channel, number * inputs + channel, middle, middle] = share
+
+
+@torch.no_grad()
+def _carry_pixels_apart(conv: nn.Module, carriers: int) -> int:
+    """Four pixels of a carrier become four carriers of one pixel, in pixel shuffling's order; returns how many."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    if 4 * carriers > conv.out_channels:
+        raise _too_narrow(4 * carriers)
+    conv.weight[: 4 * carriers] = 0
+    conv.bias[: 4 * carriers] = 0
+    for channel in range(4 * carriers):
+        conv.weight[channel, channel // 4, 1 + channel % 4 // 2, 1 + channel % 2] = 1
+    return 4 * carriers
+
+
+def _too_narrow(channels: int) -> Problem:
+    return Problem(
+        f"a network that starts interpolating has {channels} channels or more here: raise size.width, or set "
+        "size.interpolating=false"
+    )
 
 
 @torch.no_grad()
@@ -110,18 +164,20 @@ def _carry_through_gates(lstm: ConvLSTM) -> float:
 
 
 @torch.no_grad()
-def _enlarge(part: Reconstruct, gain: float, offset: float) -> None:
+def _enlarge(part: Reconstruct, gain: float, offset: float, carriers: int = CARRIERS) -> None:
     """Carriers, gain * (colour - offset) at first, leave ``part`` as colours, enlarged step by step."""
+    steps = list(zip(part.upscale, part.steps, strict=True))
+    while carriers > CARRIERS:  # pixels that are carried apart come together again
+        conv, step = steps.pop(0)
+        _carry(conv, [1.0], carriers)
+        carriers //= step**2
     sources = [(1 / gain, 0)]  # what makes one carrier: a factor, and which channels, counted in threes
     level = offset - MIDDLE  # what is missing to be centred
-    for conv, step in [*zip(part.upscale, part.steps, strict=True), (part.refine, 1)]:
+    for conv, step in [*steps, (part.refine, 1)]:
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         if conv.weight.shape[0] < 2 * CARRIERS * step**2:
-            raise Problem(
-                f"a network that starts interpolating has {2 * CARRIERS} channels or more: raise size.width, or set "
-                "size.interpolating=false"
-            )
+            raise _too_narrow(2 * CARRIERS)
         taps = _quadratic(step)
         conv.weight[: 2 * CARRIERS * step**2] = 0
         for sign, first in ((1, 0), (-1, CARRIERS)):  # the carrier and its negative

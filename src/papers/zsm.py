@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.losses import charbonnier
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, FrameEncoder, conv3x3, each_frame, pad_to_multiple, trunk
+from src.nn.blocks import Blend, conv3x3, each_frame, pad_to_multiple, trunk
+from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, DeformableConvLSTM
 from src.nn.start import start_interpolating
 from src.nn.upsample import Reconstruct

@@ -10,10 +10,11 @@ from src.checkpoints import from_reference
 from src.config import build_network, compose
 from src.engine.stream import stream, windows
 from src.nn.align import PCD, ChainAlign
-from src.nn.blocks import FrameEncoder, count_parameters
+from src.nn.blocks import count_parameters
+from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
 from src.nn.upsample import Reconstruct
-from src.papers.edvr import EDVR, BlurredFrameEncoder
+from src.papers.edvr import EDVR
 from tests.conftest import golden_network
 
 C = 8

@@ -11,7 +11,8 @@ from torch import nn
 from src.checkpoints import from_reference
 from src.errors import CheckpointError
 from src.metrics import Scores
-from src.nn.blocks import FrameEncoder, count_parameters
+from src.nn.blocks import count_parameters
+from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, ConvLSTM, DeformableConvLSTM
 from src.nn.upsample import Reconstruct
 from src.papers.zsm import ZSM, DeformableInterpolation, GuidedSynthesis, NaiveInterpolation, ZSMRestorer
