@@ -46,11 +46,15 @@ def start_interpolating(network: nn.Module) -> None:
 
 
 def start_adding_nothing(network: nn.Module) -> None:
-    """Likewise, up to the last convolution, which starts at zero: for networks that add to an enlarged frame."""
-    start_interpolating(network)
+    """Likewise for a network that adds what it makes to an enlarged frame: fusion starts with nothing on the open way."""
+    carriers = _carry_to_reconstruction(network)
     for part in network.modules():
+        if isinstance(part, ConvFuse | TSA):
+            _carry(part.fuse, [0.0], carriers)
+        if isinstance(part, TSA):
+            _carry(part.attend.shift[-1], [0.0], carriers)
         if isinstance(part, Reconstruct):
-            nn.init.zeros_(part.last.weight)
+            _enlarge(part, 1.0, MIDDLE, carriers)
             nn.init.zeros_(part.last.bias)  # type: ignore[arg-type]
 
 
@@ -76,9 +80,6 @@ def _carry_to_reconstruction(network: nn.Module) -> int:
         elif isinstance(part, PyramidAlign):
             for blend in part.blend:
                 _carry(blend, [1.0, 0.0], carriers)
-        elif isinstance(part, ConvFuse | TSA):
-            frames = part.fuse.in_channels // part.fuse.out_channels
-            _carry(part.fuse, [float(frame == frames // 2) for frame in range(frames)], carriers)
         elif isinstance(part, Blend):
             _carry(part, [0.5, 0.5], carriers)
     return carriers

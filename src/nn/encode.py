@@ -1,0 +1,74 @@
+"""Frames into features, each frame by itself.
+
+Shapes: N batch (clips times frames), C feature channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from src.nn.blocks import ResidualBlock, conv3x3, double, leaky, trunk
+
+
+class FrameEncoder(nn.Module):
+    """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
+
+    shrink = 1  # by how much height and width are divided
+
+    def __init__(self, channels: int, *, blocks: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(3, channels)
+        self.trunk = trunk(channels, blocks)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk(leaky(self.conv(frames)))
+
+
+class PreDeblur(nn.Module):
+    """Sharpens features before they are aligned, over three sizes (EDVR, Figure 2).
+
+    (N, 3, H, W) to (N, C, H / shrink, W / shrink).
+
+    Args:
+        channels: C.
+        shrink: by how much height and width are divided first, by strided convolutions: 4 where the input is as large
+            as the output, 1 where it is to be enlarged.
+    """
+
+    def __init__(self, channels: int, *, shrink: int = 1) -> None:
+        super().__init__()
+        self.first = conv3x3(3, channels)
+        self.shrink = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range({1: 0, 2: 1, 4: 2}[shrink]))
+        self.down = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range(2))
+        self.at_quarter = ResidualBlock(channels)
+        self.at_half = nn.ModuleList(ResidualBlock(channels) for _ in range(2))
+        self.at_full = nn.ModuleList(ResidualBlock(channels) for _ in range(5))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        full = leaky(self.first(frames))
+        for conv in self.shrink:
+            full = leaky(conv(full))
+        half = leaky(self.down[0](full))
+        quarter = leaky(self.down[1](half))
+        half = self.at_half[1](self.at_half[0](half) + double(self.at_quarter(quarter)))
+        full = self.at_full[1](self.at_full[0](full)) + double(half)
+        for block in self.at_full[2:]:
+            full = block(full)
+        return full
+
+
+class BlurredFrameEncoder(nn.Module):
+    """Features of single blurred frames: PreDeblur, a 1x1 convolution, residual blocks.
+
+    (N, 3, H, W) to (N, C, H / shrink, W / shrink).
+    """
+
+    def __init__(self, channels: int, *, blocks: int, shrink: int = 1) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.predeblur = PreDeblur(channels, shrink=shrink)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.trunk = trunk(channels, blocks)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk(self.mix(self.predeblur(frames)))
