@@ -46,7 +46,7 @@ def start_interpolating(network: nn.Module) -> None:
 
 
 def start_adding_nothing(network: nn.Module) -> None:
-    """Likewise for a network that adds what it makes to an enlarged frame: fusion starts with nothing on the open way."""
+    """Likewise for a network that adds what it makes to an enlarged frame; fusion starts by handing on nothing."""
     carriers = _carry_to_reconstruction(network)
     for part in network.modules():
         if isinstance(part, ConvFuse | TSA):
@@ -168,10 +168,13 @@ def _carry_through_gates(lstm: ConvLSTM) -> float:
 def _enlarge(part: Reconstruct, gain: float, offset: float, carriers: int = CARRIERS) -> None:
     """Carriers, gain * (colour - offset) at first, leave ``part`` as colours, enlarged step by step."""
     steps = list(zip(part.upscale, part.steps, strict=True))
-    while carriers > CARRIERS:  # pixels that are carried apart come together again
+    while carriers > CARRIERS:  # pixels that are carried apart come together again, as colours, which are not negative
         conv, step = steps.pop(0)
-        _carry(conv, [1.0], carriers)
-        carriers //= step**2
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        _carry(conv, [1 / gain], carriers)
+        conv.bias[:carriers] = offset
+        gain, offset, carriers = 1.0, 0.0, carriers // step**2
     sources = [(1 / gain, 0)]  # what makes one carrier: a factor, and which channels, counted in threes
     level = offset - MIDDLE  # what is missing to be centred
     for conv, step in [*steps, (part.refine, 1)]:
