@@ -23,6 +23,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from src.errors import Problem
 from src.ops.color import luma as luma_of
+from src.ops.resize import imresize
 
 PEAK = 255
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03  # Wang et al., 2004, as in their MATLAB code
@@ -213,6 +214,7 @@ class FrameScore:
         psnr: in dB, infinite for an identical frame.
         ssim: structural similarity.
         temporal_difference_error: against the frame before it in the clip, in 8-bit levels; None for a clip's first.
+        psnr_input_scale, ssim_input_scale: of the frame reduced to the size of the input; None where not measured.
     """
 
     clip: int
@@ -220,6 +222,8 @@ class FrameScore:
     psnr: float
     ssim: float
     temporal_difference_error: float | None = None
+    psnr_input_scale: float | None = None
+    ssim_input_scale: float | None = None
 
 
 def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
@@ -228,7 +232,8 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
     Returns:
         ``psnr``, ``ssim``, and the flicker measures ``psnr_oscillation`` and ``temporal_difference_error`` (None where
         there are no two neighbouring frames to compare). Where some frames lie on input frames and others between
-        them, also ``psnr_existing``, ``ssim_existing``, ``psnr_interpolated`` and ``ssim_interpolated``.
+        them, also ``psnr_existing``, ``ssim_existing``, ``psnr_interpolated`` and ``ssim_interpolated``. Where frames
+        were measured at the size of the input, also ``psnr_input_scale`` and ``ssim_input_scale``.
     """
     values = torch.tensor([frame.psnr for frame in frames], dtype=torch.float64)
     # The first of these frames has nothing before it that counts, whatever the clip holds there.
@@ -245,6 +250,9 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         for kind, part in (("existing", existing), ("interpolated", between)):
             figures[f"psnr_{kind}"] = _mean(frame.psnr for frame in part)
             figures[f"ssim_{kind}"] = _mean(frame.ssim for frame in part)
+    for name in ("psnr_input_scale", "ssim_input_scale"):
+        if reduced := [value for frame in frames if (value := getattr(frame, name)) is not None]:
+            figures[name] = _mean(reduced)
     return figures
 
 
@@ -309,14 +317,16 @@ class Scores(_Rows):
 
     Args:
         luma, crop: as for :func:`psnr`.
+        reduction: where it is more than 1, frames that lie on input frames are also measured reduced by it (MATLAB's
+            bicubic, in 8 bits), which leaves of them what was deblurred (DSFN, Section 5.1).
         kwargs: options of :class:`torchmetrics.Metric`.
     """
 
     OPEN_CLIPS = 8  # whose last frame is remembered, for those who interleave clips
 
-    def __init__(self, luma: bool = False, crop: int = 0, **kwargs: Any) -> None:
-        super().__init__(columns=8, **kwargs)
-        self.luma, self.crop = luma, crop
+    def __init__(self, luma: bool = False, crop: int = 0, reduction: int = 1, **kwargs: Any) -> None:
+        super().__init__(columns=10, **kwargs)
+        self.luma, self.crop, self.reduction = luma, crop, reduction
         self._seen: set[tuple[int, Fraction]] = set()
         self._last: dict[int, tuple[Fraction, Tensor]] = {}  # clip: time and error of the frame it was given last
 
@@ -341,11 +351,20 @@ class Scores(_Rows):
         before, last = self._last.pop(clip, (time, error))  # itself: a first frame
         change = _change(error, last)
         times = (time.numerator, time.denominator, before.numerator, before.denominator)
-        self._keep((clip, *times), _psnr(error), _ssim(x, y), change)
+        self._keep((clip, *times), _psnr(error), _ssim(x, y), change, *self._reduced(time, estimate, target))
         self._seen.add((clip, time))
         self._last[clip] = (time, error)
         if len(self._last) > self.OPEN_CLIPS:
             del self._last[next(iter(self._last))]  # the one that waited longest
+
+    def _reduced(self, time: Fraction, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """PSNR and SSIM at the size of the input; not a number where they are not asked for."""
+        if self.reduction == 1 or time.denominator != 1:
+            nothing = torch.tensor(math.nan, device=estimate.device)
+            return nothing, nothing
+        small = [imresize(frame / PEAK, 1 / self.reduction) for frame in _levels(estimate, target, luma=False, crop=0)]
+        x, y = _levels(small[0], small[1], self.luma, math.ceil(self.crop / self.reduction))
+        return _psnr(x - y), _ssim(x, y)
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -369,10 +388,12 @@ class Scores(_Rows):
     def _frames(self) -> list[FrameScore]:
         scores: dict[tuple[int, Fraction], FrameScore] = {}
         changes: dict[tuple[int, Fraction, Fraction], float] = {}
-        for clip, numerator, denominator, number, divisor, decibel, similarity, change in self._gathered():
+        for clip, numerator, denominator, number, divisor, *values in self._gathered():
             time, before = Fraction(int(numerator), int(denominator)), Fraction(int(number), int(divisor))
             key = (int(clip), time)
-            scores.setdefault(key, FrameScore(*key, decibel, similarity))
+            decibel, similarity, change, *reduced = values
+            small = [None if math.isnan(value) else value for value in reduced]
+            scores.setdefault(key, FrameScore(*key, decibel, similarity, None, *small))
             changes.setdefault((int(clip), before, time), change)
         ordered = [scores[key] for key in sorted(scores)]
         for index in range(1, len(ordered)):

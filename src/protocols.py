@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,7 @@ class Protocol:
         clip_length: output frames of one pass of the network; None is the network's own window.
         padding: input frames on either side of those of a pass that are only looked at; None is the network's own.
         ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
+        input_scale: whether frames that lie on input frames are scored once more at the size of the input.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
 
     Raises:
@@ -58,6 +59,7 @@ class Protocol:
     clip_length: int | None = None
     padding: int | None = None
     ensemble: int = 1
+    input_scale: bool = False
     frames: Literal["all", "centre"] = "all"
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class Protocol:
             (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
             (self.padding is None or _whole(self.padding, 0), "padding", "a number of frames, 0 or more, or null"),
             (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
+            (isinstance(self.input_scale, bool), "input_scale", "true or false"),
             (self.frames in ("all", "centre"), "frames", "all or centre"),
             (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
         ):
@@ -111,6 +114,7 @@ class Protocol:
             "clip_length": self.clip_length,
             "padding": self.padding,
             "ensemble": self.ensemble,
+            "input_scale": self.input_scale,
             "mean": "over clips, each the mean over its frames",
         }
         for key in own.keys() & more.keys():
@@ -240,6 +244,7 @@ def table(outcome: Mapping[str, Any]) -> Table:
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "PSNR/SSIM": ("psnr", "ssim"),
+    "at input scale": ("psnr_input_scale", "ssim_input_scale"),
     "existing": ("psnr_existing", "ssim_existing"),
     "interpolated": ("psnr_interpolated", "ssim_interpolated"),
     "pulsing, dB": ("psnr_oscillation",),
@@ -256,12 +261,12 @@ def _shown(name: str, figures: Mapping[str, Any]) -> str:
 
 
 def _entry(frame: FrameScore) -> dict[str, float | None]:
-    return {
-        "time": float(frame.time),
-        "psnr": frame.psnr,
-        "ssim": frame.ssim,
-        "temporal_difference_error": frame.temporal_difference_error,
-    }
+    measured = asdict(frame)
+    del measured["clip"]
+    for name in ("psnr_input_scale", "ssim_input_scale"):
+        if measured[name] is None:
+            del measured[name]
+    return {**measured, "time": float(frame.time)}
 
 
 def _whole(value: Any, least: int) -> bool:

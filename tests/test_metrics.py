@@ -258,6 +258,21 @@ def test_figures_that_do_not_exist_are_left_out() -> None:
     assert summarise(scores.frames()[0])["psnr_oscillation"] is None
 
 
+def test_frames_on_input_frames_are_measured_at_the_size_of_the_input() -> None:
+    scores = Scores(reduction=2)
+    target = torch.nn.functional.avg_pool2d(torch.rand(4, 3, 44, 48), 5, 1)
+    estimate = (target + 0.05 * torch.randn_like(target)).clamp(0, 1)
+    for number in range(4):
+        scores.update(0, Fraction(number, 2), estimate[number], target[number])
+    small = [imresize((frames[::2] * 255).round() / 255, 0.5).clamp(0, 1) for frames in (estimate, target)]
+    frames = scores.frames()[0]
+    assert [frame.psnr_input_scale for frame in frames][1::2] == [None, None]
+    assert [frame.psnr_input_scale for frame in frames][::2] == pytest.approx(psnr(*small).tolist(), rel=1e-9)
+    assert scores.compute()["psnr_input_scale"].item() == pytest.approx(psnr(*small).mean().item(), rel=1e-9)
+    assert scores.compute()["ssim_input_scale"].item() == pytest.approx(ssim(*small).mean().item(), rel=1e-9)
+    assert "psnr_input_scale" not in summarise(frames[1:2])
+
+
 def test_forward_gives_the_score_of_one_frame() -> None:
     scores = Scores()
     estimate, target = clip(0)
