@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from src.errors import CheckpointError
+from src.errors import CheckpointError, Problem
 from src.papers import edvr, wdvr, zsm
+from src.papers.cascade import Cascade
 from src.papers.reference import Reference
 
 REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE, *wdvr.REFERENCES]
@@ -54,6 +55,22 @@ def load(path: str | Path) -> nn.Module:
         return from_reference(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
+    """Trained networks one after another as one, which is not trained any further.
+
+    Args:
+        stages: checkpoint files, or networks such as a baseline, in order.
+
+    Raises:
+        Problem: there are none.
+        CheckpointError: as :func:`load`.
+    """
+    if not stages:
+        raise Problem("A cascade needs its stages: give model.network.stages=[<checkpoint>,<checkpoint>], in order.")
+    networks = [stage if isinstance(stage, nn.Module) else load(stage) for stage in stages]
+    return Cascade(stages={f"stage{number}": part for number, part in enumerate(networks)}, frozen=len(networks))
 
 
 def from_reference(state_dict: Mapping[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ from src.errors import Problem
 from src.nn.blocks import count_parameters
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-MODELS = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))
+MODELS = sorted({path.stem for path in (CONF / "model").glob("[!_]*.yaml")} - {"cascade"})  # of trained networks
 DATA = sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml"))
 
 

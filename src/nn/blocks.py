@@ -97,7 +97,8 @@ def trim(x: Tensor, frames: int) -> Tensor:
     return x[:, :, frames : x.shape[2] - frames]
 
 
-def count_parameters(modules: nn.Module | Iterable[nn.Module]) -> int:
-    """Number of trainable and frozen parameters, each counted once."""
+def count_parameters(modules: nn.Module | Iterable[nn.Module], *, trainable: bool = False) -> int:
+    """Number of parameters, each counted once: all of them, or only those that are not frozen."""
     modules = [modules] if isinstance(modules, nn.Module) else modules
-    return sum(math.prod(p.shape) for p in {id(p): p for m in modules for p in m.parameters()}.values())
+    parameters = {id(p): p for m in modules for p in m.parameters() if p.requires_grad or not trainable}
+    return sum(math.prod(p.shape) for p in parameters.values())

@@ -69,7 +69,8 @@ class Restorer(LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
-        reduction = self.network.geometry.scale if protocol.input_scale else 1
+        geometry: Any = network.geometry
+        reduction = geometry.scale if protocol.input_scale else 1
         self.scores = Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -65,8 +65,8 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
 
 def count(config: DictConfig, height: int, width: int) -> dict[str, int]:
     """Parameters and operations of ``model``, computed without doing them."""
+    network = instantiate(config.model.network).to("meta")
     with torch.device("meta"), torch.no_grad():
-        network = instantiate(config.model.network)
         clip = torch.empty(1, network.geometry.window, 3, height, width)
         with FlopCounterMode(display=False) as counter:
             network(clip)
@@ -78,7 +78,7 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
     torch.manual_seed(0)
     network = instantiate(config.model.network).to(device)
     geometry, found = network.geometry, {}
-    if count_parameters(network):
+    if count_parameters(network, trainable=True):
         restorer = build_restorer(config, network).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
         inputs = torch.rand(options.batch, geometry.window, 3, options.crop, options.crop, device=device)

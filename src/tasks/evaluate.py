@@ -23,7 +23,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         The content of ``results.json``.
     """
     network = build_network(config)
-    if not config.checkpoint and count_parameters(network):
+    if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )

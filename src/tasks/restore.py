@@ -27,7 +27,7 @@ def restore(config: DictConfig, directory: Path) -> None:
     if output.exists() and not config.overwrite:
         raise Problem(f"{output} exists already; choose another output, or add overwrite=true.")
     network = build_network(config)
-    if not config.checkpoint and count_parameters(network):
+    if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).float().eval()

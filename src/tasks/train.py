@@ -26,7 +26,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     network = start_network(config)
-    if not count_parameters(network):
+    if not count_parameters(network, trainable=True):
         raise Problem("This model has nothing to train; add task=evaluate.")
     data = build_data(config, network)
     restorer = build_restorer(config, network)

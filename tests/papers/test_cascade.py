@@ -6,12 +6,17 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from torch import nn
 
-from src.config import build_network, compose
+from src.config import build_network, compose, plain
 from src.engine.stream import stream
+from src.errors import Problem
 from src.geometry import Geometry, evenly
+from src.nn.blocks import count_parameters
 from src.papers.cascade import Cascade, then
+from src.tasks.bench import count
+from src.tasks.train import train
 from tests.papers.test_edvr import awaken, edvr
 
 ZSM = Geometry(4, 4, evenly(0, "1/2", 7), 3, elastic=True)
@@ -88,3 +93,40 @@ def test_two_stage_edvr():
     assert network.geometry == Geometry(4, 9, (Fraction(4),))
     with torch.no_grad():
         assert network(torch.rand(1, 9, 3, 8, 8)).shape == (1, 1, 3, 32, 32)
+
+
+def checkpoint(file, *overrides):
+    config = compose(*overrides)
+    network = build_network(config)
+    state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"network": plain(config.model.network), "state_dict": state}, file)
+    return network
+
+
+def test_checkpoints_one_after_another(tmp_path):
+    torch.manual_seed(0)
+    files = [str(tmp_path / name) for name in ("deblur.ckpt", "enlarge.ckpt")]
+    mini = ["size=mini", "size.width=0.125", "size.interpolating=false"]
+    deblur = checkpoint(files[0], "model=edvr_deblur", *mini, "model.network.encode.channels=8").eval()
+    enlarge = checkpoint(files[1], "model=zsm", *mini).eval()
+    config = compose("model=cascade", f"model.network.stages=[{','.join(files)}]")
+    network = build_network(config)
+    assert network.geometry == then(deblur.geometry, enlarge.geometry)
+    assert count_parameters(network) == count_parameters([deblur, enlarge])
+    assert count_parameters(network, trainable=True) == 0
+    frames = list(torch.rand(5, 3, 16, 20))
+    restored = [frame for _, frame in stream(deblur, frames)]
+    expected = list(stream(enlarge, restored))
+    streamed = list(stream(network, frames))
+    assert [time for time, _ in streamed] == [time for time, _ in expected] == [Fraction(k, 2) for k in range(9)]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(streamed, expected, strict=True))
+    assert count(config, 16, 20)["parameters"] == count_parameters(network)
+    with pytest.raises(Problem, match="nothing to train"):
+        train(config, tmp_path / "run")
+    with pytest.raises(InstantiationException, match="no checkpoint nowhere.ckpt"):
+        build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
+
+
+def test_a_cascade_of_nothing():
+    with pytest.raises(InstantiationException, match=r"give model.network.stages=\[<checkpoint>,<checkpoint>\]"):
+        build_network(compose("model=cascade"))
