@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ class LastCheckpoint(Callback):
 class SampleFrames(Callback):
     """After every validation, frames of the first validation clips: bicubic, restored, and the target side by side.
 
+    Where the network can show its offsets, they are drawn as flow, too, ``<clip>_offsets_step<n>.png``.
+
     It comes before the averaging of weights among the callbacks, which takes the validated weights back at this
     point. Written to ``samples/`` in the run's directory, and to W&B and TensorBoard where they are used.
 
@@ -102,15 +105,26 @@ class SampleFrames(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         loader: Any = trainer.val_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
-            picture = self.picture(pl_module, clip)
-            name = f"{clip.name.replace('/', '_')}_step{trainer.global_step:07d}"
-            Image.fromarray(picture.numpy()).save(folder / f"{name}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image(f"samples/{number}", [picture.numpy()], caption=[clip.name])
-                elif isinstance(logger, TensorBoardLogger):
-                    step = trainer.global_step
-                    logger.experiment.add_image(f"samples/{number}", picture.numpy(), step, dataformats="HWC")
+            self._save(trainer, self.picture(pl_module, clip), f"samples/{number}", clip.name)
+            if hasattr(pl_module.network, "offset_pictures"):
+                self._save(trainer, self.offsets(pl_module, clip), f"offsets/{number}", f"{clip.name}_offsets")
+
+    def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str) -> None:
+        file = f"{name.replace('/', '_')}_step{trainer.global_step:07d}.png"
+        Image.fromarray(picture.numpy()).save(Path(trainer.default_root_dir) / "samples" / file)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(title, [picture.numpy()], caption=[name])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(title, picture.numpy(), trainer.global_step, dataformats="HWC")
+
+    def offsets(self, pl_module: LightningModule, clip: Any) -> Tensor:
+        """Rows of what the network's own picture of its offsets shows, uint8 (rows*h, w, 3)."""
+        network: Any = pl_module.network
+        shown = network.offset_pictures()
+        inputs = (frame.to(pl_module.device) for frame in islice(clip.inputs(), shown.geometry.window))
+        rows = [frame.cpu() for _, (_, frame) in zip(range(self.frames), stream(shown, inputs), strict=False)]
+        return _as_picture(torch.cat(rows, dim=-2))
 
     def picture(self, pl_module: LightningModule, clip: Any) -> Tensor:
         """Rows of [bicubic of the input frame at or before, restored, target], uint8 (rows*H, 3*W, 3)."""
@@ -122,7 +136,12 @@ class SampleFrames(Callback):
         for (moment, estimate), (_, target), _ in zip(restored, clip.targets(), range(self.frames), strict=False):
             bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
-        return (torch.cat(rows, dim=-2).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+        return _as_picture(torch.cat(rows, dim=-2))
+
+
+def _as_picture(frame: Tensor) -> Tensor:
+    """(3, H, W) in [0, 1] to uint8 (H, W, 3)."""
+    return (frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
 
 
 class OffsetGuard(Callback):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3, each_frame
+from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
 
@@ -89,6 +90,14 @@ class Level(nn.Module):
         """The offset fields (N, 18 * groups, H, W) of the frame before and of that behind (Equation 5)."""
         return self.motion(features).chunk(2, dim=1)
 
+    def flows(self, seen: Tensor) -> Tensor:
+        """Both offset fields as flow: means over taps and groups (Figure 8), (N, 2, 2, H, W), dy before dx, in pixels.
+
+        They say where in the middle frame a pixel of the other frame is taken from.
+        """
+        fields = torch.stack(self.offsets(self.encode(seen)), dim=1)
+        return fields.unflatten(2, (-1, 2)).mean(2)
+
 
 def repeated(frames: Tensor, scale: int) -> Tensor:
     """Maps of frames enlarged by repeating pixels: (..., 3, H, W) to (..., s*s*3, H, W) (Equation 10)."""
@@ -103,6 +112,25 @@ def first_maps(level: Level, clip: Tensor) -> Tensor:
     return level(seen.flatten(0, 1), base.flatten(0, 1)).unflatten(0, seen.shape[:2])
 
 
+class OffsetPictures(nn.Module):
+    """What a level takes for motion (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
+
+    From left to right: the middle frame, the flow to the frame half-way before it, that to the one half-way behind.
+    The longest flow of a frame has the purest colour, unless all are shorter than half a pixel.
+    """
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.level = level
+        self.geometry = Geometry(1, 3, (Fraction(1),))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        flows = self.level.flows(clip.flatten(1, 2))
+        longest = flows.norm(dim=2).amax((1, 2, 3), keepdim=True).clamp(min=0.5)
+        before, behind = flow_picture(flows, longest).unbind(1)
+        return torch.cat([clip[:, 1], before, behind], dim=-1).unsqueeze(1)
+
+
 class SingleDSFN(nn.Module):
     """One level (Section 3.2 to 3.6). (B, 3, 3, H, W) to (B, 3, 3, s*H, s*W)."""
 
@@ -113,6 +141,10 @@ class SingleDSFN(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         return F.pixel_shuffle(first_maps(self.level, clip)[:, 0], self.level.scale)
+
+    def offset_pictures(self) -> nn.Module:
+        """A network whose frames show the offset fields."""
+        return OffsetPictures(self.level)
 
 
 class DSFN(nn.Module):
@@ -141,6 +173,10 @@ class DSFN(nn.Module):
     def restore(self, maps: Tensor) -> Tensor:
         """The three frames of a window from the two that :meth:`frame_features` gave for it."""
         return self.levels(maps)[1]
+
+    def offset_pictures(self) -> nn.Module:
+        """A network whose frames show the offset fields of the first level, which sees frames."""
+        return OffsetPictures(self.first)
 
     def levels(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Five frames of the first level and three of the second, from the first's maps of four frames."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.progress import track
+from torch import nn
 
 from src.config import build_network
 from src.engine.memory import free
@@ -21,7 +22,8 @@ from src.video.writer import VideoWriter
 def restore(config: DictConfig, directory: Path) -> None:
     """``task=restore``: ``input`` through ``checkpoint`` (or a baseline) to ``output``.
 
-    Audio is carried along, and the frame rate is what the network makes of the input's.
+    Audio is carried along, and the frame rate is what the network makes of the input's. ``show=offsets`` writes what
+    the network takes for motion instead of what it restores.
     """
     source, output = Path(config.input), Path(config.output)
     if output.exists() and not config.overwrite:
@@ -29,6 +31,8 @@ def restore(config: DictConfig, directory: Path) -> None:
     network = build_network(config)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
+    if config.show:
+        network = _pictures(network, config.show)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).float().eval()
     with open_video(source) as reader:
@@ -48,3 +52,11 @@ def restore(config: DictConfig, directory: Path) -> None:
             for _, frame in track(stream(network, frames, **passes), f"Restoring {source.name}", total=count):
                 writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
     print(f"{output}: {count} frames at {float(fps):.3f} frames per second")
+
+
+def _pictures(network: nn.Module, what: str) -> nn.Module:
+    """A network whose frames show something of how ``network`` works."""
+    make = getattr(network, f"{what.removesuffix('s')}_pictures", None)
+    if make is None:
+        raise Problem(f"This network cannot show={what}: DSFN can show=offsets; leave it out to restore the video.")
+    return make()

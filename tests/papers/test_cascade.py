@@ -123,7 +123,7 @@ def test_checkpoints_one_after_another(tmp_path):
     assert count(config, 16, 20)["parameters"] == count_parameters(network)
     with pytest.raises(Problem, match="nothing to train"):
         train(config, tmp_path / "run")
-    with pytest.raises(InstantiationException, match="no checkpoint nowhere.ckpt"):
+    with pytest.raises(InstantiationException, match="no checkpoint nowhere"):
         build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
 
 

@@ -9,10 +9,14 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 
-from src.config import build_restorer, compose
+from src.config import build_restorer, compose, plain
 from src.engine.stream import stream, windows
+from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
+from src.tasks.restore import restore
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
 
 HALF = Fraction(1, 2)
 
@@ -128,3 +132,39 @@ def test_overfits_one_clip():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_offset_fields_are_shown_as_flow():
+    """Figure 8: the mean of an offset field over its nine taps."""
+    network = dsfn()
+    with torch.no_grad():
+        conv = network.first.motion[-1]
+        conv.weight.zero_()
+        taps = torch.tensor([[0.0, 3.0], [0.0, -1.0]]).repeat_interleave(18, dim=0)  # 9 taps, 2 groups; dy, dx
+        conv.bias.copy_((taps + torch.linspace(-1, 1, 9).repeat(4)[:, None]).flatten())
+        flows = network.first.flows(torch.rand(1, 9, 5, 6))
+        assert torch.allclose(flows[0, :, :, 2, 3], torch.tensor([[0.0, 3.0], [0.0, -1.0]]), atol=1e-6)
+        clip = torch.rand(1, 3, 3, 5, 6)
+        picture = network.offset_pictures()(clip)[0, 0]
+    assert torch.equal(picture[..., :6], clip[0, 1])
+    assert torch.allclose(picture[:, 2, 8], torch.tensor([1.0, 0.0, 0.0]), atol=1e-5)  # the longest, to the right
+    assert torch.allclose(picture[:, 2, 14], torch.tensor([2 / 3, 1.0, 1.0]), atol=1e-5)  # a third of it, to the left
+
+
+def test_offset_fields_of_a_video(tmp_path):
+    source, output, file = tmp_path / "in.mp4", tmp_path / "out.mp4", tmp_path / "a.ckpt"
+    with VideoWriter(source, Fraction(30), codec="lossless") as writer:
+        for _ in range(4):
+            writer.write(torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8))
+    mini = ["model=dsfn_single", "size=mini", "size.width=0.125"]
+    config = compose(*mini)
+    network = instantiate(config.model.network)
+    weights = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"network": plain(config.model.network), "state_dict": weights}, file)
+    asked = ["task=restore", f"input={source}", f"output={output}", f"checkpoint={file}"]
+    restore(compose(*asked, "show=offsets", "codec=lossless"), tmp_path)
+    with open_video(output) as reader:
+        assert (len(reader), reader.size, reader.fps) == (4, (32, 144), 30)
+        assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
+    with pytest.raises(Problem, match="cannot show=offsets: DSFN can"):
+        restore(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)
