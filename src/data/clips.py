@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.augment import Augmentation
 from src.data.degrade import Degradation, as_clip
 from src.data.splits import Clip
 from src.errors import Problem, VideoError
@@ -90,9 +91,7 @@ class ClipDataset(Dataset[Sample]):
         degradation: of the inputs.
         crop: side of a target patch, a multiple of the scale.
         stretches: how many decoded stretches to remember, whose next patches then cost no decoding.
-        flip: mirror half of the patches left to right.
-        rotate: turn patches by a random multiple of 90 degrees.
-        reverse: run half of the patches backwards.
+        augmentation: of the patches.
         seed: of all draws.
         span: source frames of a segment; by default those of a sample.
 
@@ -108,13 +107,11 @@ class ClipDataset(Dataset[Sample]):
         degradation: Degradation,
         crop: int,
         stretches: int = 1,
-        flip: bool = True,
-        rotate: bool = True,
-        reverse: bool = False,
+        augmentation: Augmentation,
         seed: int = 0,
         span: int | None = None,
     ) -> None:
-        check_crop(crop, geometry, degradation, reverse)
+        check_crop(crop, geometry, degradation, augmentation.reverse)
         timeline = degradation.timeline(geometry)
         self.exposures = [list(timeline.frames(i)) for i in range(geometry.window)]  # source frames of each input
         self.input_frames = [timeline.source(i) for i in range(geometry.window)]
@@ -139,7 +136,7 @@ class ClipDataset(Dataset[Sample]):
         self.ends = np.array(list(accumulate(self.segments)))
         self.degradation = degradation
         self.crop = crop
-        self.flip, self.rotate, self.reverse = flip, rotate, reverse
+        self.augmentation = augmentation
         self.seed = seed
         self._readers = Readers()
         self.stretches = stretches
@@ -206,23 +203,8 @@ class ClipDataset(Dataset[Sample]):
         given = stretch.degradation.patch(stretch.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
         wanted = as_clip(targets[:, y : y + self.crop, x : x + self.crop])
-        mirrored, turns, backwards = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5  # always all three
-        given, wanted = (
-            augment(part, self.flip and mirrored, turns if self.rotate else 0, self.reverse and backwards)
-            for part in (given, wanted)
-        )
+        given, wanted = self.augmentation(given, wanted, rng)
         return Sample(inputs=given, targets=wanted, key=f"{stretch.clip.name}:{stretch.frame}")
-
-
-def augment(clip: Tensor, flip: bool, turns: int, reverse: bool) -> Tensor:
-    """Mirrors (T, C, S, S) left to right, turns it by ``turns`` * 90 degrees, runs it backwards."""
-    if flip:
-        clip = clip.flip(-1)
-    if turns:
-        clip = clip.rot90(turns, (-2, -1))
-    if reverse:
-        clip = clip.flip(0)
-    return clip.contiguous()
 
 
 def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:

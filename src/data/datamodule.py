@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from src.data.augment import Augmentation, Jitter
 from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop
 from src.data.degrade import Degradation
 from src.data.splits import Clip, Splits
@@ -41,7 +42,7 @@ class DataModule(LightningDataModule):
         workers: processes that decode; 0 decodes in the training process.
         patches_per_read: patches cut from each stretch that is decoded. It divides ``batch_size``, or ``batch_size``
             divides it: then some stretches are kept at a time, and every batch mixes patches of them.
-        flip, rotate, reverse: augmentation: mirroring, quarter turns, running backwards.
+        flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         seed: of crops, augmentation, noise and order.
         span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
         validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
@@ -64,8 +65,11 @@ class DataModule(LightningDataModule):
         workers: int,
         patches_per_read: int = 1,
         flip: bool = True,
+        flip_vertical: bool = False,
         rotate: bool = True,
         reverse: bool = False,
+        jitter: Jitter | None = None,
+        noise: float = 0.0,
         training_geometry: Geometry | None = None,
         seed: int = 0,
         span: int | None = None,
@@ -89,7 +93,9 @@ class DataModule(LightningDataModule):
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
         self.mixed = 1 if patches_per_read <= batch_size else MIXED
-        self.flip, self.rotate, self.reverse = flip, rotate, reverse
+        self.augmentation = Augmentation(
+            flip=flip, flip_vertical=flip_vertical, rotate=rotate, reverse=reverse, jitter=jitter, noise=noise
+        )
         self.seed, self.span = seed, span
         self.validate_clips, self.validate_frames, self.test_frames = validate_clips, validate_frames, test_frames
         self.training: ClipDataset | None = None
@@ -111,9 +117,7 @@ class DataModule(LightningDataModule):
                 degradation=self.degradation,
                 crop=self.crop,
                 stretches=self.mixed,
-                flip=self.flip,
-                rotate=self.rotate,
-                reverse=self.reverse,
+                augmentation=self.augmentation,
                 seed=self.seed,
                 span=self.span,
             )

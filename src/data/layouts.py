@@ -36,13 +36,20 @@ class Expected:
         counts: clips by list file, subset or split.
         size: (height, width) of its frames, where they all agree.
         frames: frames by clip name, or of every clip.
+        unless: files and folders in its root that choose the clips; where one is there, clips are not counted.
     """
 
     source: str
     counts: dict[str, int] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     frames: dict[str, int] | int | None = None
+    unless: tuple[str, ...] = ()
 
+
+SU_VIDEOS = (
+    "https://www.cs.ubc.ca/labs/imager/tr/2017/DeepVideoDeblurring/ "
+    "(DeepVideoDeblurring_Dataset_Original_High_FPS_Videos.zip)"
+)
 
 EXPECTED: dict[str, Expected] = {
     "vimeo90k": Expected(
@@ -67,6 +74,26 @@ EXPECTED: dict[str, Expected] = {
         source="https://github.com/yhjo09/VSR-DUF (inputs/G)",
         counts={"test": 4},
         frames={"calendar": 41, "city": 34, "foliage": 49, "walk": 47},
+    ),
+    "adobe240": Expected(
+        source=SU_VIDEOS,
+        counts={"all": 133, "test": 8},
+        unless=("train_list.txt", "test_list.txt", "train", "test"),
+    ),
+    "dvd": Expected(
+        source=SU_VIDEOS,
+        counts={"all": 133},
+        unless=("train_list.txt", "test_list.txt", "train", "test"),
+    ),
+    "gopro": Expected(
+        source="https://seungjunnah.github.io/Datasets/gopro.html",
+        counts={"train": 22, "test": 11},
+        size=(720, 1280),
+    ),
+    "sony": Expected(
+        source="https://github.com/MeiguangJin/slow-motion",
+        counts={"all": 63},  # VTSR thesis, section 4.1.1
+        unless=("train_list.txt", "test_list.txt"),
     ),
 }
 
@@ -293,7 +320,7 @@ def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> 
     """What is wrong with the data set at ``root``, a sentence each; nothing where it is whole.
 
     Args:
-        layout: one of the functions above, or a ``functools.partial`` of one.
+        layout: a function of this module or of :mod:`src.data.highspeed`, or a ``functools.partial`` of one.
         root: the data set.
         options: of the layout.
     """
@@ -321,19 +348,20 @@ def _unfinished(root: Path) -> str | None:
 
 def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]:
     clips = [*splits.train, *splits.validate, *splits.test]
-    found: dict[str, int] = {"train": len(splits.train) + len(splits.validate), "test": len(splits.test)}
+    found = {"all": len(clips), "train": len(splits.train) + len(splits.validate), "test": len(splits.test)}
     for clip in splits.test:
         found[clip.subset] = found.get(clip.subset, 0) + 1
-    for name, count in expected.counts.items():
+    counts = {} if any((root / name).exists() for name in expected.unless) else expected.counts
+    for name, count in counts.items():
         if name.endswith(".txt"):
             there = len(_listed(_vimeo_base(root) / name))
-        elif name in found or name in ("train", "test"):
+        elif name in found:
             there = found[name]
         else:
             continue  # a subset whose list is not there, or was not asked for
         if there != count:
             yield f"{root}: {there} clips in {name}, {count} expected"
-    absent = [clip for clip in clips if not clip.path.is_dir()]
+    absent = [clip for clip in clips if not clip.path.exists()]
     if absent:
         yield f"{root}: {len(absent)} of {len(clips)} listed clips are not there, {absent[0].path} the first"
     present = [clip for clip in clips if clip.path.is_dir()]

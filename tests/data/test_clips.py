@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.clips import ClipDataset, EvaluationClip, augment
+from src.data.augment import Augmentation, orient
+from src.data.clips import ClipDataset, EvaluationClip
 from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, as_clip
 from src.data.splits import Clip
 from src.errors import Problem
@@ -21,6 +23,7 @@ from src.geometry import Geometry, evenly
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3, elastic=True)
 EDVR = Geometry(4, 5, (Fraction(2),))
 BICUBIC = Degradation([Bicubic(4)])
+PLAIN = Augmentation(flip=False, rotate=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path
 
 
 def dataset(root: Path, clips: list[Clip] | None = None, **options: object) -> ClipDataset:
-    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC, "crop": 32, "reverse": True, "seed": 5}
+    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC, "crop": 32, "seed": 5}
+    defaults["augmentation"] = Augmentation(reverse=True)
     return ClipDataset(clips or [Clip("clip", root / "clip", stop=34)], **{**defaults, **options})
 
 
@@ -78,7 +82,7 @@ def test_inputs_are_their_targets_made_smaller(root: Path, geometry: Geometry) -
 def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> None:
     """Every target is a patch of consecutive frames, every input of what the whole frame degrades to."""
     degradation = Degradation([Bicubic(4), Jpeg(30)])
-    data = dataset(root, degradation=degradation, flip=False, rotate=False, reverse=False)
+    data = dataset(root, degradation=degradation, augmentation=PLAIN)
     whole = as_clip(pixels[:, :48, :68])
     small = degradation(whole, np.random.default_rng())
     seen = set()
@@ -113,7 +117,7 @@ def test_every_start_belongs_to_one_segment(root: Path) -> None:
 
 
 def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
-    data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], flip=False, rotate=False, reverse=False)
+    data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], augmentation=PLAIN)
     sample = data[0, 0, 0]
     means = as_clip(pixels[2:33:5]).flatten(1).mean(1)
     assert len(means) == 7
@@ -153,19 +157,44 @@ def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch:
 
 
 def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
-    plain = dataset(root, flip=False, rotate=False, reverse=False)
-    for options, allowed in (
-        ({"flip": True, "rotate": False, "reverse": False}, [(f, 0, False) for f in (False, True)]),
-        ({"flip": False, "rotate": True, "reverse": False}, [(False, k, False) for k in range(4)]),
-        ({"flip": False, "rotate": False, "reverse": True}, [(False, 0, r) for r in (False, True)]),
+    plain = dataset(root, augmentation=PLAIN)
+    still = {"mirror": False, "upend": False, "turns": 0, "backwards": False}
+    for name, part, ways in (
+        ("flip", "mirror", [False, True]),
+        ("flip_vertical", "upend", [False, True]),
+        ("rotate", "turns", [0, 1, 2, 3]),
+        ("reverse", "backwards", [False, True]),
     ):
-        data = dataset(root, **options)
+        data = dataset(root, augmentation=replace(PLAIN, **{name: True}))
         found = set()
         for epoch in range(24):
             before, after = plain[epoch, 0, 0]["targets"], data[epoch, 0, 0]["targets"]
-            (how,) = [way for way in allowed if torch.equal(augment(before, *way), after)]
+            (how,) = [way for way in ways if torch.equal(orient(before, **{**still, part: way}), after)]
             found.add(how)
-        assert found == set(allowed)
+        assert found == set(ways)
+
+
+def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Path) -> None:
+    degradation = Degradation([Bicubic(4), Noise()])  # which draws before the augmentation does
+    plain, full = (
+        dataset(root, degradation=degradation, augmentation=how) for how in (PLAIN, Augmentation(reverse=True))
+    )
+    noisier = dataset(root, degradation=degradation, augmentation=Augmentation(reverse=True, noise=0.01))
+    recorded = [  # first frame, mirrored, turns, backwards
+        (13, False, 2, True),
+        (13, True, 1, True),
+        (11, True, 3, True),
+        (8, False, 0, True),
+        (10, False, 3, False),
+    ]
+    for epoch, (start, mirror, turns, backwards) in enumerate(recorded):
+        before, after, other = (data[epoch, 1, 0] for data in (plain, full, noisier))
+        assert before["key"] == after["key"] == f"clip:{start}"
+        for part in ("inputs", "targets"):
+            moved = orient(before[part], mirror=mirror, upend=False, turns=turns, backwards=backwards)
+            assert torch.equal(moved, after[part])
+        assert torch.equal(after["targets"], other["targets"])
+        assert 0 < (after["inputs"] - other["inputs"]).abs().max() < 0.1
 
 
 def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
@@ -289,7 +318,7 @@ def test_real_clip(shared: Path) -> None:
 def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
     blur = Degradation(exposure=3)
     plain = Geometry(1, 5, (Fraction(2),))
-    data = dataset(root, geometry=plain, degradation=blur, flip=False, rotate=False, reverse=False)
+    data = dataset(root, geometry=plain, degradation=blur, augmentation=PLAIN)
     assert data.extent == 7
     sample = data[0, 2, 0]
     first = int(sample["key"].split(":")[1])

@@ -17,6 +17,7 @@ from PIL import Image
 from torch._utils import ExceptionWrapper
 
 from src.config import compose
+from src.data.augment import Jitter
 from src.data.clips import EvaluationClip
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
 from src.data.degrade import Bicubic, Degradation, Noise
@@ -94,6 +95,13 @@ def test_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
         loader = module(root, workers=workers).train_dataloader()
         torch.manual_seed(workers)
         assert all(same(epoch_of(loader, epoch), epochs[epoch]) for epoch in (0, 1, 2))  # the workers persist
+
+
+def test_augmented_samples_do_not_depend_on_the_number_of_workers_either(root: Path) -> None:
+    options = {"flip_vertical": True, "jitter": Jitter(0.1, 0.2, 0.2, 0.05), "noise": 0.01}
+    expected = epoch_of(module(root, **options).train_dataloader(), 1)
+    assert same(epoch_of(module(root, workers=2, **options).train_dataloader(), 1), expected)
+    assert not same(epoch_of(module(root).train_dataloader(), 1), expected)
 
 
 def test_global_randomness_is_left_alone(root: Path) -> None:

@@ -1,0 +1,220 @@
+"""High-speed data sets are split by whole videos, as published where that is known, and as lists say where they do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.highspeed import ADOBE240_TEST, adobe240, dvd, gopro, sony
+from src.data.layouts import inspect
+from src.data.splits import Clip, Splits
+from src.errors import Problem
+from src.video.writer import VideoWriter
+
+SUFFIXES = (".mov", ".MOV", ".mp4", ".m4v")
+
+
+def names(clips: Iterable[Clip]) -> list[str]:
+    return [clip.name for clip in clips]
+
+
+def everything(splits: Splits) -> list[Clip]:
+    """All clips, after a look that no two have a file or a name in common."""
+    clips = [*splits.train, *splits.validate, *splits.test]
+    assert len({clip.path for clip in clips}) == len(clips)
+    assert len(set(names(clips))) == len(clips)
+    return clips
+
+
+def write_frames(folder: Path, count: int = 2, size: tuple[int, int] = (2, 4)) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(np.full((*size, 3), i, np.uint8)).save(folder / f"{i:06d}.png")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real video of 9 frames."""
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
+    with VideoWriter(path, Fraction(240)) as writer:
+        for i in range(9):
+            writer.write(np.full((16, 16, 3), 20 * i, np.uint8))
+    return path
+
+
+@pytest.fixture
+def su(tmp_path: Path, video: Path) -> Path:
+    """The 133 videos of Su et al., all alike."""
+    folder = tmp_path / "original_high_fps_videos"
+    folder.mkdir()
+    for i, name in enumerate([*ADOBE240_TEST, *(f"IMG_{1000 + k}" for k in range(125))]):
+        shutil.copy(video, folder / f"{name}{SUFFIXES[i % 4]}")
+    (tmp_path / "__MACOSX" / "original_high_fps_videos").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "original_high_fps_videos" / "._IMG_1000.mov").write_bytes(b"")
+    return tmp_path
+
+
+def test_adobe240_is_tested_on_the_published_videos(su: Path) -> None:
+    splits = adobe240(su)
+    assert names(splits.test) == sorted(ADOBE240_TEST)
+    assert [len(part) for part in (splits.train, splits.validate)] == [121, 4]
+    assert len(everything(splits)) == 133
+    assert adobe240(su / "original_high_fps_videos") == splits == adobe240(su)
+    assert len(adobe240(su, hold_back=0).train) == 125
+    assert inspect(partial(adobe240, hold_back=4), su) == []
+
+
+def test_steps_make_slower_videos(su: Path) -> None:
+    assert adobe240(su).test[0].length() == 9
+    assert adobe240(su, step=4).test[0].length() == 3
+    assert {clip.step for clip in everything(dvd(su, step=4))} == {4}
+
+
+def test_adobe240_that_is_not_whole(su: Path) -> None:
+    for name in ("IMG_1007", "IMG_1008"):
+        next((su / "original_high_fps_videos").glob(f"{name}.*")).unlink()
+    assert inspect(adobe240, su) == [f"{su}: 131 clips in all, 133 expected"]
+    next((su / "original_high_fps_videos").glob("GOPR9635.*")).unlink()
+    with pytest.raises(Problem, match=r"lacks GOPR9635 of the 8 videos .* or name others in .*test_list\.txt"):
+        adobe240(su)
+    (su / "test_list.txt").write_text("IMG_0015.mov\n")
+    assert names(adobe240(su).test) == ["IMG_0015"]
+
+
+@pytest.mark.parametrize("layout", [adobe240, dvd])
+def test_lists_decide(su: Path, layout: Callable[..., Splits]) -> None:
+    (su / "test_list.txt").write_text("IMG_1003.mov\nIMG_1001\n\n")
+    splits = layout(su)
+    assert names(splits.test) == ["IMG_1003", "IMG_1001"]
+    assert len(everything(splits)) == 133
+    (su / "train_list.txt").write_text("IMG_1004.MOV\r\nIMG_1005.m4v\r\nIMG_1006.avi\r\nIMG_1004.mov")
+    splits = layout(su, hold_back=1)
+    assert names(splits.train) == ["IMG_1004", "IMG_1006"]
+    assert names(splits.validate) == ["IMG_1005"]
+    assert inspect(partial(layout, hold_back=1), su) == []  # how many is for the lists to say
+    (su / "train_list.txt").write_text("IMG_1003\nIMG_1004\n")
+    with pytest.raises(Problem, match=r"IMG_1003.*mend its lists"):
+        layout(su, hold_back=1)
+    (su / "train_list.txt").write_text("IMG_2000.mov\n")
+    assert "train_list.txt names IMG_2000.mov, which is not among the 133 videos" in inspect(layout, su)[0]
+
+
+def test_one_list_alone(su: Path) -> None:
+    (su / "train_list.txt").write_text("IMG_1004\nIMG_1005\n")
+    splits = adobe240(su, hold_back=0)
+    assert (names(splits.train), len(splits.test)) == (["IMG_1004", "IMG_1005"], 8)
+    (su / "train_list.txt").write_text("\n")
+    with pytest.raises(Problem, match="is empty"):
+        adobe240(su)
+
+
+def test_adobe240_in_frames(tmp_path: Path) -> None:
+    """As BIN's script writes it, at the size that the paper uses."""
+    for part, clips in {"train": "abcde", "test": "xy", "full_sharp": "abcdexy", "test_blur": "xy"}.items():
+        for name in clips:
+            write_frames(tmp_path / part / name)
+    splits = adobe240(tmp_path, hold_back=2)
+    assert [names(part) for part in (splits.train, splits.validate, splits.test)] == [
+        list("ace"),
+        list("bd"),
+        ["x", "y"],
+    ]
+    assert inspect(partial(adobe240, hold_back=2), tmp_path) == []
+    shutil.rmtree(tmp_path / "train")  # who only evaluates needs no more
+    assert names(adobe240(tmp_path).test) == ["x", "y"]
+
+
+def test_frames_beside_their_video_are_no_second_one(su: Path) -> None:
+    write_frames(su / "original_high_fps_videos" / "unpacked" / "IMG_1000")
+    with pytest.raises(Problem, match="have one name"):
+        adobe240(su)
+
+
+def test_dvd_tests_on_a_share(su: Path) -> None:
+    splits = dvd(su)
+    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [98, 11, 24]
+    assert len(everything(splits)) == 133
+    assert dvd(su) == splits
+    numbers = [i for i, name in enumerate(sorted(names(everything(splits)))) if name in names(splits.test)]
+    assert set(np.diff(numbers)) <= {5, 6}  # evenly spread
+    assert inspect(dvd, su) == []
+    assert not dvd(su, test=0).test
+    with pytest.raises(Problem, match=r"data\.layout\.test"):
+        dvd(su, test=12)
+
+
+@pytest.fixture
+def nah(tmp_path: Path) -> Path:
+    """GOPRO_Large_all as it is published, but for the number and size of its frames."""
+    for part, count in {"train": 22, "test": 11}.items():
+        for i in range(count):
+            write_frames(tmp_path / "GOPRO_Large_all" / part / f"GOPR0{i + 372 + 100 * (part == 'test')}_07_00")
+    return tmp_path
+
+
+def test_gopro(nah: Path) -> None:
+    splits = gopro(nah)
+    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [20, 2, 11]
+    assert len(everything(splits)) == 33
+    assert {clip.path.parent.name for clip in [*splits.train, *splits.validate]} == {"train"}
+    assert {clip.path.parent.name for clip in splits.test} == {"test"}
+    assert gopro(nah / "GOPRO_Large_all") == splits
+    assert gopro(nah, step=2).test[0].length() == 1
+    assert all("frames of 4x2, (1280, 720) expected" in line for line in inspect(gopro, nah))
+    shutil.rmtree(splits.test[0].path)
+    assert any("10 clips in test, 11 expected" in line for line in inspect(gopro, nah))
+
+
+def test_gopro_with_gaps_is_refused(tmp_path: Path) -> None:
+    for kind in ("blur", "sharp"):
+        write_frames(tmp_path / "train" / "GOPR0372_07_00" / kind)
+    with pytest.raises(Problem, match=r"is GOPRO_Large, whose sharp frames have gaps .* get GOPRO_Large_all from http"):
+        gopro(tmp_path)
+
+
+def test_sony_in_folders_and_in_one(tmp_path: Path, video: Path) -> None:
+    for part, count in {"train": 46, "test": 17}.items():
+        for i in range(count):
+            (tmp_path / "split" / part).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "flat").mkdir(exist_ok=True)
+            for folder in (tmp_path / "split" / part, tmp_path / "flat"):
+                shutil.copy(video, folder / f"{part}{i:02d}.mp4")
+    for root in (tmp_path / "split", tmp_path / "flat"):
+        splits = sony(root)
+        assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [41, 5, 17]
+        assert len(everything(splits)) == 63
+        assert inspect(sony, root) == []
+    assert names(sony(tmp_path / "split").test) == [f"test{i:02d}" for i in range(17)]
+    next((tmp_path / "flat").iterdir()).unlink()
+    assert inspect(sony, tmp_path / "flat") == [f"{tmp_path / 'flat'}: 62 clips in all, 63 expected"]
+
+
+@pytest.mark.parametrize("hold_back", [-1, 125])
+def test_something_is_left_to_train_on(su: Path, hold_back: int) -> None:
+    with pytest.raises(Problem, match=f"hold_back={hold_back} of 125 training videos"):
+        adobe240(su, hold_back=hold_back)
+
+
+@pytest.mark.parametrize("layout", [adobe240, dvd, gopro, sony])
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "empty splits"])
+def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., Splits], there: str) -> None:
+    root = tmp_path / "somewhere"
+    if there != "nothing":
+        root.mkdir()
+    if there == "empty splits":
+        (root / "train").mkdir()
+        (root / "test").mkdir()
+    with pytest.raises(Problem) as caught:
+        layout(root)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"This data set is not at {root}: ")
+    assert "get it from http" in sentence
+    assert "\n" not in sentence
+    assert inspect(layout, root) == [sentence]
