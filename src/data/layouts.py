@@ -66,7 +66,7 @@ EXPECTED: dict[str, Expected] = {
     ),
     "reds": Expected(
         source="https://seungjunnah.github.io/Datasets/reds.html",
-        counts={"train": 266, "test": 4},  # with validation clips counted as training clips
+        counts={"all": 270},  # however they are split
         size=(720, 1280),
         frames=100,
     ),

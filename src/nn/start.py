@@ -52,7 +52,7 @@ def start_adding_nothing(network: nn.Module) -> None:
         if isinstance(part, ConvFuse | TSA):
             _carry(part.fuse, [0.0], carriers)
         if isinstance(part, TSA):
-            _carry(part.attend.shift[-1], [0.0], carriers)
+            _open(part, carriers)
         if isinstance(part, Reconstruct):
             _enlarge(part, 1.0, MIDDLE, carriers)
             nn.init.zeros_(part.last.bias)  # type: ignore[arg-type]
@@ -145,6 +145,20 @@ def _too_narrow(channels: int) -> Problem:
         f"a network that starts interpolating has {channels} channels or more here: raise size.width, or set "
         "size.interpolating=false"
     )
+
+
+@torch.no_grad()
+def _open(part: TSA, carriers: int) -> None:
+    """Attention starts alike everywhere, and what is negative passes its leaky ReLU, lifted above zero and put back."""
+    shift: Any = part.attend.shift[-1]
+    lift: Any = part.fuse.bias
+    embed: Any = part.embed_reference
+    _carry(part.attend.mask, [0.0], carriers)
+    _carry(shift, [0.0], carriers)
+    embed.weight.zero_()
+    embed.bias.zero_()
+    lift[:carriers] = MIDDLE
+    shift.bias[:carriers] = -MIDDLE
 
 
 @torch.no_grad()

@@ -157,17 +157,19 @@ def test_mini_starts_from_the_middle_frame(model):
     assert torch.equal(started, base)
 
 
+@pytest.mark.parametrize("fuse", ["conv", "tsa"])
 @pytest.mark.parametrize("model", ["edvr_m_one", "edvr_m_four", "edvr_m_pcd", "edvr_deblur"])
-def test_what_a_mini_s_fusion_hands_on_comes_out(model):
+def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
     """The colours of all frames are there, and nothing bends them on their way out."""
-    network = build_network(compose(f"model={model}", "model/network/fuse=conv", "size=mini"))
+    network = build_network(compose(f"model={model}", f"model/network/fuse={fuse}", "size=mini"))
     clip = torch.nn.functional.interpolate(torch.rand(5, 3, 10, 12), (20, 24), mode="bicubic").clamp(0, 1)[None]
     weight, carriers = network.fuse.fuse.weight, 3 * network.encode.shrink**2
     channels = network.fuse.fuse.out_channels
     with torch.no_grad():
         before = network(clip)[:, 0]
-        weight[range(carriers), range(carriers), 0, 0] = 0.2  # of the first frame
-        weight[range(carriers), range(4 * channels, 4 * channels + carriers), 0, 0] = -0.2  # of the last
+        share = 0.2 if fuse == "conv" else 0.4  # attention starts with one half of each frame
+        weight[range(carriers), range(carriers), 0, 0] = share  # of the first frame
+        weight[range(carriers), range(4 * channels, 4 * channels + carriers), 0, 0] = -share  # of the last
         added = (network(clip)[:, 0] - before)[..., 8:-8, 8:-8]
     difference = 0.2 * (clip[:, 0] - clip[:, 4])
     if model == "edvr_deblur":
