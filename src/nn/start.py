@@ -50,7 +50,7 @@ def start_adding_nothing(network: nn.Module) -> None:
     carriers = _carry_to_reconstruction(network)
     for part in network.modules():
         if isinstance(part, ConvFuse | TSA):
-            _carry(part.fuse, [0.0], carriers)
+            carry(part.fuse, [0.0], carriers)
         if isinstance(part, TSA):
             _open(part, carriers)
         if isinstance(part, Reconstruct):
@@ -63,25 +63,25 @@ def _carry_to_reconstruction(network: nn.Module) -> int:
     carriers = CARRIERS
     for part in network.modules():
         if isinstance(part, FrameEncoder):
-            _carry(part.conv, [1.0])
+            carry(part.conv, [1.0])
         elif isinstance(part, PreDeblur):
-            _carry(part.first, [1.0])
+            carry(part.first, [1.0])
             for conv in part.shrink:
                 carriers = _carry_pixels_apart(conv, carriers)
             for conv in part.down:
-                _carry(conv, [0.0], carriers)  # what comes back up adds nothing to them
+                carry(conv, [0.0], carriers)  # what comes back up adds nothing to them
     for part in network.modules():
         if isinstance(part, BlurredFrameEncoder):
-            _carry(part.mix, [1.0], carriers)
+            carry(part.mix, [1.0], carriers)
         elif isinstance(part, ResidualBlock):
-            _carry(part.conv2, [0.0], carriers)  # nothing is added to them
+            carry(part.conv2, [0.0], carriers)  # nothing is added to them
         elif isinstance(part, DeformablePack):
             _carry_weight(part.weight, [2.0], carriers)  # the mask starts at one half
         elif isinstance(part, PyramidAlign):
             for blend in part.blend:
-                _carry(blend, [1.0, 0.0], carriers)
+                carry(blend, [1.0, 0.0], carriers)
         elif isinstance(part, Blend):
-            _carry(part, [0.5, 0.5], carriers)
+            carry(part, [0.5, 0.5], carriers)
     return carriers
 
 
@@ -107,8 +107,14 @@ def start_enlarging(direct: Any, beside: Any, scale: int) -> None:
 
 
 @torch.no_grad()
-def _carry(conv: nn.Module, shares: list[float], carriers: int = CARRIERS) -> None:
-    """Carriers come out of ``conv`` as the weighted sum of those of each of its concatenated inputs."""
+def carry(conv: nn.Module, shares: list[float], carriers: int = CARRIERS) -> None:
+    """Carriers, the first channels, come out of ``conv`` as the weighted sum of those of its concatenated inputs.
+
+    Args:
+        conv: a convolution of an odd size.
+        shares: the weight of each of the inputs, which have equally many channels.
+        carriers: how many there are.
+    """
     assert isinstance(conv, nn.Conv2d)
     _carry_weight(conv.weight, shares, carriers)
     if conv.bias is not None:
@@ -153,8 +159,8 @@ def _open(part: TSA, carriers: int) -> None:
     shift: Any = part.attend.shift[-1]
     lift: Any = part.fuse.bias
     embed: Any = part.embed_reference
-    _carry(part.attend.mask, [0.0], carriers)
-    _carry(shift, [0.0], carriers)
+    carry(part.attend.mask, [0.0], carriers)
+    carry(shift, [0.0], carriers)
     embed.weight.zero_()
     embed.bias.zero_()
     lift[:carriers] = MIDDLE
@@ -166,7 +172,7 @@ def _carry_through_gates(lstm: ConvLSTM) -> float:
     """The current frame's carriers go through, the state's do not; returns how much smaller they come out."""
     for part in lstm.modules():
         if isinstance(part, Blend):  # of the state and the current frame, which would come in twice
-            _carry(part, [0.0, 0.0])
+            carry(part, [0.0, 0.0])
     weight, bias = lstm.gates.weight, lstm.gates.bias
     assert bias is not None
     channels = len(bias) // 4
@@ -186,7 +192,7 @@ def _enlarge(part: Reconstruct, gain: float, offset: float, carriers: int = CARR
         conv, step = steps.pop(0)
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
-        _carry(conv, [1 / gain], carriers)
+        carry(conv, [1 / gain], carriers)
         conv.bias[:carriers] = offset
         gain, offset, carriers = 1.0, 0.0, carriers // step**2
     sources = [(1 / gain, 0)]  # what makes one carrier: a factor, and which channels, counted in threes

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3, each_frame
+from src.nn.start import carry
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
 
 HALF = Fraction(1, 2)
+FRAMES = 3  # that a level restores
 
 
 class SubModule(nn.Sequential):
@@ -78,6 +80,23 @@ class Level(nn.Module):
         for conv in (motion, frame) if interpolating else (motion,):  # both offset fields start as no motion
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        if interpolating:
+            self._carry_frames()
+
+    @torch.no_grad()
+    def _carry_frames(self) -> None:
+        """The colours of the three frames in the middle go through all parts, up to the last convolution."""
+        enter, *further = (part[0] for part in (*self.encode, *self.restore, self.decode[0]))
+        pixels = 1 if enter.in_channels == 3 * FRAMES else self.scale**2  # channels of one colour of one frame
+        first = (enter.in_channels // pixels - 3 * FRAMES) // 2
+        carry(enter, [0.0], 3 * FRAMES)
+        for channel in range(3 * FRAMES):
+            enter.weight[channel, (first + channel) * pixels : (first + channel + 1) * pixels, 1, 1] = 1 / pixels
+        for conv in (*further, *self.warp):
+            carry(conv, [1.0], 3 * FRAMES)
+        for part in self.modules():
+            if isinstance(part, ResidualBlock):
+                carry(part.conv2, [0.0], 3 * FRAMES)  # nothing is added to them
 
     def forward(self, seen: Tensor, base: Tensor) -> Tensor:
         """(N, inputs, H, W) and maps (N, 3, s*s*3, H, W) to maps, better by what is added."""

@@ -22,7 +22,7 @@ HALF = Fraction(1, 2)
 
 
 def level(inputs: int = 9, **options) -> Level:
-    return Level(inputs, **{"channels": 8, "groups": 2, "scale": 2, **options})
+    return Level(inputs, **{"channels": 12, "groups": 2, "scale": 2, **options})
 
 
 def dsfn(**options) -> DSFN:
