@@ -3,6 +3,7 @@
 #   PART=zsm (default)   checks, and Zooming SlowMo trained for longer than a CPU can
 #   PART=edvr            EDVR's Table 4, its four models at the paper's size
 #   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
+#   PART=dsfn            DSFN with one level and with two, at the paper's size
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
 # OUT receives checks.txt, and for each training or study a folder: log, results, metrics.csv, last.ckpt, tables, plots.
 set -uo pipefail
@@ -46,6 +47,11 @@ wdvr)
     run wdvr 60 ablation=wdvr_padding "${wdvr[@]}" \
         checkpoint="$(find "$out/wdvr/wdvr3d_reds" -path '*trunk=tsas*' -name last.ckpt | head -n 1)"
     run wdvr 60 ablation=wdvr_frames_per_pass
+    ;;
+dsfn)
+    run dsfn "${SECONDS_EACH:-220}" ablation=dsfn_levels "${data[@]}" protocol=adobe240 data.test_frames=8 data.crop=256 \
+        data.batch_size=16 data.patches_per_read=16 $([ -z "$videos" ] && echo data.layout.step=1 \
+        || echo degradation.exposure=3 degradation.every=2)
     ;;
 esac
 find "$out" -name best.ckpt -delete -o -name good.ckpt -delete # what comes back is small

@@ -74,7 +74,7 @@ class Augmentation:
         reverse: run half of them backwards.
         jitter: other colours, for inputs and targets alike; ``None`` for their own.
         noise: standard deviation of Gaussian noise on the inputs alone, for pixels in [0, 1]. Every value has its
-            own; the sum is clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.degrade.Noise`. The
+            own; the sum is clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.steps.Noise`. The
             DSFN paper (Section 4.1) adds "N(0, 0.01)", which is 0.01 here: were that the variance, the deviation
             would be 0.1, more than the blur itself hides.
 

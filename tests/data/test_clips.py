@@ -15,8 +15,9 @@ from PIL import Image
 
 from src.data.augment import Augmentation, orient
 from src.data.clips import ClipDataset, EvaluationClip
-from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, as_clip
+from src.data.degrade import Degradation, as_clip
 from src.data.splits import Clip
+from src.data.steps import Bicubic, Jpeg, Mpeg4, Noise
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 

@@ -20,9 +20,10 @@ from src.config import compose
 from src.data.augment import Jitter
 from src.data.clips import EvaluationClip
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
-from src.data.degrade import Bicubic, Degradation, Noise
+from src.data.degrade import Degradation
 from src.data.folders import folder
 from src.data.splits import Clip, Splits
+from src.data.steps import Bicubic, Noise
 from src.errors import Problem, VideoError
 from src.geometry import Geometry, evenly
 from src.video.writer import VideoWriter

@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.data.degrade import Bicubic, Degradation, Jpeg, Mpeg4, Noise, Timeline, as_clip
+from src.data.degrade import Degradation, Timeline, as_clip
+from src.data.steps import Bicubic, Jpeg, Mpeg4, Noise
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.ops.resize import imresize
