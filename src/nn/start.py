@@ -30,6 +30,7 @@ from src.ops.resize import imresize
 CARRIERS = 3  # red, green, blue of a pixel
 MIDDLE = 0.5  # of the range of colours
 OPEN = 6.0  # bias of a gate that lets through, sigmoid(6) = 0.998
+FAINT = 1e-3  # of what fusion usually starts with
 SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear there
 
 
@@ -45,12 +46,19 @@ def start_interpolating(network: nn.Module) -> None:
             _enlarge(part, gain, offset, carriers)
 
 
-def start_adding_nothing(network: nn.Module) -> None:
-    """Likewise for a network that adds what it makes to an enlarged frame; fusion starts by handing on nothing."""
+def start_adding_little(network: nn.Module) -> None:
+    """Likewise for a network that adds what it makes to an enlarged frame: fusion starts by handing on next to nothing.
+
+    Not nothing: of a carrier and its negative one is above zero, and passes a leaky ReLU whole. At zero none is, and
+    next to no gradient comes back through several of them.
+    """
     carriers = _carry_to_reconstruction(network)
     for part in network.modules():
         if isinstance(part, ConvFuse | TSA):
-            carry(part.fuse, [0.0], carriers)
+            with torch.no_grad():
+                faint = FAINT * part.fuse.weight[:carriers]
+                carry(part.fuse, [0.0], carriers)
+                part.fuse.weight[:carriers] = faint
         if isinstance(part, TSA):
             _open(part, carriers)
         if isinstance(part, Reconstruct):

@@ -26,7 +26,7 @@ from src.nn.align import PCD
 from src.nn.blocks import pad_to_multiple
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
-from src.nn.start import start_adding_nothing
+from src.nn.start import start_adding_little
 from src.nn.upsample import Reconstruct
 from src.papers.reference import Reference, Rule, count
 
@@ -40,7 +40,7 @@ class EDVR(nn.Module):
         fuse: all frames' aligned features into one.
         reconstruct: the difference to the middle frame, enlarged, from features.
         frames: T = 2N + 1.
-        interpolating: start as the enlarged middle frame, with nothing added to it, instead of at random.
+        interpolating: start as the enlarged middle frame, with next to nothing added, instead of at random.
 
     The scale is what ``reconstruct`` enlarges beyond what ``encode`` shrinks.
     """
@@ -62,7 +62,7 @@ class EDVR(nn.Module):
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
         if interpolating:
-            start_adding_nothing(self)
+            start_adding_little(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.restore(*self.frame_features(clip))

