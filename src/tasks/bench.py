@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import build_restorer, claim, commit, compose
@@ -32,8 +34,8 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     count, too.
 
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
-    ``seconds_per_frame`` is a window's time over the frames that it adds to a video, ``seconds_per_step`` that of a
-    training step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
+    ``seconds_per_frame`` is what streaming takes for each frame of its output, ``seconds_per_step`` that of a training
+    step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
     one that does not count. ``peak_memory`` in bytes, of restoring: the device's, on
     the CPU what tensors take at the same time.
 
@@ -96,12 +98,31 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         torch.cuda.reset_peak_memory_stats()
     fold_weight_norm(network)
     clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
-    new = geometry.stride / geometry.spacing  # frames of a video that each window adds
-    with torch.inference_mode():
-        found["seconds_per_frame"] = _median(lambda: network(clip), options.repeats, device) / float(new)
-        found["frames_per_second"] = 1 / found["seconds_per_frame"]
+    found["seconds_per_frame"] = streamed(network, clip, options.repeats, device)
+    found["frames_per_second"] = 1 / found["seconds_per_frame"]
     found["peak_memory"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak(network, clip.shape)
     return found
+
+
+@torch.inference_mode()
+def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> float:
+    """Seconds that :func:`src.engine.stream.stream` takes for an output frame, on frames like those of ``clip``."""
+    if hasattr(network, "stages"):
+        seconds, frames = 0.0, Fraction(1)  # for each frame of the input; how many of these stages there are then
+        for stage in network.stages.values():
+            geometry = stage.geometry
+            frames /= geometry.spacing
+            height, width = clip.shape[-2:]
+            given = torch.rand(1, geometry.window, 3, height, width, device=device)
+            seconds += float(frames) * streamed(stage, given, repeats, device)
+            clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
+        return seconds / float(frames)
+    stride, added = network.geometry.stride, float(network.geometry.stride / network.geometry.spacing)
+    if not hasattr(network, "frame_features"):
+        return _median(lambda: network(clip), repeats, device) / added
+    features = network.frame_features(clip)  # most of which are kept when the window moves on
+    new = clip[:, : getattr(network, "feature_window", 1) - 1 + stride]
+    return _median(lambda: (network.frame_features(new), network.restore(*features)), repeats, device) / added
 
 
 def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> float:

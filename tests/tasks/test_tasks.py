@@ -13,11 +13,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from src.checkpoints import load
 from src.config import compose
 from src.errors import CheckpointError
-from src.tasks.bench import count
+from src.papers.baselines import Bicubic
+from src.papers.cascade import Cascade
+from src.tasks.bench import count, streamed
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -248,6 +251,23 @@ def test_bench_counts_and_measures(tmp_path):
     assert models["edvr_m"]["parameters"] > models["edvr_m model/network/fuse=conv"]["parameters"] > 0
     assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 4 * 3 * 16 * 24 for row in models.values())
     assert "GFLOPs" in said
+
+
+def test_time_is_that_of_streaming():
+    """What the window before has made is not made again; a cascade's stages run as often as streaming runs them."""
+    config = compose("model=dsfn", "size=mini")
+    first, whole = instantiate(config.model.network), instantiate(config.model.network)
+    passes = []
+    first.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
+    clip, cpu = torch.rand(1, 4, 3, 8, 8), torch.device("cpu")
+    assert streamed(first, clip, 2, cpu) > 0
+    assert passes == [2, 1, 1, 1]  # all of a window once, then what each step adds, of which one does not count
+    frames = []
+    whole.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape))
+    second = Bicubic(scale=2)
+    second.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape[-2:]))
+    assert streamed(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu) > 0
+    assert frames == [(32, 32), (32, 32)]  # four times as large as the clip; the first has parts, and is not called
 
 
 def test_operations_of_edvrs_table_4():
