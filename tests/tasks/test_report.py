@@ -72,7 +72,11 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     assert study.compare in study.columns
     params = {key: str(values).split(",") for key, values in node.hydra.sweeper.params.items()}
     for point in product(*params.values()):
-        compose(f"ablation={name}", *(f"{key}={value}" for key, value in zip(params, point, strict=True)))
+        overrides = [f"{key}={value}" for key, value in zip(params, point, strict=True)]
+        config = compose(f"ablation={name}", *overrides)
+        if "experiment" in params:  # a study leaves its experiments as they are
+            alone = compose(f"task={config.task._target_.rpartition('.')[2]}", *overrides)
+            assert (config.model, config.data, config.degradation) == (alone.model, alone.data, alone.degradation)
     points = {" ".join(point) for point in product(*(values for values in params.values() if len(values) > 1))}
     assert study.finding or not options.get("published") or {str(point) for point in study.published} == points
     assert all(study.compare in row for row in study.published.values())
