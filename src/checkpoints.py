@@ -64,11 +64,15 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
         stages: checkpoint files, or networks such as a baseline, in order.
 
     Raises:
-        Problem: there are none.
+        Problem: there are none, or it is no list.
         CheckpointError: as :func:`load`.
     """
     if not stages:
         raise Problem("A cascade needs its stages: give model.network.stages=[<checkpoint>,<checkpoint>], in order.")
+    if isinstance(stages, str | Path):
+        raise Problem(f"A cascade is a list: give model.network.stages=[{stages},<checkpoint>].")
+    if absent := [str(stage) for stage in stages if not isinstance(stage, nn.Module) and not Path(stage).is_file()]:
+        raise CheckpointError(f"There is no checkpoint {absent[0]}, of those in model.network.stages; mend the path.")
     networks = [stage if isinstance(stage, nn.Module) else load(stage) for stage in stages]
     return Cascade(stages={f"stage{number}": part for number, part in enumerate(networks)}, frozen=len(networks))
 

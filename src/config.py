@@ -27,6 +27,7 @@ from src.errors import Problem
 from src.nn.blocks import fold_weight_norm
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+STAGES = "model.network.stages"  # a list of paths, or of networks
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data")
 UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
@@ -77,15 +78,24 @@ def described(overrides: Sequence[str]) -> str:
 
 def _short(key: str, value: str) -> str:
     """A value as it stands in a run's path; of a path its last part, and what tells it from others of that name."""
+    if key == STAGES:
+        return "+".join(_short("checkpoint", file) for file in _files(value))
     if key not in PATHS or not value:
         return value
     path = Path(value.strip("'")).expanduser().resolve()
     return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
 
 
+def _files(listed: str) -> list[str]:
+    """The checkpoints in ``[a.ckpt,b.pth]``; commas in their paths are their own."""
+    return [file for file in re.split(r"(?<=\.ckpt),|(?<=\.pth),", re.sub(r"['\"\[\]]", "", listed)) if file]
+
+
 def quoted(override: str) -> str:
     """An override whose path Hydra can read: runs lie in folders such as ``seed=0``, which it takes for grammar."""
     key, _, value = override.partition("=")
+    if key == STAGES and value[:1] == "[" and not {"'", '"', "{"} & set(value):
+        return f"{key}=[" + ",".join(f"'{file}'" for file in _files(value)) + "]"
     if key not in PATHS or value[:1] in ("'", '"') or value in ("", "null", "???"):
         return override
     return f"{key}='" + value.replace("'", "\\'") + "'"

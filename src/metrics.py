@@ -362,7 +362,10 @@ class Scores(_Rows):
         if self.reduction == 1 or time.denominator != 1:
             nothing = torch.tensor(math.nan, device=estimate.device)
             return nothing, nothing
-        small = [imresize(frame / PEAK, 1 / self.reduction) for frame in _levels(estimate, target, luma=False, crop=0)]
+        small = [
+            imresize(frame / PEAK, Fraction(1, self.reduction))
+            for frame in _levels(estimate, target, luma=False, crop=0)
+        ]
         x, y = _levels(small[0], small[1], self.luma, math.ceil(self.crop / self.reduction))
         return _psnr(x - y), _ssim(x, y)
 

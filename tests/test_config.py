@@ -8,7 +8,18 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from src.config import CONF, build_data, build_network, build_restorer, compose, depth, plain, run_name, width
+from src.config import (
+    CONF,
+    build_data,
+    build_network,
+    build_restorer,
+    compose,
+    depth,
+    described,
+    plain,
+    run_name,
+    width,
+)
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 
@@ -151,3 +162,13 @@ def test_an_option_that_an_experiment_needs_is_asked_for():
     with pytest.raises(Exception, match="checkpoint is needed here"):
         _ = compose("experiment=wdvr_reds_finetune").checkpoint
     assert compose("experiment=wdvr_reds_finetune", "checkpoint=a.ckpt").checkpoint == "a.ckpt"
+
+
+def test_a_list_of_checkpoints_whose_paths_are_like_those_of_runs():
+    files = ["runs/a/data=folder,size=mini/seed=0/last.ckpt", "other runs/b.pth"]
+    for given in (f"[{','.join(files)}]", "['" + "','".join(files) + "']"):
+        config = compose("model=cascade", f"model.network.stages={given}")
+        assert list(config.model.network.stages) == files
+    one, two = (described([f"model.network.stages=[{file}]"]) for file in files)
+    assert one.startswith("model.network.stages=last.ckpt-")
+    assert two.startswith("model.network.stages=b.pth-")

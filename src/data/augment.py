@@ -46,7 +46,7 @@ class Jitter:
     def __post_init__(self) -> None:
         for field in fields(self):
             strength, most = getattr(self, field.name), 0.5 if field.name == "hue" else 1
-            if not 0 <= strength <= most:
+            if not isinstance(strength, int | float) or not 0 <= strength <= most:
                 raise Problem(f"data.jitter.{field.name} is {strength}, but must lie within [0, {most}]; 0 is off")
 
     def __call__(self, clip: Tensor, draws: np.ndarray) -> Tensor:

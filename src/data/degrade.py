@@ -97,7 +97,8 @@ class Degradation:
             raise Problem(f"degradation.every counts source frames from one input to the next, got {self.every}")
         if self.exposure < 1 or self.exposure % 2 == 0:
             raise Problem(
-                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle"
+                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle: "
+                "3, 5, 7, ..."
             )
         if not self.gamma > 0:
             raise Problem(f"degradation.gamma must be greater than 0, got {self.gamma}")

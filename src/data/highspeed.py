@@ -61,7 +61,7 @@ def adobe240(root: Path | str, hold_back: int = 4, step: int = 1) -> Splits:
     if lacking := [name for name in ADOBE240_TEST if name not in names]:
         raise Problem(
             f"{root} lacks {', '.join(lacking)} of the {len(ADOBE240_TEST)} videos that Adobe240 is tested on: unpack "
-            f"it again, or name others in {root / 'test_list.txt'}"
+            f"it again, or name others in {root / 'test_list.txt'}; videos of your own are data=folder"
         )
     return _listed(root, clips, ADOBE240_TEST, hold_back)
 
@@ -87,7 +87,7 @@ def dvd(root: Path | str, test: float = 0.18, hold_back: int = 11, step: int = 1
     if _parts(root):
         return _in_folders("dvd", SU_FOLDER, root, hold_back, step)
     clips = _su_videos("dvd", root, step)
-    return _listed(root, clips, _share(clips, test), hold_back)
+    return _listed(root, clips, _share(root, clips, test), hold_back)
 
 
 def gopro(root: Path | str, hold_back: int = 2, step: int = 1) -> Splits:
@@ -136,7 +136,7 @@ def sony(root: Path | str, test: float = 0.27, hold_back: int = 5, step: int = 1
     if _parts(root):
         return _in_folders("sony", what, root, hold_back, step)
     clips = _clips("sony", what, root, step)
-    return _listed(root, clips, _share(clips, test), hold_back)
+    return _listed(root, clips, _share(root, clips, test), hold_back)
 
 
 # --- What they share ---
@@ -196,12 +196,14 @@ def _read(path: Path, known: dict[str, Clip]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _share(clips: Sequence[Clip], share: float) -> list[str]:
-    """A share of the clips, evenly spread over their names."""
+def _share(root: Path, clips: Sequence[Clip], share: float) -> list[str]:
+    """A share of the clips, evenly spread over the names of those that ``train_list.txt`` leaves."""
     if not 0 <= share < 1:
         raise Problem(f"data.layout.test is the share of the videos that test, within [0, 1), not {share}")
-    count = min(len(clips) - 1, max(1, round(len(clips) * share))) if share else 0
-    return [clips[i].name for i in _spread(count, len(clips))]
+    trained = _read(root / "train_list.txt", {clip.name: clip for clip in clips})
+    names = [clip.name for clip in clips if clip.name not in trained]
+    count = min(len(names) - (not trained), max(1, round(len(clips) * share))) if share else 0
+    return [names[i] for i in _spread(count, len(names))]
 
 
 def _hold_back(train: Sequence[Clip], test: Sequence[Clip], hold_back: int) -> Splits:

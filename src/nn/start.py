@@ -1,8 +1,8 @@
 """Initial weights under which a network already interpolates, so that a short training only adds what that lacks.
 
 Three channels of every feature, the *carriers*, bring the colours of the input through all parts to the output: frames
-are enlarged by quadratic interpolation, those in between are blended. Where frames are shrunk on the way, carriers are
-as many more, one for each pixel of a frame. The other channels start as they always do.
+are enlarged by quadratic interpolation (DSFN repeats pixels by itself), those in between are blended. Where frames are
+shrunk on the way, carriers are as many more, one for each pixel of a frame. The other channels start as they always do.
 Nothing here changes what a network can learn, or its parameters' names and shapes. The published trainings start
 without it.
 

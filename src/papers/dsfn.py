@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3, each_frame
-from src.nn.start import carry
+from src.nn.start import FAINT, carry
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
@@ -56,7 +56,7 @@ class Level(nn.Module):
         channels: of features; those that carry detail have twice as many.
         groups: deformable groups.
         scale: s.
-        interpolating: start with nothing added to the maps that are given, instead of at random.
+        interpolating: start with next to nothing added to the maps that are given, instead of at random.
     """
 
     def __init__(
@@ -77,10 +77,11 @@ class Level(nn.Module):
         self.motion = nn.Sequential(SubModule(wide, wide), SubModule(wide, wide), motion)  # TFBFI
         self.warp = nn.ModuleList(Deformed(wide) for _ in range(2))  # to the frame before, to that behind
         self.decode = nn.Sequential(SubModule(wide, channels), frame)
-        for conv in (motion, frame) if interpolating else (motion,):  # both offset fields start as no motion
-            nn.init.zeros_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(motion.weight)  # both offset fields start as no motion
+        nn.init.zeros_(motion.bias)  # type: ignore[arg-type]
         if interpolating:
+            frame.weight.data.mul_(FAINT)
+            nn.init.zeros_(frame.bias)  # type: ignore[arg-type]
             self._carry_frames()
 
     @torch.no_grad()
@@ -112,7 +113,7 @@ class Level(nn.Module):
     def flows(self, seen: Tensor) -> Tensor:
         """Both offset fields as flow: means over taps and groups (Figure 8), (N, 2, 2, H, W), dy before dx, in pixels.
 
-        They say where in the middle frame a pixel of the other frame is taken from.
+        They point from a pixel of the other frame to where in the middle one it is taken from.
         """
         fields = torch.stack(self.offsets(self.encode(seen)), dim=1)
         return fields.unflatten(2, (-1, 2)).mean(2)
@@ -134,8 +135,9 @@ def first_maps(level: Level, clip: Tensor) -> Tensor:
 class OffsetPictures(nn.Module):
     """What a level takes for motion (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
 
-    From left to right: the middle frame, the flow to the frame half-way before it, that to the one half-way behind.
-    The longest flow of a frame has the purest colour, unless all are shorter than half a pixel.
+    From left to right: the middle frame, the flow from the frame half-way before it back to it, and that from the one
+    half-way behind. The longest flow of a frame has the purest colour, unless all are shorter than half a pixel, so
+    that lengths are comparable within a frame only. White is no motion, as everywhere in an untrained network.
     """
 
     def __init__(self, level: Level) -> None:

@@ -113,7 +113,7 @@ class Point:
             return found
         found = self.results
         for part in rest.split("/"):
-            found = next(iter(found.values())) if part == "*" else found[part]
+            found = next(iter(found.values())) if part == "*" else (found or {}).get(part)
         return found
 
 

@@ -29,10 +29,10 @@ def restore(config: DictConfig, directory: Path) -> None:
     if output.exists() and not config.overwrite:
         raise Problem(f"{output} exists already; choose another output, or add overwrite=true.")
     network = build_network(config)
+    if config.show:
+        network = _shown(network, config.show)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
-    if config.show:
-        network = _pictures(network, config.show)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).float().eval()
     with open_video(source) as reader:
@@ -54,9 +54,10 @@ def restore(config: DictConfig, directory: Path) -> None:
     print(f"{output}: {count} frames at {float(fps):.3f} frames per second")
 
 
-def _pictures(network: nn.Module, what: str) -> nn.Module:
+def _shown(network: nn.Module, what: Any) -> nn.Module:
     """A network whose frames show something of how ``network`` works."""
-    make = getattr(network, f"{what.removesuffix('s')}_pictures", None)
-    if make is None:
-        raise Problem(f"This network cannot show={what}: DSFN can show=offsets; leave it out to restore the video.")
-    return make()
+    if what != "offsets":
+        raise Problem(f"There is nothing to show={what}: give show=offsets, or leave it out to restore the video.")
+    if not hasattr(network, "offset_pictures"):
+        raise Problem("This network cannot show=offsets, which DSFN can; leave it out to restore the video.")
+    return network.offset_pictures()  # type: ignore[operator]

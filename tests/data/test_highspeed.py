@@ -218,3 +218,11 @@ def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., 
     assert "get it from http" in sentence
     assert "\n" not in sentence
     assert inspect(layout, root) == [sentence]
+
+
+def test_a_share_of_what_a_train_list_leaves_tests(su: Path) -> None:
+    (su / "train_list.txt").write_text("".join(f"IMG_{1000 + k}\n" for k in range(60)))
+    splits = dvd(su)
+    assert len(splits.train) + len(splits.validate) == 60
+    assert len(splits.test) == round(133 * 0.18)
+    assert len(everything(splits)) == 60 + len(splits.test)

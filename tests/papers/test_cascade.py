@@ -123,8 +123,10 @@ def test_checkpoints_one_after_another(tmp_path):
     assert count(config, 16, 20)["parameters"] == count_parameters(network)
     with pytest.raises(Problem, match="nothing to train"):
         train(config, tmp_path / "run")
-    with pytest.raises(InstantiationException, match="no checkpoint nowhere"):
+    with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):
         build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
+    with pytest.raises(InstantiationException, match=r"A cascade is a list: give model.network.stages=\[a.ckpt,"):
+        build_network(compose("model=cascade", "model.network.stages=a.ckpt"))
 
 
 def test_a_cascade_of_nothing():

@@ -58,8 +58,8 @@ def test_starts_from_repeated_frames_and_means_of_neighbours():
     means = torch.stack([clip[:, 1], (clip[:, 1] + clip[:, 2]) / 2, clip[:, 2]], dim=1)
     expected = F.interpolate(means.flatten(0, 1), scale_factor=2, mode="nearest").unflatten(0, (2, 3))
     with torch.no_grad():
-        assert torch.equal(dsfn(interpolating=True)(clip), expected)
-        assert torch.equal(SingleDSFN(level=level(interpolating=True))(clip[:, :3])[:, 1], expected[:, 0])
+        assert (dsfn(interpolating=True)(clip) - expected).abs().max() < 2e-3
+        assert (SingleDSFN(level=level(interpolating=True))(clip[:, :3])[:, 1] - expected[:, 0]).abs().max() < 2e-3
 
 
 def test_the_frame_that_both_first_level_passes_make_is_their_mean():
@@ -166,5 +166,5 @@ def test_offset_fields_of_a_video(tmp_path):
     with open_video(output) as reader:
         assert (len(reader), reader.size, reader.fps) == (4, (32, 144), 30)
         assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
-    with pytest.raises(Problem, match="cannot show=offsets: DSFN can"):
+    with pytest.raises(Problem, match="cannot show=offsets, which DSFN can"):
         restore(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)
