@@ -156,7 +156,8 @@ def order(rows: Sequence[Row], compare: str) -> str:
 
     ranks = np.argsort(np.argsort([theirs, ours])).astype(float)
     agreement = np.corrcoef(ranks)[0, 1]
-    return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}; rank correlation {agreement:.2f}."
+    correlation = f"; rank correlation {agreement:.2f}" if len(rows) > 2 else ""  # of two it is 1 or -1
+    return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}{correlation}."
 
 
 def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
