@@ -2,6 +2,7 @@
 # What a machine with a CUDA device is wanted for, each part in one call of under ten minutes: make accelerator PART=...
 #   PART=zsm (default)   checks, and Zooming SlowMo trained for longer than a CPU can
 #   PART=edvr            EDVR's Table 4, its four models at the paper's size
+#   PART=deblur          EDVR against blur, beside doing nothing: what hundreds of steps on a CPU do not learn
 #   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
 #   PART=dsfn            DSFN with one level and with two, at the paper's size
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
@@ -38,6 +39,12 @@ zsm) # at a quarter of its width, as on the CPU, but for many more and larger ba
 edvr)
     run edvr "${SECONDS_EACH:-110}" ablation=edvr_alignment_fusion "${data[@]}" data.test_frames=8 data.crop=128 \
         data.batch_size=16 data.patches_per_read=16
+    ;;
+deblur)
+    blur=("${data[@]}" data.test_frames=4 degradation.exposure=3)
+    run deblur "${SECONDS_EACH:-420}" experiment=edvr_reds_deblur_clean size.width=0.5 size.depth=0.25 "${blur[@]}" \
+        data.crop=256 data.batch_size=16 data.patches_per_read=16
+    run nothing 60 task=evaluate model=bicubic model.network.scale=1 degradation=blur "${blur[@]}"
     ;;
 wdvr)
     wdvr=("${data[@]}" data.test_frames=20 data.patches_per_read=16)

@@ -27,8 +27,7 @@ from src.errors import Problem
 from src.nn.blocks import fold_weight_norm
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-STAGES = "model.network.stages"  # a list of paths, or of networks
-PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data")
+PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
 UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
 
@@ -78,27 +77,26 @@ def described(overrides: Sequence[str]) -> str:
 
 def _short(key: str, value: str) -> str:
     """A value as it stands in a run's path; of a path its last part, and what tells it from others of that name."""
-    if key == STAGES:
-        return "+".join(_short("checkpoint", file) for file in _files(value))
     if key not in PATHS or not value:
         return value
-    path = Path(value.strip("'")).expanduser().resolve()
-    return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
+    paths = [Path(path.strip("'\"")).expanduser().resolve() for path in _listed(value)]
+    return "+".join(f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}" for path in paths)
 
 
-def _files(listed: str) -> list[str]:
-    """The checkpoints in ``[a.ckpt,b.pth]``; commas in their paths are their own."""
-    return [file for file in re.split(r"(?<=\.ckpt),|(?<=\.pth),", re.sub(r"['\"\[\]]", "", listed)) if file]
+def _listed(value: str) -> list[str]:
+    """The checkpoints in ``[a.ckpt,b.pth]``, commas in their paths being their own; a single path is a list of one."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    return re.split(r"(?<=\.ckpt),|(?<=\.ckpt['\"]),|(?<=\.pth),|(?<=\.pth['\"]),", value[1:-1])
 
 
 def quoted(override: str) -> str:
     """An override whose path Hydra can read: runs lie in folders such as ``seed=0``, which it takes for grammar."""
     key, _, value = override.partition("=")
-    if key == STAGES and value[:1] == "[" and not {"'", '"', "{"} & set(value):
-        return f"{key}=[" + ",".join(f"'{file}'" for file in _files(value)) + "]"
-    if key not in PATHS or value[:1] in ("'", '"') or value in ("", "null", "???"):
+    if key not in PATHS or value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{") or value in ("", "null", "???"):
         return override
-    return f"{key}='" + value.replace("'", "\\'") + "'"
+    paths = ",".join("'" + path.replace("'", "\\'") + "'" for path in _listed(value))
+    return f"{key}=[{paths}]" if value.startswith("[") else f"{key}={paths}"
 
 
 def register_resolvers() -> None:

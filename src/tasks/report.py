@@ -19,9 +19,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, described
+from src.protocols import COLUMNS
 from src.tasks.bench import count
 
 Row = dict[str, Any]
+FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
 UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 
 
@@ -113,7 +115,9 @@ class Point:
             return found
         found = self.results
         for part in rest.split("/"):
-            found = next(iter(found.values())) if part == "*" else (found or {}).get(part)
+            if part in FIGURES and part not in found:
+                return None  # a protocol does not measure everything
+            found = next(iter(found.values())) if part == "*" else found[part]
         return found
 
 
@@ -172,7 +176,8 @@ def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[
 
 def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
     """``compare`` over the points, the paper's and ours side by side, each with a scale of its own."""
-    from matplotlib.figure import Figure  # only here: training does without
+    from matplotlib import rc_context  # only here: training does without
+    from matplotlib.figure import Figure
 
     rows = [row for row in rows if row[compare] is not None]
     shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
@@ -191,7 +196,8 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
         axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(file)
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(file)
 
 
 def _published(

@@ -53,6 +53,13 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
     assert "</svg>" in (tmp_path / "plot.svg").read_text()
 
 
+def test_a_figure_that_the_protocol_did_not_measure_is_left_out_and_a_typo_is_not(tmp_path):
+    run = point(tmp_path / "run", 20.0)
+    assert run.value("results/summary/psnr_input_scale") is None
+    with pytest.raises(KeyError):
+        run.value("results/summary/psnr_of_input")
+
+
 def test_an_order_that_is_turned_round_says_so(tmp_path):
     rows = [
         {"point": name, "psnr": ours, "paper: psnr": theirs}
