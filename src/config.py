@@ -25,6 +25,7 @@ from torch import nn
 from src.checkpoints import load
 from src.errors import Problem
 from src.nn.blocks import fold_weight_norm
+from src.nn.start import start_attention
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
@@ -205,6 +206,8 @@ def start_network(config: DictConfig) -> nn.Module:
                 "config.yaml says, or for a cascade a checkpoint of its first stage's kind."
             )
         network.load_state_dict({**own, **given})
+        if config.size.interpolating:
+            start_attention(network, given.keys())
     return network
 
 

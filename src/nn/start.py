@@ -13,6 +13,7 @@ leaky(x) - leaky(-x) = (1 + slope) x.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ CARRIERS = 3  # red, green, blue of a pixel
 MIDDLE = 0.5  # of the range of colours
 OPEN = 6.0  # bias of a gate that lets through, sigmoid(6) = 0.998
 FAINT = 1e-3  # of what fusion usually starts with
+LIFT = 1.0  # what fused features are raised by before a leaky ReLU, so that those below zero pass it unbent
 SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear there
 
 
@@ -60,10 +62,22 @@ def start_adding_little(network: nn.Module) -> None:
                 carry(part.fuse, [0.0], carriers)
                 part.fuse.weight[:carriers] = faint
         if isinstance(part, TSA):
-            _open(part, carriers)
+            _start_as_convolution(part)
         if isinstance(part, Reconstruct):
             _enlarge(part, 1.0, MIDDLE, carriers)
             nn.init.zeros_(part.last.bias)  # type: ignore[arg-type]
+
+
+def start_attention(network: nn.Module, loaded: Collection[str]) -> None:
+    """Attention starts as the plain fusion whose weights were loaded in its place, in every part of ``network``.
+
+    Args:
+        network: with the weights loaded.
+        loaded: their names.
+    """
+    for name, part in network.named_modules():
+        if isinstance(part, TSA) and f"{name}.fuse.weight" in loaded and f"{name}.embed.weight" not in loaded:
+            _start_as_convolution(part)
 
 
 def _carry_to_reconstruction(network: nn.Module) -> int:
@@ -162,17 +176,17 @@ def _too_narrow(channels: int) -> Problem:
 
 
 @torch.no_grad()
-def _open(part: TSA, carriers: int) -> None:
-    """Attention starts alike everywhere, and what is negative passes its leaky ReLU, lifted above zero and put back."""
+def _start_as_convolution(part: TSA) -> None:
+    """Attention starts alike everywhere, so that ``part`` does what ``part.fuse`` alone would."""
+    fuse: Any = part.fuse
     shift: Any = part.attend.shift[-1]
-    lift: Any = part.fuse.bias
-    embed: Any = part.embed_reference
-    carry(part.attend.mask, [0.0], carriers)
-    carry(shift, [0.0], carriers)
-    embed.weight.zero_()
-    embed.bias.zero_()
-    lift[:carriers] = MIDDLE
-    shift.bias[:carriers] = -MIDDLE
+    even: Any = [part.embed_reference, part.attend.mask, shift]
+    for conv in even:
+        conv.weight.zero_()
+        conv.bias.zero_()
+    fuse.weight *= 2  # similarity starts at one half
+    fuse.bias += LIFT
+    shift.bias -= LIFT
 
 
 @torch.no_grad()

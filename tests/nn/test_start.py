@@ -8,7 +8,7 @@ import torch
 from src.config import build_network, compose
 from src.errors import Problem
 from src.metrics import psnr
-from src.nn.start import start_interpolating
+from src.nn.start import start_attention, start_interpolating
 from src.nn.upsample import Reconstruct
 
 
@@ -45,3 +45,25 @@ def test_too_narrow_to_carry_colours_beside_their_negatives():
 def test_full_size_starts_at_random_as_published():
     assert not compose("model=zsm").size.interpolating
     assert compose("model=zsm", "size=mini").size.interpolating
+
+
+def test_attention_starts_as_the_fusion_that_it_takes_the_place_of():
+    torch.manual_seed(0)
+    plain, attentive = (build_network(compose(f"model={name}", "size=mini")) for name in ("edvr_m_pcd", "edvr_m"))
+    with torch.no_grad():
+        plain.fuse.fuse.weight[:3] += 0.1 * torch.rand_like(plain.fuse.fuse.weight[:3])  # as if trained
+    loaded = plain.state_dict()
+    attentive.load_state_dict({**attentive.state_dict(), **loaded})
+    clip = torch.rand(1, 5, 3, 16, 20)
+    before = attentive(clip)
+    start_attention(attentive, loaded.keys())
+    torch.testing.assert_close(attentive(clip), plain(clip), atol=1e-5, rtol=0)
+    assert (before - plain(clip)).abs().max() > 1e-3
+
+
+def test_attention_that_was_loaded_stays():
+    torch.manual_seed(0)
+    network = build_network(compose("model=edvr_m", "size=mini"))
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    start_attention(network, weights.keys())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
