@@ -33,7 +33,7 @@ class Cascade(nn.Module):
         self.stages = nn.ModuleDict(dict(stages))
         self.frozen = frozen
         geometries: list[Any] = [stage.geometry for stage in self.stages.values()]
-        self.geometry: Geometry = reduce(then, geometries)
+        self.geometry: Geometry = reduce(Geometry.then, geometries)
         for stage in list(self.stages.values())[:frozen]:
             stage.requires_grad_(False)
 
@@ -53,17 +53,3 @@ def _slide(stage: nn.Module, clip: Tensor) -> Iterator[Tensor]:
         new = [k for k, time in enumerate(geometry.times) if last is None or start + time > last]
         last = start + geometry.times[-1]
         yield restored[:, new]
-
-
-def then(first: Geometry, second: Geometry) -> Geometry:
-    """What two networks in a row do to time and space: the second moves on by a whole number of input frames."""
-    step = first.spacing
-    rounds = (step * second.stride).denominator  # windows of the second until it has moved on so far
-    needed = second.window + (rounds - 1) * second.stride
-    window, count = first.window, len(first.times)
-    while count < needed:
-        count += len([time for time in first.times if time + first.stride > first.times[-1]])
-        window += first.stride
-    places = {k * second.stride + time for k in range(rounds) for time in second.times}
-    times = tuple(first.times[0] + step * place for place in sorted(places))
-    return Geometry(first.scale * second.scale, window, times, int(step * second.stride * rounds))

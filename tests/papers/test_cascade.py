@@ -14,7 +14,7 @@ from src.engine.stream import stream
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.nn.blocks import count_parameters
-from src.papers.cascade import Cascade, then
+from src.papers.cascade import Cascade
 from src.tasks.bench import count
 from src.tasks.train import train
 from tests.papers.test_edvr import awaken, edvr
@@ -34,7 +34,7 @@ DSFN = Geometry(4, 4, (Fraction(1), Fraction(3, 2), Fraction(2)), 1)
     ],
 )
 def test_geometry_of_two(first, second, expected):
-    assert then(first, second) == expected
+    assert first.then(second) == expected
 
 
 class Mean(nn.Module):
@@ -111,7 +111,7 @@ def test_checkpoints_one_after_another(tmp_path):
     enlarge = checkpoint(files[1], "model=zsm", *mini).eval()
     config = compose("model=cascade", f"model.network.stages=[{','.join(files)}]")
     network = build_network(config)
-    assert network.geometry == then(deblur.geometry, enlarge.geometry)
+    assert network.geometry == deblur.geometry.then(enlarge.geometry)
     assert count_parameters(network) == count_parameters([deblur, enlarge])
     assert count_parameters(network, trainable=True) == 0
     frames = list(torch.rand(5, 3, 16, 20))
