@@ -1,7 +1,7 @@
 """Which input frames make which output frames, and at what scale.
 
-Time is counted in input frames: input frame ``i`` of a video lies at time ``i``; where networks restore exposures, which
-take time, it lasts from time ``i`` to ``i + 1``. Fractions keep it exact.
+Time is counted in input frames: input frame ``i`` of a video lies at time ``i``; for networks that restore exposures,
+which take time, it lasts from time ``i`` to ``i + 1``. Fractions keep it exact.
 """
 
 from __future__ import annotations
