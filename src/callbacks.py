@@ -133,7 +133,9 @@ class SampleFrames(Callback):
         device = pl_module.device
         rows = []
         restored = stream(network, (frame.to(device) for frame in inputs))
-        for (moment, estimate), (_, target), _ in zip(restored, clip.targets(), range(self.frames), strict=False):
+        for (moment, estimate), (_, target), _ in zip(
+            restored, clip.targets(network.geometry), range(self.frames), strict=False
+        ):
             bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
         return _as_picture(torch.cat(rows, dim=-2))

@@ -220,11 +220,11 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
     )
 
 
-def build_data(config: DictConfig, network: nn.Module) -> pl.LightningDataModule:
-    """The DataModule of ``data``, cut to the network's geometry and degraded as ``degradation`` says."""
+def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
+    """The DataModule of ``data``, cut to what ``restorer`` trains and evaluates, degraded as ``degradation`` says."""
     return instantiate(config.data, _partial_=True)(
-        geometry=network.geometry,
-        training_geometry=getattr(network, "training_geometry", None),
+        geometry=restorer.geometries[-1],
+        training_geometry=restorer.training_geometry,
         degradation=instantiate(config.degradation),
         seed=config.seed,
     )

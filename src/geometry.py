@@ -51,6 +51,8 @@ class Geometry:
             raise ValueError(f"scale, window and stride must be at least 1, got {self}")
         if self.exposures is not None and len(self.exposures) != len(times):
             raise ValueError(f"each of the {len(times)} outputs needs an exposure, got {self.exposures}")
+        if self.exposures and min(self.exposures) <= 0:
+            raise ValueError(f"exposures take time, got {self.exposures}")
         object.__setattr__(self, "times", times)
 
     @property
@@ -143,7 +145,22 @@ class Geometry:
         """What the network does when it is applied to its own output, ``rounds`` times in all."""
         return reduce(Geometry.then, [self] * rounds)
 
+    def rounds(self, factor: int) -> int:
+        """How often the network is applied to its own output until ``factor`` frames have come of one.
 
-def evenly(first: Fraction | int, step: Fraction | int | str, count: int) -> tuple[Fraction, ...]:
+        Raises:
+            ValueError: never, with so many exactly.
+        """
+        if self.scale > 1:
+            raise ValueError(f"the network enlarges its frames {self.scale} times, which is done once")
+        once = 1 / self.spacing
+        rounds = round(math.log(factor, once)) if once > 1 and factor > 1 else 0
+        if rounds < 1 or once**rounds != factor:
+            powers = ", ".join(str(once**k) for k in range(1, 5)) if once > 1 else "1, so leave it out"
+            raise ValueError(f"the network makes {once} frames of one, so the factor may be {powers}; got {factor}")
+        return rounds
+
+
+def evenly(first: Fraction | int | str, step: Fraction | int | str, count: int) -> tuple[Fraction, ...]:
     """``count`` times from ``first`` on, ``step`` apart."""
     return tuple(Fraction(first) + k * Fraction(step) for k in range(count))

@@ -233,7 +233,9 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         ``psnr``, ``ssim``, and the flicker measures ``psnr_oscillation`` and ``temporal_difference_error`` (None where
         there are no two neighbouring frames to compare). Where some frames lie on input frames and others between
         them, also ``psnr_existing``, ``ssim_existing``, ``psnr_interpolated`` and ``ssim_interpolated``. Where frames
-        were measured at the size of the input, also ``psnr_input_scale`` and ``ssim_input_scale``.
+        were measured at the size of the input, also ``psnr_input_scale`` and ``ssim_input_scale``. Where none lies on
+        an input frame but several share one's exposure, also ``psnr_swing`` and ``ssim_swing``: the mean over input
+        frames, by place within one, from the worst place to the best (what pulses in Figure 4.4 of VTSR's thesis).
     """
     values = torch.tensor([frame.psnr for frame in frames], dtype=torch.float64)
     # The first of these frames has nothing before it that counts, whatever the clip holds there.
@@ -250,6 +252,13 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         for kind, part in (("existing", existing), ("interpolated", between)):
             figures[f"psnr_{kind}"] = _mean(frame.psnr for frame in part)
             figures[f"ssim_{kind}"] = _mean(frame.ssim for frame in part)
+    places: dict[Fraction, list[FrameScore]] = {}
+    for frame in frames:
+        places.setdefault(frame.time % 1, []).append(frame)
+    if not existing and len(places) > 1:
+        for name in ("psnr", "ssim"):
+            means = [_mean(getattr(frame, name) for frame in part) for part in places.values()]
+            figures[f"{name}_swing"] = max(means) - min(means) if math.isfinite(max(means)) else None
     for name in ("psnr_input_scale", "ssim_input_scale"):
         if reduced := [value for frame in frames if (value := getattr(frame, name)) is not None]:
             figures[name] = _mean(reduced)

@@ -45,6 +45,8 @@ class Protocol:
         clip_length: output frames of one pass of the network; None is the network's own window.
         padding: input frames on either side of those of a pass that are only looked at; None is the network's own.
         ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
+        factor: output frames for each input frame, for networks that may be applied to their own output again and
+            again: what comes of each time is scored. None is once.
         input_scale: whether frames that lie on input frames are scored once more at the size of the input.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
 
@@ -59,6 +61,7 @@ class Protocol:
     clip_length: int | None = None
     padding: int | None = None
     ensemble: int = 1
+    factor: int | None = None
     input_scale: bool = False
     frames: Literal["all", "centre"] = "all"
 
@@ -72,6 +75,8 @@ class Protocol:
             (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
             (self.padding is None or _whole(self.padding, 0), "padding", "a number of frames, 0 or more, or null"),
             (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
+            (self.factor is None or _whole(self.factor, 2), "factor", "a number of frames, 2 or more, or null"),
+            (self.factor is None or self.ensemble == 1, "ensemble", "1 where there is a factor"),
             (isinstance(self.input_scale, bool), "input_scale", "true or false"),
             (self.frames in ("all", "centre"), "frames", "all or centre"),
             (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
@@ -114,6 +119,7 @@ class Protocol:
             "clip_length": self.clip_length,
             "padding": self.padding,
             "ensemble": self.ensemble,
+            "factor": self.factor,
             "input_scale": self.input_scale,
             "mean": "over clips, each the mean over its frames",
         }
@@ -129,6 +135,7 @@ def results(
     protocol: Protocol,
     names: Sequence[str],
     subsets: Sequence[str] | None = None,
+    levels: Mapping[int, Mapping[int, Sequence[FrameScore]]] | None = None,
     **description: Any,
 ) -> dict[str, Any]:
     """The content of ``results.json``. On several processes all must call it, and all get the same.
@@ -138,14 +145,17 @@ def results(
         protocol: which of the frames count; scores were made with its channel and crop.
         names: of all clips, by index.
         subsets: the subset of each clip, by index; an empty one is none.
+        levels: what was measured after each application of a network that was applied again and again, by how many
+            frames it has then made of one.
         description: what else :meth:`Protocol.describe` is to keep: degradation, window, ...
 
     Returns:
         ``summary``, the figures of :func:`src.metrics.summarise` as means over clips; ``protocol``;
         ``clips.<name>``, the same figures of one clip and ``frames``, each with ``time`` (in input frames), ``psnr``,
-        ``ssim`` and ``temporal_difference_error``; and ``subsets.<name>``, the means over its clips, where clips have
-        any. An infinite PSNR (identical frames), and a mean over one, is None (null in JSON); so is a flicker measure
-        where no two neighbouring frames count.
+        ``ssim`` and ``temporal_difference_error``; ``subsets.<name>``, the means over its clips, where clips have any;
+        and ``levels.<factor>``, the means over clips after each application of a network that was applied several
+        times, with ``clips.<name>`` in it. An infinite PSNR (identical frames), and a mean over one, is None (null in
+        JSON); so is a flicker measure where no two neighbouring frames count.
 
     Raises:
         Problem: nothing was scored, a clip is too short for the protocol, two clips share a name, or
@@ -159,20 +169,7 @@ def results(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise Problem(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
-    counted: dict[int, list[FrameScore]] = {}
-    for clip, listed in sorted(frames.items()):
-        counted[clip] = [listed[position] for position in protocol.counted(len(listed))]
-        if not counted[clip]:
-            raise Problem(
-                f"The clip {names[clip]} has {len(listed)} frames, and the protocol {protocol.name} skips "
-                f"{protocol.skip[0]} and {protocol.skip[1]}: leave the clip out, or choose another protocol."
-            )
-        for frame in counted[clip]:
-            if math.isnan(frame.psnr):
-                raise Problem(
-                    f"The network's output is not a number at time {float(frame.time)} of the clip {names[clip]}: "
-                    "its weights have diverged, or its precision is too low."
-                )
+    counted = _counted(frames, protocol, names)
     figures = {clip: summarise(listed) for clip, listed in counted.items()}
     outcome: dict[str, Any] = {
         "summary": average(figures.values()),
@@ -193,7 +190,40 @@ def results(
             for subset in dict.fromkeys(subsets[clip] for clip in counted)
             if subset
         }
+    if levels:
+        outcome["levels"] = {}
+        for factor, measured in levels.items():
+            some = {c: summarise(listed) for c, listed in _counted(measured, protocol, names).items()}
+            outcome["levels"][factor] = {
+                **average(some.values()),
+                "clips": {names[clip]: figures for clip, figures in some.items()},
+            }
     return _plain(outcome)
+
+
+def _counted(
+    frames: Mapping[int, Sequence[FrameScore]], protocol: Protocol, names: Sequence[str]
+) -> dict[int, list[FrameScore]]:
+    """The frames of each clip that count.
+
+    Raises:
+        Problem: a clip has none, or a figure is not a number.
+    """
+    counted: dict[int, list[FrameScore]] = {}
+    for clip, listed in sorted(frames.items()):
+        counted[clip] = [listed[position] for position in protocol.counted(len(listed))]
+        if not counted[clip]:
+            raise Problem(
+                f"The clip {names[clip]} has {len(listed)} frames, and the protocol {protocol.name} skips "
+                f"{protocol.skip[0]} and {protocol.skip[1]}: leave the clip out, or choose another protocol."
+            )
+        for frame in counted[clip]:
+            if math.isnan(frame.psnr):
+                raise Problem(
+                    f"The network's output is not a number at time {float(frame.time)} of the clip {names[clip]}: "
+                    "its weights have diverged, or its precision is too low."
+                )
+    return counted
 
 
 def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
@@ -238,6 +268,8 @@ def table(outcome: Mapping[str, Any]) -> Table:
     shown.add_section()
     for name, figures in outcome.get("subsets", {}).items():
         line(f"mean of {name}", figures)
+    for factor, figures in list(outcome.get("levels", {}).items())[:-1]:
+        line(f"mean at {factor} times the frames", figures)
     line("mean", outcome["summary"], style="bold")
     return shown
 
@@ -248,6 +280,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "existing": ("psnr_existing", "ssim_existing"),
     "interpolated": ("psnr_interpolated", "ssim_interpolated"),
     "pulsing, dB": ("psnr_oscillation",),
+    "swing": ("psnr_swing", "ssim_swing"),
     "flicker": ("temporal_difference_error",),
 }
 

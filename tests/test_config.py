@@ -35,10 +35,11 @@ def test_every_experiment_instantiates(experiment, size):
     if "stages" in config.model.network and not config.model.network.stages:  # whatever somebody has trained
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
     network = build_network(config)
-    data = build_data(config, network)
     restorer = build_restorer(config, network)
+    data = build_data(config, restorer)
     assert restorer.network is network
-    assert data.geometry == network.geometry
+    assert data.geometry == restorer.geometries[-1]
+    assert restorer.geometries[0] == network.geometry
     assert data.degradation.scale == network.geometry.scale
     if restorer.optimizer:
         assert restorer.optimizer(network.parameters()).defaults["lr"] > 0
@@ -76,7 +77,8 @@ def test_the_parts_of_table_5_are_groups(interpolate, aggregate, guide):
 def test_every_data_set_instantiates(data):
     extra = ["data.root=somewhere"] if data == "folder" else []
     config = compose(f"data={data}", *extra)
-    assert build_data(config, build_network(compose("model=blend"))).batch_size > 0
+    blend = compose("model=blend")
+    assert build_data(config, build_restorer(blend, build_network(blend))).batch_size > 0
 
 
 @pytest.mark.parametrize("group", ["protocol", "degradation"])
@@ -148,7 +150,7 @@ def test_paths_are_taken_as_they_are(path):
 def test_contradictions_are_refused_before_any_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
     with pytest.raises(Problem, match="enlarges 4 times"):
-        build_data(config, build_network(config))
+        build_data(config, build_restorer(config, build_network(config)))
 
 
 def test_a_protocol_that_a_network_cannot_follow_is_one_sentence():

@@ -9,7 +9,8 @@ Shapes: T input frames, T' output frames, C channels, H and W target pixels, h a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, chain, islice
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.augment import Augmentation
-from src.data.degrade import Degradation, as_clip
+from src.data.degrade import Degradation, Take, as_clip, resized
 from src.data.splits import Clip
 from src.errors import Problem, VideoError
 from src.geometry import Geometry
@@ -81,9 +82,9 @@ class ClipDataset(Dataset[Sample]):
     """Random patches of stretches of clips, with what a network is given and what it shall return.
 
     A clip that is longer than ``span`` source frames is several segments, each an index of its own; where in its
-    segment a stretch begins is drawn, and every place where one can begin belongs to one segment. Keys are
-    ``(epoch, index, patch)``: the patch of that number of the stretch that was drawn for (epoch, index). An index
-    beyond the length goes round, with draws of its own.
+    segment a stretch begins is drawn (after its exposure, where the degradation mixes several), and every place where
+    one can begin belongs to one segment. Keys are ``(epoch, index, patch)``: the patch of that number of the stretch
+    that was drawn for (epoch, index). An index beyond the length goes round, with draws of its own.
 
     Args:
         clips: where the frames are. Clips shorter than a sample are left out.
@@ -94,6 +95,9 @@ class ClipDataset(Dataset[Sample]):
         augmentation: of the patches.
         seed: of all draws.
         span: source frames of a segment; by default those of a sample.
+        samples: so many segments of each clip, whatever ``span`` says.
+        resize: (height, width) that whole frames, inputs and targets, are made before patches are cut; only for
+            degradations of scale 1.
 
     Raises:
         Problem: nothing to train on, a crop that does not fit, a degradation that contradicts the network.
@@ -110,19 +114,25 @@ class ClipDataset(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int = 0,
         span: int | None = None,
+        samples: int | None = None,
+        resize: Sequence[int] | None = None,
     ) -> None:
-        check_crop(crop, geometry, degradation, augmentation.reverse)
-        timeline = degradation.timeline(geometry)
-        self.exposures = [list(timeline.frames(i)) for i in range(geometry.window)]  # source frames of each input
-        self.input_frames = [timeline.source(i) for i in range(geometry.window)]
-        self.target_frames = [timeline.target(t) for t in geometry.times]
-        every = [*chain(*self.exposures), *self.target_frames]
-        self.first = min(every)  # source frame, counted from the first that the first input is made of
-        self.extent = max(every) + 1 - self.first
+        variants = degradation.variants(geometry)
+        check_crop(crop, geometry, variants[0], augmentation.reverse)
+        self.takes = [variant.timeline(geometry).take(geometry) for variant in variants]
+        self.extent = max(take.extent for take in self.takes)  # a clip has room for the longest
         span = self.extent if span is None else span
         if span < self.extent:
             raise Problem(f"data.span is {span} source frames, but a sample of this network takes {self.extent}")
-        lengths = [(clip, clip.length()) for clip in clips]
+        if samples is not None and samples < 1:
+            raise Problem(f"data.samples counts samples of a clip, got {samples}")
+        self.resize = None if resize is None else tuple(resize)
+        if self.resize and (len(self.resize) != 2 or min(self.resize) < 1 or degradation.scale > 1):
+            raise Problem(
+                f"data.resize is {[*self.resize]}, but must be a height and a width where the network does not "
+                f"enlarge, and null where it does (here {degradation.scale} times)"
+            )
+        lengths = [(own(clip, geometry), clip.length()) for clip in clips]
         self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
         if not self.clips:
             longest = max((length for _, length in lengths), default=0)
@@ -132,7 +142,7 @@ class ClipDataset(Dataset[Sample]):
                 if lengths
                 else "this data set has nothing to train on: choose another, e.g. data=procedural"
             )
-        self.segments = [max(1, length // span) for _, length in self.clips]
+        self.segments = [samples or max(1, length // span) for _, length in self.clips]
         self.ends = np.array(list(accumulate(self.segments)))
         self.degradation = degradation
         self.crop = crop
@@ -155,39 +165,43 @@ class ClipDataset(Dataset[Sample]):
     def _stretch(self, epoch: int, index: int) -> Stretch:
         """The decoded frames of an index, read or remembered."""
         if (epoch, index) not in self._recent:
-            clip, start = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
+            place = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
             while len(self._recent) >= self.stretches:
                 del self._recent[next(iter(self._recent))]  # the oldest
-            self._recent[epoch, index] = self._read(clip, start)
+            self._recent[epoch, index] = self._read(*place)
         return self._recent[epoch, index]
 
-    def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int]:
-        """The clip of an index and the source frame where the sample begins."""
+    def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int, Take]:
+        """The clip of an index, the source frame where the sample begins, and what is taken from there on."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         clip, length = self.clips[number]
         segments = self.segments[number]
         segment = index - (int(self.ends[number]) - segments)
-        starts = length - self.extent + 1
+        take = self.takes[rng.integers(len(self.takes))]  # of one nothing is drawn
+        starts = length - take.extent + 1
         low, high = (k * starts // segments for k in (segment, segment + 1))
-        return clip, int(rng.integers(low, max(low + 1, high)))
+        return clip, int(rng.integers(low, max(low + 1, high))), take
 
-    def _read(self, clip: Clip, start: int) -> Stretch:
-        def place(frame: int) -> int:
-            return clip.start + (start - self.first + frame) * clip.step
+    def _read(self, clip: Clip, start: int, take: Take) -> Stretch:
+        def places(frames: Iterable[int]) -> list[int]:
+            return [clip.start + (start - take.first + frame) * clip.step for frame in frames]
 
-        wanted = [place(frame) for frame in self.target_frames]
         reader = self._readers(clip.path)
         ready = ready_made(clip, reader.size, self.degradation, self._readers)
-        exposures = [] if ready else [[place(frame) for frame in frames] for frames in self.exposures]
-        both = sorted({*wanted, *chain(*exposures)})
-        frames = _trimmed(reader.read(both), self.degradation.scale)
-        targets = frames[[both.index(i) for i in wanted]]
+        needed = sorted({*places(chain(*take.targets, *([] if ready else take.inputs)))})
+        frames = _trimmed(reader.read(needed), self.degradation.scale)
+
+        def exposed(ranges: Sequence[range]) -> Tensor:
+            return torch.stack([self.degradation.expose(frames[[needed.index(i) for i in places(r)]]) for r in ranges])
+
+        targets = exposed(take.targets)
         if ready is None:
-            exposed = [self.degradation.expose(frames[[both.index(i) for i in some]]) for some in exposures]
-            inputs, rest = torch.stack(exposed), self.degradation
+            inputs, rest = exposed(take.inputs), self.degradation
         else:
             path, rest = ready
-            inputs = _trimmed(self._readers(path).read([place(frame) for frame in self.input_frames]), rest.scale)
+            inputs = _trimmed(self._readers(path).read(places(r[len(r) // 2] for r in take.inputs)), rest.scale)
+        if self.resize:
+            inputs, targets = resized(inputs, self.resize), resized(targets, self.resize)
         return Stretch(clip, clip.start + start * clip.step, inputs, targets, rest)
 
     def _patch(self, stretch: Stretch, rng: np.random.Generator) -> Sample:
@@ -217,11 +231,18 @@ def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse:
     degradation.check(geometry)
     if crop < 1 or crop % geometry.scale:
         raise Problem(f"data.crop is {crop}, which is no multiple of the network's scale of {geometry.scale}")
-    if reverse and [geometry.window - 1 - t for t in reversed(geometry.times)] != list(geometry.times):
+    edges = [geometry.interval(k) for k in range(len(geometry.times))]
+    end = geometry.window - (0 if geometry.exposures else 1)
+    if reverse and [(end - b, end - a) for a, b in reversed(edges)] != edges:
         raise Problem(
             f"data.reverse=true needs output times that are their own mirror image, and this network's are "
             f"{', '.join(map(str, geometry.times))} in a window of {geometry.window}: set data.reverse=false"
         )
+
+
+def own(clip: Clip, geometry: Geometry) -> Clip:
+    """The clip without degraded frames that it brings, where they would have to be exposed until the next begins."""
+    return replace(clip, ready={}) if geometry.exposures else clip
 
 
 def ready_made(
@@ -270,7 +291,7 @@ class EvaluationClip:
         max_frames: int | None = None,
         index: int = 0,
     ) -> None:
-        self.clip, self.index = clip, index
+        self.clip, self.index = own(clip, geometry), index
         self.name, self.subset = clip.name, clip.subset
         self.geometry, self.degradation = geometry, degradation
         self.timeline = degradation.timeline(geometry)
@@ -294,11 +315,21 @@ class EvaluationClip:
             raise Problem(f"clip {self.name} ({self.clip.path}) has no frames from {self.clip.start} on")
         return frames if self.max_frames is None else min(frames, self.max_frames)
 
-    @cached_property
-    def times(self) -> list[Fraction]:
-        """Where the outputs lie that have a source frame, in input frames, ascending."""
-        times = self.geometry.output_times(self.frames)
-        return [t for t in times if 0 <= self.timeline.target(t) < self._about[0]]
+    def times(self, geometry: Geometry | None = None) -> list[Fraction]:
+        """Where the outputs lie that have source frames, in input frames, ascending; see :meth:`targets`."""
+        return list(self._truth(geometry))
+
+    def _truth(self, geometry: Geometry | None) -> dict[Fraction, range]:
+        """By time, the source frames whose mean is the target."""
+        geometry = geometry or self.geometry
+        timeline = replace(self.degradation, every=self.timeline.every).timeline(geometry)
+        moments = (time % geometry.stride for time in geometry.times)
+        exposures = dict(zip(moments, geometry.exposures or (), strict=False))
+        truth = {
+            time: timeline.target_frames(time, exposures[time % geometry.stride] if exposures else None)
+            for time in geometry.output_times(self.frames)
+        }
+        return {time: frames for time, frames in truth.items() if frames[0] >= 0 and frames[-1] < self._about[0]}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -340,11 +371,16 @@ class EvaluationClip:
                 held[number] = frame
             yield degradation.expose(torch.stack([held[number] for number in wanted]))
 
-    def targets(self) -> Iterator[tuple[Fraction, Tensor]]:
-        """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1]."""
-        scale = self.degradation.scale
-        frames = self._frames(self.clip.path, [self.timeline.target(t) for t in self.times])
-        for time, frame in zip(self.times, frames, strict=True):
+    def targets(self, geometry: Geometry | None = None) -> Iterator[tuple[Fraction, Tensor]]:
+        """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
+
+        Args:
+            geometry: whose outputs, from the same inputs; by default the network's, and ``geometry.again(2)`` for what
+                it makes of its own output.
+        """
+        scale, truth = self.degradation.scale, self._truth(geometry)
+        frames = self._exposed(self.clip.path, [*truth.values()], self.degradation)
+        for time, frame in zip(truth, frames, strict=True):
             yield time, as_clip(_trimmed(frame[None], scale))[0]
 
     def _frames(self, path: Path, sources: Sequence[int]) -> Iterator[Tensor]:

@@ -45,6 +45,8 @@ class DataModule(LightningDataModule):
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         seed: of crops, augmentation, noise and order.
         span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
+        samples: stretches of each clip that an epoch trains on, whatever ``span`` says.
+        resize: (height, width) that training frames are made before patches are cut, for networks that do not enlarge.
         validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
             input frames of each.
         test_frames: limit of input frames a clip in the test.
@@ -73,6 +75,8 @@ class DataModule(LightningDataModule):
         training_geometry: Geometry | None = None,
         seed: int = 0,
         span: int | None = None,
+        samples: int | None = None,
+        resize: Sequence[int] | None = None,
         validate_clips: int | None = None,
         validate_frames: int | None = None,
         test_frames: int | None = None,
@@ -96,7 +100,8 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(
             flip=flip, flip_vertical=flip_vertical, rotate=rotate, reverse=reverse, jitter=jitter, noise=noise
         )
-        self.seed, self.span = seed, span
+        self.seed, self.span, self.samples = seed, span, samples
+        self.resize = resize
         self.validate_clips, self.validate_frames, self.test_frames = validate_clips, validate_frames, test_frames
         self.training: ClipDataset | None = None
 
@@ -120,6 +125,8 @@ class DataModule(LightningDataModule):
                 augmentation=self.augmentation,
                 seed=self.seed,
                 span=self.span,
+                samples=self.samples,
+                resize=self.resize,
             )
 
     def train_dataloader(self) -> Loader:

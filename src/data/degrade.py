@@ -1,7 +1,8 @@
 """Forward models: how the frames that a network is given come about from the frames that it shall return.
 
 A degradation is an exposure (which source frames make an input frame) and a tuple of steps (:mod:`src.data.steps`: what
-happens to its pixels), in the order in which they happen.
+happens to its pixels), in the order in which they happen. For networks that restore exposures the shutter is open until
+the next input frame begins, and targets are means of source frames, too (VTSR thesis, Equation 3.2).
 
 Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip here is (T, C, H, W) in [0, 1].
 """
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from src.data.steps import TIE, Step
@@ -23,13 +25,29 @@ from src.errors import Problem
 from src.geometry import Geometry
 
 
+class Take(NamedTuple):
+    """The source frames of a sample, counted from the first that its first input is made of."""
+
+    inputs: list[range]  # of which each input is the mean
+    targets: list[range]  # of which each target is the mean
+
+    @property
+    def first(self) -> int:
+        return min(frames[0] for frames in (*self.inputs, *self.targets))
+
+    @property
+    def extent(self) -> int:
+        return max(frames[-1] for frames in (*self.inputs, *self.targets)) + 1 - self.first
+
+
 @dataclass(frozen=True)
 class Timeline:
-    """Which source frames make the input frames, and where outputs find theirs.
+    """Which source frames make the input frames, and which the targets.
 
     Args:
         every: source frames from one input frame to the next.
-        exposure: source frames that are averaged for an input frame, which lies at the middle one's time.
+        exposure: source frames that are averaged for an input frame. Where frames are instants, it lies at the middle
+            one's time.
     """
 
     every: int
@@ -58,6 +76,19 @@ class Timeline:
             )
         return int(place) + self.exposure // 2
 
+    def target_frames(self, time: Fraction, exposure: Fraction | None = None) -> range:
+        """Source frames whose mean is the target of an output at ``time``, exposed so long; one for an instant."""
+        if exposure is None:
+            return range(self.target(time), self.target(time) + 1)
+        begin, end = ((time + half) * self.every for half in (-exposure / 2, exposure / 2))
+        return range(int(begin), int(end))
+
+    def take(self, geometry: Geometry) -> Take:
+        """What one pass of a network with this geometry takes."""
+        outputs = zip(geometry.times, geometry.exposures or (None,) * len(geometry.times), strict=True)
+        inputs = [self.frames(i) for i in range(geometry.window)]
+        return Take(inputs, [self.target_frames(*output) for output in outputs])
+
     def inputs(self, sources: int) -> int:
         """How many input frames come of ``sources`` source frames."""
         return max(0, (sources - len(self.frames(0))) // self.every + 1)
@@ -81,24 +112,30 @@ class Degradation:
     Args:
         steps: what happens to the pixels, in this order.
         every: source frames from one input frame to the next; ``None`` takes the least with which each output of
-            the network has a source frame (2 for Zooming SlowMo: it is given the odd frames only).
-        exposure: source frames that are averaged for an input frame, an odd number; the target is the middle one.
+            the network has a source frame (2 for Zooming SlowMo: it is given the odd frames only). For networks that
+            restore exposures it is the exposure.
+        exposure: source frames that are averaged for an input frame: an odd number, whose middle one is the target; for
+            networks that restore exposures one that divides into them, each of which is averaged for its target.
         gamma: exponent that makes light of pixel values before they are averaged: 1 averages them as they are.
+        mixed: exposures between which each training sample of such a network draws; those that do not divide into what
+            its training asks for are left out. Evaluation is of ``exposure``.
     """
 
     steps: Sequence[Step] = ()
     every: int | None = None
     exposure: int = 1
     gamma: float = 1.0
+    mixed: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
+        object.__setattr__(self, "mixed", None if self.mixed is None else tuple(self.mixed))
         if self.every is not None and self.every < 1:
             raise Problem(f"degradation.every counts source frames from one input to the next, got {self.every}")
-        if self.exposure < 1 or self.exposure % 2 == 0:
+        if min((self.exposure, *(self.mixed or ()))) < 1:
             raise Problem(
-                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle: "
-                "3, 5, 7, ..."
+                "degradation.exposure and those of degradation.mixed count source frames that are averaged, got "
+                f"{', '.join(map(str, (self.exposure, *(self.mixed or ()))))}"
             )
         if not self.gamma > 0:
             raise Problem(f"degradation.gamma must be greater than 0, got {self.gamma}")
@@ -112,18 +149,61 @@ class Degradation:
         """Where the frames of a network with this geometry lie among the source frames.
 
         Raises:
-            Problem: an output would lie between source frames.
+            Problem: an output would lie between source frames, or begin or end within one.
         """
-        timeline = Timeline(self.every or geometry.subdivision, self.exposure)
-        for time in geometry.times:
-            timeline.target(time)
-        return timeline
+        if geometry.exposures is None:
+            self._check_instants()
+            timeline = Timeline(self.every or geometry.subdivision, self.exposure)
+            timeline.take(geometry)
+            return timeline
+        if self.every not in (None, self.exposure):
+            raise Problem(
+                f"degradation.every is {self.every} and degradation.exposure {self.exposure}, but this network takes "
+                "frames that are exposed until the next begins: set degradation.every=null"
+            )
+        if self.exposure % geometry.subdivision:
+            raise Problem(
+                f"inputs averaged of degradation.exposure={self.exposure} source frames cannot be divided into "
+                f"{geometry.subdivision} equal exposures, as this network does: set degradation.exposure to a multiple "
+                f"of {geometry.subdivision}"
+            )
+        return Timeline(self.exposure, self.exposure)
+
+    def _check_instants(self) -> None:
+        """Refuses what only networks that restore exposures can be given."""
+        if self.mixed is not None:
+            raise Problem(
+                "degradation.mixed is for networks that restore exposures, and this one restores instants: choose "
+                "another degradation"
+            )
+        if self.exposure % 2 == 0:
+            raise Problem(
+                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle: "
+                "3, 5, 7, ..."
+            )
+
+    def variants(self, geometry: Geometry) -> tuple[Degradation, ...]:
+        """The degradations between which each training sample of a network draws, itself alone where none are mixed.
+
+        Raises:
+            Problem: none of the mixed exposures suits the network.
+        """
+        if self.mixed is None or geometry.exposures is None:
+            return (self,)
+        fitting = [exposure for exposure in self.mixed if exposure % geometry.subdivision == 0]
+        if not fitting:
+            raise Problem(
+                f"none of degradation.mixed=[{', '.join(map(str, self.mixed))}] can be divided into "
+                f"{geometry.subdivision} equal exposures, as training this network does: add a multiple of "
+                f"{geometry.subdivision}"
+            )
+        return tuple(replace(self, exposure=exposure, every=None, mixed=None) for exposure in fitting)
 
     def check(self, geometry: Geometry) -> None:
         """Refuses what contradicts the network, before any data is read.
 
         Raises:
-            Problem: the network's scale is not the degradation's, or an output would lie between source frames.
+            Problem: the network's scale is not the degradation's, or its outputs would not have whole source frames.
         """
         if geometry.scale != self.scale:
             fitting = f"bicubic_x{geometry.scale}" if geometry.scale > 1 else "blur"
@@ -209,3 +289,10 @@ class Degradation:
 def as_clip(frames: Tensor) -> Tensor:
     """uint8 (T, H, W, C) -> float32 (T, C, H, W) in [0, 1]."""
     return frames.permute(0, 3, 1, 2).to(torch.float32).div(255).contiguous()
+
+
+def resized(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """uint8 (T, H, W, C) at another (height, width): bilinear, antialiased, rounded."""
+    pixels = frames.permute(0, 3, 1, 2).to(torch.float32)
+    pixels = F.interpolate(pixels, list(size), mode="bilinear", antialias=True, align_corners=False)
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from functools import partial
+from functools import partial, reduce
 from itertools import chain, tee
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ def stream(
     length: int | None = None,
     memory: int | None = None,
     copies: int = 1,
+    watch: Callable[[int, Fraction, Tensor], None] | None = None,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Restores a video frame by frame.
 
@@ -46,6 +47,7 @@ def stream(
         memory: bytes that a pass may take: networks that have a ``padding`` then restore as many frames in one pass as
             fit, unless ``clip_length`` says how many.
         copies: flipped and turned copies whose mean is the result (see :mod:`src.engine.ensemble`).
+        watch: is told what each stage but the last restores: its number, and what is yielded of the last.
 
     Yields:
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
@@ -66,7 +68,7 @@ def stream(
         yield from _together(network, frames, copies, clip_length=clip_length, padding=padding)
         return
     if stages := list(getattr(network, "stages", {}).values()):
-        yield from _stages(stages, frames)
+        yield from _stages(stages, frames, watch)
         return
     separable = hasattr(network, "frame_features")
     encode: Any = network.frame_features if separable else lambda clip: (clip,)
@@ -132,22 +134,27 @@ def _together(
         yield restored[0][0], torch.as_tensor(total) / copies
 
 
-def _stages(stages: list[nn.Module], frames: Iterable[Tensor]) -> Iterator[tuple[Fraction, Tensor]]:
+def _stages(
+    stages: list[nn.Module], frames: Iterable[Tensor], watch: Callable[[int, Fraction, Tensor], None] | None
+) -> Iterator[tuple[Fraction, Tensor]]:
     """A cascade: each stage streams over what the one before it restores."""
     *before, last = stages
     if not before:
         yield from stream(last, frames)
         return
-    origin: list[Fraction] = []  # times, in input frames, of the first two frames that the last stage is given
+    origin: list[Fraction] = []  # where, in input frames, the time of the last stage begins
+    exposed = passes(last).exposures is not None
+    step = reduce(Geometry.then, map(passes, before)).spacing
 
     def given() -> Iterator[Tensor]:
-        for time, frame in _stages(before, frames):
-            if len(origin) < 2:
-                origin.append(time)
+        for time, frame in _stages(before, frames, watch):
+            if not origin:
+                origin.append(time - step / 2 if exposed else time)
+            if watch:
+                watch(len(before) - 1, time, frame)
             yield frame
 
     for time, frame in stream(last, given()):
-        step = origin[1] - origin[0] if len(origin) > 1 else Fraction(1)
         yield origin[0] + time * step, frame
 
 

@@ -74,7 +74,11 @@ class PyramidAlign(nn.Module):
         self.blend = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)
 
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
-        coarsest = len(neighbour) - 1
+        return self.levels(neighbour, reference)[0]
+
+    def levels(self, neighbour: Pyramid, reference: Pyramid) -> Pyramid:
+        """The aligned features of every level."""
+        coarsest, found = len(neighbour) - 1, list[Tensor]()
         offset = aligned = neighbour[coarsest]  # of the level below; the coarsest has none and does not look
         for level in range(coarsest, -1, -1):
             below, aligned_below = offset, aligned
@@ -86,7 +90,8 @@ class PyramidAlign(nn.Module):
             if level < coarsest:
                 aligned = self.blend[level](torch.cat([aligned, double(aligned_below)], dim=1))
             aligned = leaky(aligned) if level > 0 else aligned
-        return aligned
+            found.insert(0, aligned)
+        return found
 
 
 class PairAlign(nn.Module):

@@ -23,6 +23,24 @@ class ConvFuse(nn.Module):
         return self.fuse(aligned.flatten(1, 2))
 
 
+class TemporalAttention(nn.Module):
+    """Frames weighed, pixel by pixel, by how alike they are to one of them (EDVR, Equations 5 and 6).
+
+    (B, T, C, H, W) to the same. VTSR does likewise (thesis, Equations 3.10 and 3.11).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.embed_reference = conv3x3(channels, channels)  # phi
+        self.embed = conv3x3(channels, channels)  # theta
+
+    def forward(self, frames: Tensor, reference: int) -> Tensor:
+        """``reference``: the number of the frame that all are compared with."""
+        sought = self.embed_reference(frames[:, reference]).unsqueeze(1)
+        embedded = self.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
+
+
 class TSA(nn.Module):
     """Temporal and spatial attention (EDVR, Section 3.3, Equations 5 to 7): (B, T, C, H, W) to (B, C, H, W).
 
@@ -31,17 +49,12 @@ class TSA(nn.Module):
 
     def __init__(self, channels: int, *, frames: int) -> None:
         super().__init__()
-        self.embed_reference = conv3x3(channels, channels)  # phi
-        self.embed = conv3x3(channels, channels)  # theta
+        self.weigh = TemporalAttention(channels)
         self.fuse = nn.Conv2d(frames * channels, channels, 1)
         self.attend = SpatialAttention(channels, frames=frames)
 
     def forward(self, aligned: Tensor) -> Tensor:
-        middle = aligned.shape[1] // 2
-        reference = self.embed_reference(aligned[:, middle]).unsqueeze(1)
-        embedded = self.embed(aligned.flatten(0, 1)).unflatten(0, aligned.shape[:2])
-        similarity = (embedded * reference).sum(2, keepdim=True).sigmoid()  # Equation 5: (B, T, 1, H, W)
-        weighted = (aligned * similarity).flatten(1, 2)  # Equation 6: (B, T * C, H, W)
+        weighted = self.weigh(aligned, aligned.shape[1] // 2).flatten(1, 2)  # (B, T * C, H, W)
         mask, shift = self.attend(weighted)
         return leaky(self.fuse(weighted)) * mask.sigmoid() * 2 + shift  # Equation 7, modulated
 

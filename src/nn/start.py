@@ -76,7 +76,7 @@ def start_attention(network: nn.Module, loaded: Collection[str]) -> None:
         loaded: their names.
     """
     for name, part in network.named_modules():
-        if isinstance(part, TSA) and f"{name}.fuse.weight" in loaded and f"{name}.embed.weight" not in loaded:
+        if isinstance(part, TSA) and f"{name}.fuse.weight" in loaded and f"{name}.weigh.embed.weight" not in loaded:
             _start_as_convolution(part)
 
 
@@ -180,7 +180,7 @@ def _start_as_convolution(part: TSA) -> None:
     """Attention starts alike everywhere, so that ``part`` does what ``part.fuse`` alone would."""
     fuse: Any = part.fuse
     shift: Any = part.attend.shift[-1]
-    even: Any = [part.embed_reference, part.attend.mask, shift]
+    even: Any = [part.weigh.embed_reference, part.attend.mask, shift]
     for conv in even:
         conv.weight.zero_()
         conv.bias.zero_()

@@ -1,9 +1,11 @@
-"""What any network has to beat: bicubic upscaling, with frames in between held or blended.
+"""What any network has to beat: bicubic upscaling, with frames in between held or blended; or nothing at all.
 
 Shapes: B batch, T input frames, H height, W width, s scale.
 """
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,18 @@ class Bicubic(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         return imresize(clip, self.geometry.scale)
+
+
+class Nothing(nn.Module):
+    """Frames in place of halves of their exposures ("doing nothing"). (B, 2, 3, H, W) to the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        half = Fraction(1, 2)
+        self.geometry = Geometry(1, 2, evenly("3/4", half, 2), exposures=(half, half))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return clip
 
 
 class Repeat(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.errors import Problem
 from src.geometry import Geometry
 
 
@@ -53,3 +54,22 @@ def _slide(stage: nn.Module, clip: Tensor) -> Iterator[Tensor]:
         new = [k for k, time in enumerate(geometry.times) if last is None or start + time > last]
         last = start + geometry.times[-1]
         yield restored[:, new]
+
+
+def again(network: nn.Module, factor: int | None) -> nn.Module:
+    """A network applied to its own output until ``factor`` frames have come of one (VTSR, Equation 3.3).
+
+    Args:
+        network: makes several frames of one, of the same size.
+        factor: a power of how many; None: ``network`` itself.
+
+    Raises:
+        Problem: no number of times gives so many.
+    """
+    if factor is None:
+        return network
+    try:
+        rounds = network.geometry.rounds(factor)  # type: ignore[union-attr, operator]
+    except ValueError as error:
+        raise Problem(f"factor={factor} does not suit this network: {error}.") from error
+    return Cascade(stages={f"round{number}": network for number in range(rounds)})

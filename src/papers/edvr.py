@@ -98,7 +98,7 @@ def _build(state: Mapping[str, Tensor]) -> EDVR:
         if blurred
         else FrameEncoder(channels, blocks=blocks)
     )
-    fuse = TSA if "fuse.embed.weight" in state else ConvFuse
+    fuse = TSA if "fuse.weigh.embed.weight" in state else ConvFuse
     return EDVR(
         encode=encode,
         align=PCD(channels, groups=groups),
@@ -151,8 +151,8 @@ REFERENCE = Reference(
         (r"pcd_align\.cas_dcnpack\.(weight|bias)", r"align.cascade.sample.0.\1"),
         (r"fusion\.(weight|bias)", r"fuse.fuse.\1"),
         (r"fusion\.feat_fusion\.(.*)", r"fuse.fuse.\1"),
-        (r"fusion\.temporal_attn1\.(.*)", r"fuse.embed_reference.\1"),
-        (r"fusion\.temporal_attn2\.(.*)", r"fuse.embed.\1"),
+        (r"fusion\.temporal_attn1\.(.*)", r"fuse.weigh.embed_reference.\1"),
+        (r"fusion\.temporal_attn2\.(.*)", r"fuse.weigh.embed.\1"),
         (r"fusion\.spatial_attn1\.(.*)", r"fuse.attend.enter.\1"),
         (r"fusion\.spatial_attn2\.(.*)", r"fuse.attend.pooled.\1"),
         (r"fusion\.spatial_attn3\.(.*)", r"fuse.attend.skip.\1"),

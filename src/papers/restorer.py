@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from src.engine.stream import passes, stream
 from src.errors import Problem
+from src.geometry import Geometry
 from src.losses import charbonnier
 from src.metrics import Scores
+from src.papers.cascade import again
 from src.protocols import Protocol
 
 
@@ -24,11 +27,11 @@ class Rate:
 
     Args:
         modules: picks them, e.g. :func:`of_kind` or :func:`all_but`.
-        factor: of the optimiser steps so far, e.g. :func:`always` or :func:`from_step`.
+        factor: of the optimiser steps so far and of all steps, e.g. :func:`always` or :func:`from_step`.
     """
 
     modules: Callable[[nn.Module], Iterable[nn.Module]]
-    factor: Callable[[int], float]
+    factor: Callable[[int, int], float]
 
 
 class Restorer(LightningModule):
@@ -69,9 +72,22 @@ class Restorer(LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
+        applied = again(network, protocol.factor)
+        rounds = len(applied.stages) if protocol.factor else 1  # type: ignore[arg-type]
         geometry: Any = network.geometry
+        self.geometries = [geometry.again(number) if number > 1 else geometry for number in range(1, rounds + 1)]
         reduction = geometry.scale if protocol.input_scale else 1
-        self.scores = Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction)
+        self.scores: Any = nn.ModuleList(
+            Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction) for _ in self.geometries
+        )
+
+    @property
+    def training_geometry(self) -> Geometry:
+        """Which frames a training sample has: those of the network, unless it says otherwise."""
+        return getattr(self.network, "training_geometry", self.network.geometry)
+
+    def begin(self, fresh: bool) -> None:
+        """Whatever is to be done before training begins; ``fresh`` where no checkpoint gave the network its weights."""
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Terms whose sum is minimised, by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""
@@ -88,38 +104,52 @@ class Restorer(LightningModule):
     def evaluation_step(self, clip: Any) -> None:
         """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`)."""
         inputs = (frame.to(self.device) for frame in clip.inputs())
-        rules = self.protocol
+        rules, truths = self.protocol, [clip.targets(geometry) for geometry in self.geometries]
+
+        def compare(number: int, time: Fraction, estimate: Tensor) -> None:
+            expected, target = next(truths[number])
+            if time != expected:
+                raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
+            self.scores[number].update(clip.index, time, estimate, target.to(estimate.device))
+
         estimates = stream(
-            self.network,
+            again(self.network, rules.factor),
             inputs,
             clip_length=rules.clip_length,
             padding=rules.padding,
             length=clip.frames,
             copies=rules.ensemble,
+            watch=compare if rules.factor else None,
         )
-        for (time, estimate), (expected, target) in zip(estimates, clip.targets(), strict=True):
-            if time != expected:
-                raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
-            self.scores.update(clip.index, time, estimate, target.to(estimate.device))
+        for time, estimate in estimates:
+            compare(len(truths) - 1, time, estimate)
+        for truth in truths:
+            if left := list(truth):
+                raise RuntimeError(f"{clip.name}: nothing was restored for time {left[0][0]}")
 
     def on_validation_epoch_start(self) -> None:
-        self.scores.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        for scores in self.scores:
+            scores.reset()
 
     def validation_step(self, clip: Any, batch_index: int) -> None:
         self.evaluation_step(clip)
 
     def on_validation_epoch_end(self) -> None:
-        summary = self.scores.compute()
+        summary = self.scores[-1].compute()
         self.log_dict({f"validate/{name}": value for name, value in summary.items()}, prog_bar=False)
 
     def on_test_epoch_start(self) -> None:
-        self.scores.reset()
+        self._forget()
 
     def test_step(self, clip: Any, batch_index: int) -> None:
         self.evaluation_step(clip)
 
     def on_test_epoch_end(self) -> None:
-        self.measured = self.scores.frames()  # gathered while all ranks and their devices are still at hand
+        # gathered while all ranks and their devices are still at hand
+        self.measured = [scores.frames() for scores in self.scores]
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
@@ -130,12 +160,12 @@ class Restorer(LightningModule):
             key = tuple(number for number, members in enumerate(chosen) if id(parameter) in members)
             groups.setdefault(key, []).append(parameter)
         optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
-        schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches) if self.schedule else 0
+        schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches)
 
         def factor(key: tuple[int, ...]) -> Callable[[int], float]:
             rates = [self.rates[number] for number in key]
-            common: Callable[[int], float] = always if schedule is None else lambda step: schedule(step, steps)
-            return lambda step: common(step) * math.prod(rate.factor(step) for rate in rates)
+            common = schedule or always
+            return lambda step: common(step, steps) * math.prod(rate.factor(step, steps) for rate in rates)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(key) for key in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -163,6 +193,11 @@ def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float =
     return rise * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase)))
 
 
+def stepped(step: int, steps: int, *, parts: int, factor: float) -> float:
+    """The initial rate, multiplied by ``factor`` after each of ``parts`` equal parts of all steps."""
+    return factor ** (step * parts // steps)
+
+
 def lowered(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
     """The initial rate, multiplied by ``factor`` at each of the shares ``after`` of all steps."""
     return factor ** sum(step >= share * steps for share in after)
@@ -181,11 +216,16 @@ def all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
     return [module for name, module in children.items() if name not in parts]
 
 
-def always(step: int, *, value: float = 1.0) -> float:
+def always(step: int, steps: int, *, value: float = 1.0) -> float:
     """The same factor at every step."""
     return value
 
 
-def from_step(step: int, *, start: int) -> float:
+def from_step(step: int, steps: int, *, start: int) -> float:
     """0 before ``start``, then 1: what is frozen at first."""
     return float(step >= start)
+
+
+def from_share(step: int, steps: int, *, share: float) -> float:
+    """0 for that share of all steps, then 1."""
+    return float(step >= share * steps)

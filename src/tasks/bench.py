@@ -83,9 +83,9 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
     if count_parameters(network, trainable=True):
         restorer = build_restorer(config, network).to(device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
-        inputs = torch.rand(options.batch, geometry.window, 3, options.crop, options.crop, device=device)
         side = geometry.scale * options.crop
-        supervised = getattr(network, "training_geometry", geometry)
+        supervised = restorer.training_geometry
+        inputs = torch.rand(options.batch, supervised.window, 3, options.crop, options.crop, device=device)
         targets = torch.rand(options.batch, len(supervised.times), 3, side, side, device=device)
 
         def step() -> None:
@@ -142,8 +142,11 @@ def _table(outcome: dict[str, Any]) -> Table:
     table.add_column("model")
     for title in ("parameters", "GFLOPs", "s/frame", "s/step", "peak MiB"):
         table.add_column(title, justify="right")
+    first = next(iter(outcome["models"].values()))
     for name, row in outcome["models"].items():
         seconds = [f"{row[key]:.3g}" if key in row else "" for key in ("seconds_per_frame", "seconds_per_step")]
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
+        if "seconds_per_step" in row and "seconds_per_step" in first and row is not first:
+            seconds[1] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
         table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *seconds, memory)
     return table

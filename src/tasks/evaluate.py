@@ -27,7 +27,8 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise Problem(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
-    data, restorer = build_data(config, network), build_restorer(config, network)
+    restorer = build_restorer(config, network)
+    data = build_data(config, restorer)
     trainer = build_trainer(config, directory, training=False)
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
@@ -48,7 +49,10 @@ def score(
     geometry = passes(restorer.network, restorer.protocol.clip_length, restorer.protocol.padding)
     clips = data.splits.test  # type: ignore[attr-defined]
     outcome = results(
-        restorer.measured,
+        restorer.measured[-1],
+        levels={int(1 / g.spacing): m for g, m in zip(restorer.geometries, restorer.measured, strict=True)}
+        if restorer.protocol.factor
+        else None,
         protocol=restorer.protocol,
         names=[clip.name for clip in clips],
         subsets=[clip.subset for clip in clips],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -37,6 +38,7 @@ class Study(Callback):
             attribute of its network, ``count/parameters`` or ``count/gflops`` at 320x180, ``metrics/...`` the median
             of a column of metrics.csv.
         compare: the column that the plot and the order are about; the paper's has the same name.
+        curves: a figure of single frames (``psnr``, ``ssim``) to be drawn over time, clip by clip, into ``curves.svg``.
         published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` that says which point
             a row is, and in ``rows`` the key of each point, where that is not what the point is called.
     """
@@ -47,9 +49,10 @@ class Study(Callback):
         title: str,
         columns: Mapping[str, str],
         compare: str = "psnr",
+        curves: str | None = None,
         published: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.title, self.columns, self.compare = name, title, dict(columns), compare
+        self.name, self.title, self.columns, self.compare, self.curves = name, title, dict(columns), compare, curves
         self.published, self.finding = _published(**published) if published else ({}, "")
         self.points: list[Point] = []
 
@@ -77,6 +80,8 @@ class Study(Callback):
             json.dumps({"title": self.title, "overrides": asked, "rows": rows}, indent=2)
         )
         draw(rows, self.title, self.compare, folder / "plot.svg")
+        if self.curves:
+            draw_frames(self.points, self.curves, self.title, folder / "curves.svg")
         print(f"\n{text}\nTable and plot: {folder}")
 
 
@@ -198,6 +203,30 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
     figure.suptitle(title, fontsize=11)
     with rc_context({"svg.fonttype": "none"}):  # text stays text
         figure.savefig(file)
+
+
+def draw_frames(points: Sequence[Point], figure: str, title: str, file: Path, most: int = 8) -> None:
+    """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
+    from matplotlib import rc_context  # only here: training does without
+    from matplotlib.figure import Figure
+
+    clips = list(points[0].results["clips"])[:most]
+    drawn = Figure(figsize=(8, 2 * len(clips)), layout="constrained")
+    grid = drawn.subplots(len(clips), 1, squeeze=False)
+    for axes, clip in zip(grid[:, 0], clips, strict=True):
+        for point in points:
+            frames = point.results["clips"][clip]["frames"]
+            values = [math.nan if frame[figure] is None else frame[figure] for frame in frames]
+            label = point.overrides.get("experiment", point.directory.name)
+            axes.plot([frame["time"] for frame in frames], values, label=label, linewidth=1)
+        axes.set_title(clip, fontsize=9)
+        axes.set_ylabel(figure)
+        axes.grid(alpha=0.3)
+    grid[0, 0].legend(fontsize=8)
+    grid[-1, 0].set_xlabel("time in input frames")
+    drawn.suptitle(title, fontsize=11)
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        drawn.savefig(file)
 
 
 def _published(

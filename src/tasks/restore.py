@@ -15,6 +15,7 @@ from src.engine.memory import free
 from src.engine.stream import stream
 from src.errors import Problem
 from src.nn.blocks import count_parameters
+from src.papers.cascade import again
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -22,7 +23,8 @@ from src.video.writer import VideoWriter
 def restore(config: DictConfig, directory: Path) -> None:
     """``task=restore``: ``input`` through ``checkpoint`` (or a baseline) to ``output``.
 
-    Audio is carried along, and the frame rate is what the network makes of the input's. ``show=offsets`` writes what
+    Audio is carried along, and the frame rate is what the network makes of the input's; ``factor=8`` applies it to its
+    own output until it is so many times the input's. ``show=offsets`` writes what
     the network takes for motion instead of what it restores.
     """
     source, output = Path(config.input), Path(config.output)
@@ -31,6 +33,7 @@ def restore(config: DictConfig, directory: Path) -> None:
     network = build_network(config)
     if config.show:
         network = _shown(network, config.show)
+    network = again(network, config.factor)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -28,8 +28,9 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     network = start_network(config)
     if not count_parameters(network, trainable=True):
         raise Problem("This model has nothing to train; add task=evaluate.")
-    data = build_data(config, network)
     restorer = build_restorer(config, network)
+    restorer.begin(fresh=not config.checkpoint)
+    data = build_data(config, restorer)
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written

@@ -12,7 +12,7 @@ import torch
 from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from src.config import build_data, build_network, compose
+from src.config import build_data, build_network, build_restorer, compose
 from src.data.augment import Augmentation, Jitter, orient, turn_hue
 from src.errors import Problem
 from src.ops.resize import imresize
@@ -196,11 +196,13 @@ def test_strengths_out_of_range_are_refused(make: Callable[[], object], words: s
 
 
 def test_options_reach_the_samples() -> None:
+    blend = compose("model=blend")
+    restorer = build_restorer(blend, build_network(blend))
     config = compose("data.flip=false", "data.rotate=false", "data.flip_vertical=true", "data.jitter.hue=0.05")
-    data = build_data(config, build_network(compose("model=blend")))
+    data = build_data(config, restorer)
     assert data.augmentation == replace(OFF, flip_vertical=True, jitter=Jitter(hue=0.05))
-    data = build_data(compose("data.jitter=null", "data.noise=0.01"), build_network(compose("model=blend")))
+    data = build_data(compose("data.jitter=null", "data.noise=0.01"), restorer)
     assert data.augmentation == Augmentation(jitter=None, noise=0.01)
     for options in ([], ["data.reverse=true"]):
-        data = build_data(compose("data=procedural", *options), build_network(compose("model=blend")))
+        data = build_data(compose("data=procedural", *options), restorer)
         assert data.augmentation == Augmentation(reverse=bool(options), jitter=Jitter())

@@ -23,6 +23,8 @@ from src.geometry import Geometry, evenly
 
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3, elastic=True)
 EDVR = Geometry(4, 5, (Fraction(2),))
+HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
+VTSR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))
 BICUBIC = Degradation([Bicubic(4)])
 PLAIN = Augmentation(flip=False, rotate=False)
 
@@ -105,9 +107,10 @@ def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> Non
     assert len({left for _, _, left in seen}) > 2
 
 
-def test_every_start_belongs_to_one_segment(root: Path) -> None:
+@pytest.mark.parametrize("options", [{"span": 4}, {"samples": 3}], ids=["span", "samples"])
+def test_every_start_belongs_to_one_segment(root: Path, options: dict) -> None:
     single = Geometry(4, 1, (Fraction(0),))
-    data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, span=4)
+    data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, **options)
     assert len(data) == 3
     starts = [{int(data[epoch, i, 0]["key"].split(":")[1]) for epoch in range(24)} for i in range(3)]
     assert set.union(*starts) == set(range(14))
@@ -115,6 +118,9 @@ def test_every_start_belongs_to_one_segment(root: Path) -> None:
     septuplet = dataset(root, [Clip("s", root / "clip", start=3, stop=10)])
     assert len(septuplet) == 1
     assert septuplet[0, 0, 0]["key"] == "s:3"
+    often = dataset(root, [Clip("s", root / "clip", start=3, stop=10), Clip("c", root / "clip", stop=34)], samples=20)
+    assert len(often) == 40
+    assert {often[0, i, 0]["key"] for i in range(20)} == {"s:3"}  # where there is one place, again and again
 
 
 def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
@@ -150,7 +156,7 @@ def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch:
     expected = [dataset(root)[key] for key in keys]
     data, read = dataset(root, stretches=2), []
     reading = data._read
-    monkeypatch.setattr(data, "_read", lambda clip, start: read.append(start) or reading(clip, start))
+    monkeypatch.setattr(data, "_read", lambda *place: read.append(place) or reading(*place))
     assert all(equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
     assert len(read) == 5  # the third key finds its stretch; the fifth comes after two others
     assert len({sample["key"] for sample in expected[::2][:3]}) == 1
@@ -227,6 +233,8 @@ def test_what_does_not_go_together_is_refused(root: Path) -> None:
         ({"span": 5}, "takes 7"),
         ({"degradation": Degradation([Bicubic(2)])}, "4 times"),
         ({"geometry": lopsided}, "data.reverse=false"),
+        ({"samples": 0}, "data.samples counts samples"),
+        ({"resize": [48, 64]}, r"data.resize is \[48, 64\], .* null where it does \(here 4 times\)"),
     ):
         with pytest.raises(Problem, match=words):
             dataset(root, **options)[0, 0, 0]
@@ -367,3 +375,161 @@ def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
     source = torch.stack([target for _, target in clip.targets()])
     groups = [codec(group, np.random.default_rng()) for group in source.split(codec.together)]
     assert torch.equal(inputs, torch.cat(groups))
+
+
+# --- Exposures until the next frame begins ---
+
+RECONSTRUCTION = Geometry(1, 3, evenly("3/4", "1/2", 4), exposures=(HALF,) * 4)
+MULTILEVEL = Geometry(1, 2, tuple(Fraction(k, 8) for k in (6, 7, 9, 10)), exposures=(HALF, QUARTER, QUARTER, HALF))
+MIXED = Degradation(exposure=8, mixed=[8, 4, 2])
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """37 frames as PNG files, and (T, H, W, C): multiples of 8, so that means of 2, 4 and 8 are 8-bit values, too."""
+    folder = tmp_path_factory.mktemp("fast")
+    frames = np.random.default_rng(8).integers(0, 32, (37, 24, 24, 3)) * 8
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame.astype(np.uint8)).save(folder / f"{i:04d}.png")
+    return folder, frames
+
+
+def averaged(frames: np.ndarray, count: int) -> np.ndarray:
+    """Means of each ``count`` frames, (T, H, W, C) -> (T // count, H, W, C)."""
+    whole = frames[: len(frames) // count * count]
+    return whole.reshape(-1, count, *frames.shape[1:]).mean(1)
+
+
+def levels(clip: torch.Tensor) -> np.ndarray:
+    """(T, C, H, W) in [0, 1] -> (T, H, W, C) in [0, 255]."""
+    return (clip * 255).round().permute(0, 2, 3, 1).numpy()
+
+
+def exposed(frames: np.ndarray, begin: Fraction, end: Fraction, exposure: int) -> np.ndarray:
+    """What happens between two times, in input frames of so many frames each."""
+    return frames[int(begin * exposure) : int(end * exposure)].mean(0)
+
+
+def exposure_of(sample: dict, frames: np.ndarray, geometry: Geometry) -> int:
+    """The one exposure with which a sample of whole frames is what it says it is."""
+    start = int(sample["key"].split(":")[1])
+    given, wanted = levels(sample["inputs"]), levels(sample["targets"])
+    found = []
+    for exposure in (2, 4, 8):
+        if start + exposure * geometry.window > len(frames):
+            continue
+        inputs = [exposed(frames[start:], Fraction(i), Fraction(i + 1), exposure) for i in range(geometry.window)]
+        if np.array_equal(given, inputs):
+            edges = [geometry.interval(k) for k in range(len(geometry.times))]
+            assert np.array_equal(wanted, [exposed(frames[start:], *edge, exposure) for edge in edges])
+            found.append(exposure)
+    (exposure,) = found
+    return exposure
+
+
+def test_exposures_halved_again_and_again(fast: tuple[Path, np.ndarray]) -> None:
+    folder, frames = fast
+    clip = EvaluationClip(Clip("fast", folder), geometry=VTSR, degradation=MIXED)
+    assert clip.frames == 4  # five frames are left over
+    inputs = levels(torch.stack(list(clip.inputs())))
+    assert np.array_equal(inputs, averaged(frames, 8))
+    for rounds in (1, 2, 3):
+        geometry = VTSR.again(rounds)
+        times, targets = zip(*clip.targets(geometry), strict=True)
+        truth, parts = levels(torch.stack(targets)), 2**rounds
+        assert list(times) == clip.times(geometry) == [Fraction(2 * k + 1, 2 * parts) for k in range(4 * parts)]
+        assert np.array_equal(truth, averaged(frames[:32], 8 // parts))
+        assert np.array_equal(averaged(truth, parts), inputs)  # what happens in the parts happens in the frame
+    assert np.array_equal(truth, frames[:32])
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(clip.targets(), clip.targets(VTSR), strict=True))
+    with pytest.raises(Problem, match="multiple of 16"):
+        clip.times(VTSR.again(4))
+
+
+def test_targets_are_read_once(fast: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = EvaluationClip(
+        Clip("fast", fast[0], step=2), geometry=VTSR, degradation=Degradation(exposure=4), max_frames=3
+    )
+    assert clip.fps == Fraction(25, 2 * 4)
+    reading, read = clip._frames, []
+    monkeypatch.setattr(clip, "_frames", lambda path, sources: read.append(sources) or reading(path, sources))
+    truth = levels(torch.stack([target for _, target in clip.targets()]))
+    assert np.array_equal(truth, averaged(fast[1][::2][:12], 2))
+    assert read == [list(range(12))]
+
+
+def test_light_of_a_part_is_averaged_too(fast: tuple[Path, np.ndarray]) -> None:
+    clip = EvaluationClip(Clip("fast", fast[0]), geometry=VTSR, degradation=Degradation(exposure=4, gamma=2.2))
+    truth = levels(torch.stack([target for _, target in clip.targets()]))
+    expected = averaged((fast[1] / 255) ** 2.2, 2)[: len(truth)] ** (1 / 2.2) * 255
+    assert np.abs(truth - expected).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("geometry", "exposures"),
+    [(VTSR, {2, 4, 8}), (RECONSTRUCTION, {2, 4, 8}), (MULTILEVEL, {4, 8})],
+    ids=["basic", "reconstruction", "multilevel"],
+)
+def test_samples_mix_exposures(fast: tuple[Path, np.ndarray], geometry: Geometry, exposures: set[int]) -> None:
+    folder, frames = fast
+    clips = [Clip("fast", folder)]
+    data = dataset(folder, clips, geometry=geometry, degradation=MIXED, crop=24, augmentation=PLAIN, samples=3)
+    samples = [data[epoch, i, 0] for epoch in range(30) for i in range(3)]
+    drawn = [(exposure_of(sample, frames, geometry), int(sample["key"].split(":")[1])) for sample in samples]
+    assert {exposure for exposure, _ in drawn} == exposures
+    assert max(start + exposure * geometry.window for exposure, start in drawn) == 37  # up to the last frame
+    assert min(start for _, start in drawn) == 0
+    only = replace(MIXED, exposure=4, mixed=None)
+    data = dataset(folder, clips, geometry=geometry, degradation=only, crop=24, augmentation=PLAIN)
+    assert {exposure_of(data[epoch, 0, 0], frames, geometry) for epoch in range(5)} == {4}
+
+
+def test_the_halves_of_a_frame_average_to_it(fast: tuple[Path, np.ndarray]) -> None:
+    data = dataset(fast[0], [Clip("fast", fast[0])], geometry=RECONSTRUCTION, degradation=MIXED, crop=24)
+    for epoch in range(6):  # mirrored, turned, reversed or not
+        sample = data[epoch, 0, 0]
+        assert np.array_equal(levels(sample["targets"])[1:3].mean(0), levels(sample["inputs"])[1])
+
+
+def test_exposures_run_backwards(fast: tuple[Path, np.ndarray]) -> None:
+    clips, seen = [Clip("fast", fast[0])], set()
+    backwards = replace(PLAIN, reverse=True)
+    for geometry in (VTSR, RECONSTRUCTION, MULTILEVEL):
+        options = {"geometry": geometry, "degradation": Degradation(exposure=4), "crop": 24}
+        plain, data = (dataset(fast[0], clips, augmentation=how, **options) for how in (PLAIN, backwards))
+        for epoch in range(8):
+            before, after = plain[epoch, 0, 0], data[epoch, 0, 0]
+            turned = not torch.equal(before["inputs"], after["inputs"])
+            for part in ("inputs", "targets"):
+                assert torch.equal(before[part], after[part].flip(0) if turned else after[part])
+            seen.add(turned)
+    assert seen == {False, True}
+    with pytest.raises(Problem, match=r"data\.reverse=false"):
+        second = Geometry(1, 2, (3 * QUARTER,), exposures=(HALF,))
+        dataset(fast[0], clips, **{**options, "geometry": second, "augmentation": backwards})
+
+
+def test_blur_of_another_shutter_is_not_used(fast: tuple[Path, np.ndarray], root: Path) -> None:
+    clip = Clip("fast", fast[0], ready={("blur",): fast[0]})
+    whole = EvaluationClip(clip, geometry=VTSR, degradation=Degradation(exposure=4))
+    assert np.array_equal(levels(torch.stack(list(whole.inputs()))), averaged(fast[1], 4))
+    data = dataset(root, [clip], geometry=VTSR, degradation=MIXED, crop=24, augmentation=PLAIN)
+    assert exposure_of(data[0, 0, 0], fast[1], VTSR) in (2, 4, 8)
+
+
+def test_frames_are_resized_before_they_are_cropped(fast: tuple[Path, np.ndarray]) -> None:
+    clips, options = [Clip("fast", fast[0])], {"geometry": VTSR, "degradation": MIXED, "augmentation": PLAIN}
+    full, data = (
+        dataset(fast[0], clips, crop=crop, resize=size, **options) for crop, size in ((24, None), (16, (16, 20)))
+    )
+    seen = set()
+    for epoch in range(8):
+        plain, sample = full[epoch, 0, 0], data[epoch, 0, 0]
+        assert sample["inputs"].shape == sample["targets"].shape == (2, 3, 16, 16)
+        for part in ("inputs", "targets"):
+            pictures = [Image.fromarray(frame.astype(np.uint8)) for frame in levels(plain[part])]
+            small = np.stack([picture.resize((20, 16), Image.Resampling.BILINEAR) for picture in pictures])
+            errors = [np.abs(levels(sample[part]) - small[:, :, left : left + 16]).max() for left in range(5)]
+            assert min(errors) <= 1  # Pillow rounds after each axis
+            seen.add(int(np.argmin(errors)))
+    assert len(seen) > 2

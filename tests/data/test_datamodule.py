@@ -31,6 +31,7 @@ from src.video.writer import VideoWriter
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
 PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
+VTSR = Geometry(1, 2, (Fraction(3, 4), Fraction(5, 4)), exposures=(Fraction(1, 2),) * 2)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,33 @@ def test_augmented_samples_do_not_depend_on_the_number_of_workers_either(root: P
     expected = epoch_of(module(root, **options).train_dataloader(), 1)
     assert same(epoch_of(module(root, workers=2, **options).train_dataloader(), 1), expected)
     assert not same(epoch_of(module(root).train_dataloader(), 1), expected)
+
+
+def test_samples_of_mixed_exposures_do_not_depend_on_it_either(root: Path) -> None:
+    mixed = Degradation(exposure=8, mixed=[8, 4, 2])
+    options = {"geometry": VTSR, "degradation": mixed, "span": None, "samples": 4, "resize": [18, 21]}
+    data = module(root, **options)
+    expected = epoch_of(data.train_dataloader(), 1)
+    assert len(data.training) == 12
+    assert expected[0]["targets"].shape == (4, 2, 3, 16, 16)
+    assert same(epoch_of(module(root, workers=2, **options).train_dataloader(), 1), expected)
+    assert not same(epoch_of(data.train_dataloader(), 2), expected)
+    (clip, *_) = data.test_dataloader()
+    assert clip.size == (20, 24)  # frames are tested as they are
+    assert next(clip.inputs()).shape == (3, 20, 24)
+
+
+def test_size_and_number_of_samples_can_be_configured(root: Path) -> None:
+    config = compose("data=folder", f"data.root={root}", "data.resize=[18,21]", "data.samples=4", "data.crop=16")
+    make = instantiate(config.data, _partial_=True)
+    data = make(geometry=VTSR, degradation=instantiate(compose("degradation=exposure").degradation))
+    data.setup("fit")
+    assert len(data.training) == 12
+    assert data.training[0, 0, 0]["inputs"].shape == (2, 3, 16, 16)
+    enlarging = module(root, resize=[18, 21])  # a data set that others train on at another size can be tested on
+    assert next(iter(enlarging.test_dataloader())).size == (20, 24)
+    with pytest.raises(Problem, match="null where it does"):
+        enlarging.setup("fit")
 
 
 def test_global_randomness_is_left_alone(root: Path) -> None:

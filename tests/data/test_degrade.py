@@ -22,6 +22,7 @@ from src.ops.resize import imresize
 CONF = Path(__file__).resolve().parents[2] / "conf" / "degradation"
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
 EDVR = Geometry(4, 5, (Fraction(2),))
+VTSR = Geometry(1, 2, (Fraction(3, 4), Fraction(5, 4)), exposures=(Fraction(1, 2),) * 2)
 
 
 def rng() -> np.random.Generator:
@@ -154,7 +155,7 @@ def test_configuration_builds(file: Path) -> None:
     assert file.read_text().startswith("# ")
     degradation = instantiate(OmegaConf.load(file))
     assert degradation(torch.rand(1, 3, 48, 48), rng()).shape[-1] == 48 // degradation.scale
-    degradation.check(Geometry(degradation.scale, 4, ZSM.times, 3))
+    degradation.check(VTSR if file.stem == "exposure" else Geometry(degradation.scale, 4, ZSM.times, 3))
 
 
 def test_exposure() -> None:
@@ -163,9 +164,53 @@ def test_exposure() -> None:
     assert [timeline.source(i) for i in (0, 1)] == [timeline.target(i) for i in (0, 1)] == [2, 4]
     assert timeline.target(Fraction(1, 2)) == 3
     assert [timeline.inputs(n) for n in (4, 5, 6, 7)] == [0, 1, 1, 2]
-    for wrong in ({"exposure": 4}, {"exposure": 0}, {"gamma": 0}):
+    for wrong in ({"exposure": 0}, {"mixed": [4, 0]}, {"gamma": 0}):
         with pytest.raises(Problem, match=next(iter(wrong))):
             Degradation(**wrong)
+    with pytest.raises(Problem, match="exposure is 4, but must be odd"):
+        Degradation([Bicubic(4)], exposure=4).check(EDVR)
+
+
+def test_a_full_shutter() -> None:
+    """VTSR thesis, Equation 3.2: inputs of M source frames side by side, outputs of M/2 of them."""
+    timeline = Degradation(exposure=8).timeline(VTSR)
+    assert timeline == Degradation(exposure=8, every=8).timeline(VTSR.again(3)) == Timeline(8, 8)
+    take = timeline.take(VTSR)
+    assert take.inputs == [range(0, 8), range(8, 16)]
+    assert take.targets == [range(4, 8), range(8, 12)]
+    assert (take.first, take.extent) == (0, 16)
+    assert timeline.take(VTSR.again(3)).targets == [range(k, k + 1) for k in range(7, 15)]
+    assert [timeline.inputs(n) for n in (7, 8, 15, 16)] == [0, 1, 1, 2]
+    assert Timeline(3, 5).take(EDVR).targets == [range(8, 9)]  # an instant is one frame
+
+
+def test_mixed_exposures() -> None:
+    degradation = Degradation(exposure=2, mixed=[8, 4, 2], gamma=2.2)
+    assert degradation.timeline(VTSR) == Timeline(2, 2)  # where networks are tested
+    assert [variant.exposure for variant in degradation.variants(VTSR)] == [8, 4, 2]
+    assert [variant.exposure for variant in degradation.variants(VTSR.again(2))] == [8, 4]
+    assert {variant.gamma for variant in degradation.variants(VTSR)} == {2.2}
+    assert Degradation(exposure=8).variants(VTSR) == (Degradation(exposure=8),)
+
+
+@pytest.mark.parametrize(
+    ("options", "geometry", "words"),
+    [
+        ({}, VTSR, r"averaged of degradation.exposure=1 .* multiple of 2$"),
+        (
+            {"exposure": 2},
+            VTSR.again(2),
+            r"exposure=2 .* into 4 equal exposures.* degradation.exposure to a multiple of 4$",
+        ),
+        ({"exposure": 8, "every": 4}, VTSR, r"every is 4 and degradation.exposure 8.* degradation.every=null$"),
+        ({"exposure": 8, "mixed": [2, 6]}, VTSR.again(2), r"mixed=\[2, 6\] .* add a multiple of 4$"),
+        ({"mixed": [3, 5]}, Geometry(1, 1, (0,)), "restores instants: choose another degradation$"),
+    ],
+    ids=["none", "twice", "every", "mixed", "instants"],
+)
+def test_exposures_that_cannot_be_divided_are_refused(options: dict, geometry: Geometry, words: str) -> None:
+    with pytest.raises(Problem, match=words):
+        [variant.timeline(geometry) for variant in Degradation(**options).variants(geometry)]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.2])

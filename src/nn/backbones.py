@@ -1,0 +1,227 @@
+"""Image classifiers without their heads, under torchvision's parameter names, so that ImageNet weights fit.
+
+VTSR encodes with one and measures its perceptual loss with the other. Both take frames that went through
+:func:`imagenet_normalised`, as torchvision's weights were trained.
+
+Shapes: N batch (clips times frames), C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from src.errors import Problem
+from src.nn.blocks import conv3x3
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], and the deviation
+STD = (0.229, 0.224, 0.225)
+DOWNLOADS = "https://download.pytorch.org/models"
+PATIENCE = 20.0  # seconds that a silent server is waited for
+
+
+def imagenet_normalised(frames: Tensor) -> Tensor:
+    """RGB frames (..., 3, H, W) in [0, 1], shifted and scaled by ImageNet's mean and standard deviation."""
+    return (frames - frames.new_tensor(MEAN).view(3, 1, 1)) / frames.new_tensor(STD).view(3, 1, 1)
+
+
+def rounded(channels: float) -> int:
+    """The nearest multiple of 8 that is at least 8 and no more than a tenth below ``channels``."""
+    nearest = max(8, int(channels / 8 + 0.5) * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+def _start(network: nn.Module) -> None:
+    """Kaiming normal weights by fan-in, no bias: signals keep their size even where statistics are still untrained."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch normalisation, ReLU6: (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU6(inplace=True),
+        )
+
+
+class InvertedResidual(nn.Module):
+    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without activation; plus the input where sizes agree.
+
+    (N, inputs, H, W) to (N, outputs, H / stride, W / stride). MobileNetV2, Section 3.3 and Table 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.conv = nn.Sequential(
+            *([ConvNorm(inputs, hidden, kernel=1)] if expansion > 1 else []),
+            ConvNorm(hidden, hidden, kernel=3, stride=stride, groups=hidden),
+            nn.Conv2d(hidden, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2's features at strides 2, 4, 8, 16 and 32, finest first: (N, 3, H, W) to five of (N, C, ., .).
+
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2, up to the last
+    bottleneck. An odd size is halved upwards. VTSR's encoder (thesis, Section 3.2.1).
+
+    Args:
+        width: multiplies all channel counts, each rounded to a multiple of 8; ImageNet weights are for 1.
+
+    Attributes:
+        channels: C of the five levels, (16, 24, 32, 96, 320) at width 1.
+    """
+
+    imagenet = "mobilenet_v2-b0353104.pth"
+    levels = (1, 3, 6, 13, 17)  # the last blocks before the next halving, and the last of all
+    stages = (  # expansion, channels, blocks, stride of the first: Table 2
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+
+    def __init__(self, *, width: float = 1.0) -> None:
+        super().__init__()
+        self.width = width
+        sizes = [rounded(32 * width)]
+        layers: list[nn.Module] = [ConvNorm(3, sizes[0], kernel=3, stride=2)]
+        for expansion, channels, blocks, stride in self.stages:
+            for block in range(blocks):
+                inputs, outputs = sizes[-1], rounded(channels * width)
+                step = stride if block == 0 else 1
+                layers.append(InvertedResidual(inputs, outputs, stride=step, expansion=expansion))
+                sizes.append(outputs)
+        self.features = nn.Sequential(*layers)
+        self.channels = [sizes[level] for level in self.levels]
+        _start(self)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.levels:
+                found.append(x)
+        return found
+
+
+class VGG16(nn.Module):
+    """VGG16's conv4_3 before its ReLU: (N, 3, H, W) to (N, 512, H/8, W/8), rounded down; H and W at least 8.
+
+    Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, Table 1,
+    column D. The features of VTSR's perceptual loss (thesis, Section 3.3).
+    """
+
+    imagenet = "vgg16-397923af.pth"
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for outputs, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3)):
+            for _ in range(convolutions):
+                layers += [conv3x3(inputs, outputs), nn.ReLU(inplace=True)]
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-2])  # neither the last ReLU nor the pooling after it
+        _start(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, *, otherwise: str = "") -> None:
+    """Fills a backbone with torchvision's ImageNet weights, in place.
+
+    They come from ``file``, or else from torch's cache (``torch.hub.get_dir()/checkpoints``), or else from the network
+    into that cache. Weights of layers that the backbone leaves out are dropped. No code in a file is ever executed.
+
+    Args:
+        network: the backbone; a MobileNetV2 of width 1.
+        file: torchvision's file, wherever it is.
+        otherwise: how to go on without, as a clause; it ends the sentence of any error.
+
+    Raises:
+        Problem: the weights are nowhere to be had, the file is damaged or another network's, or the width is not 1.
+    """
+    name, kind = network.imagenet, type(network).__name__
+    url, cached = f"{DOWNLOADS}/{name}", Path(torch.hub.get_dir(), "checkpoints", name)
+    ending = f"; {otherwise}" if otherwise else ""
+    if isinstance(network, MobileNetV2) and network.width != 1:
+        raise Problem(f"ImageNet weights are there for MobileNetV2 of width 1 only, not of {network.width}{ending}.")
+    path = cached if file is None else Path(file).expanduser()
+    remedy = (f"delete it and download {url} anew" if file is None else f"download {url} for one") + ending
+    if os.path.exists(path):  # unlike Path.exists, no error for what lies in a folder closed to us
+        state = _read(path, remedy)
+    elif file is None:
+        state = _download(url, cached, kind, ending)
+    else:
+        raise Problem(f"There is no file {path} with ImageNet weights for {kind}; {remedy}.")
+    own = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    strange = [key for key, tensor in own.items() if getattr(state.get(key), "shape", None) != tensor.shape]
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise Problem(
+            f"{path} does not hold the weights of {kind}: "
+            f"missing or of another shape are {', '.join(strange[:3])}{more}; {remedy}."
+        )
+    network.load_state_dict({key: state[key] for key in own}, strict=False)
+
+
+def _read(path: Path, remedy: str) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the loader raise almost anything
+        fault = "it is damaged, cannot be opened, or holds more than plain weights"
+        raise Problem(f"{path} cannot be read as ImageNet weights: {fault}; {remedy}.") from error
+    if not isinstance(state, Mapping):
+        raise Problem(f"{path} holds a {type(state).__name__}, not a dictionary of weights; {remedy}.")
+    return state
+
+
+def _download(url: str, cached: Path, kind: str, ending: str) -> Mapping[str, Tensor]:
+    try:
+        with _patience(), contextlib.redirect_stdout(sys.stderr):  # what torch announces is not the program's output
+            return torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: not the file's hash
+        raise Problem(
+            f"There are no ImageNet weights for {kind}: {cached} is not there and could not be downloaded "
+            f"({getattr(error, 'reason', error)}); download {url} to that place{ending}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """A limit on how long sockets opened meanwhile stay silent; torch's downloads have none of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

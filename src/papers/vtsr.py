@@ -1,0 +1,297 @@
+"""VTSR: video temporal super-resolution, which halves the exposure and doubles the frame rate, again and again.
+
+G. F. Torres Vanegas: "A Deep Learning Framework for Video Temporal Super-Resolution", Master's thesis, Tampere
+University, 2020. Two frames, each exposed until the next begins, become the second half of the first exposure and the
+first half of the second. Table 4.1's fusion blocks are choices of parts:
+
+    baseline               align=Unaligned          attend=Equally
+    + attention            align=Unaligned          attend=Attention
+    + pre-alignment        align=AffineAlign        attend=Equally or Attention
+    deformable, as the thesis suggests              align=DeformableAlign
+
+Shapes: B batch, T input frames, N batch (clips times pairs of frames), C feature channels, H height, W width. A
+*pyramid* is a list of features of C channels each at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size, finest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from src.geometry import Geometry, evenly
+from src.losses import Perceptual, l1, sharpness
+from src.nn.align import Pyramid, PyramidAlign
+from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
+from src.nn.blocks import conv3x3, double, leaky, pad_to_multiple
+from src.nn.fuse import TemporalAttention
+from src.nn.start import FAINT
+from src.papers.restorer import Restorer
+
+LEVELS = 5
+HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
+PAIR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))  # Equation 3.1
+
+
+class FeaturePyramidEncoder(nn.Module):
+    """Five features of single frames (Section 3.2.1): (N, 3, H, W), multiples of 32, to a pyramid.
+
+    A 1x1 convolution brings every level to as many channels, as in DeblurGAN-v2, which the thesis follows; it gives no
+    numbers of channels.
+    """
+
+    def __init__(self, *, backbone: MobileNetV2, channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in backbone.channels)
+
+    def forward(self, frames: Tensor) -> Pyramid:
+        features = self.backbone(imagenet_normalised(frames))
+        return [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
+
+
+class Unaligned(nn.Module):
+    """Each frame's pyramid is seen from the other frame as it is."""
+
+    def forward(self, first: Pyramid, second: Pyramid) -> tuple[Pyramid, Pyramid]:
+        """The second as seen from the first, and the first as seen from the second."""
+        return second, first
+
+
+class SpatialTransformer(nn.Module):
+    """A feature moved by the affine transformation that it asks for itself (Equations 3.8 and 3.9): (N, C, H, W).
+
+    It starts as the identity. The thesis does not give the localisation network; pooling to 4x4 lets it take any size.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.look = conv3x3(channels, channels)
+        self.place = nn.Linear(16 * channels, 6)
+        nn.init.zeros_(self.place.weight)
+        with torch.no_grad():
+            self.place.bias.copy_(torch.eye(2, 3).flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = F.adaptive_avg_pool2d(leaky(self.look(x)), 4).flatten(1)
+        grid = F.affine_grid(self.place(seen).view(-1, 2, 3), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid.to(x.dtype), align_corners=False)
+
+
+class AffineAlign(nn.Module):
+    """Spatial pre-alignment (Section 3.2.2, Figure 3.6): an affine transformation of every level."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.onto_first, self.onto_second = (
+            nn.ModuleList(SpatialTransformer(channels) for _ in range(LEVELS)) for _ in range(2)
+        )
+
+    def forward(self, first: Pyramid, second: Pyramid) -> tuple[Pyramid, Pyramid]:
+        """As :meth:`Unaligned.forward`."""
+        return (
+            [move(level) for move, level in zip(self.onto_first, second, strict=True)],
+            [move(level) for move, level in zip(self.onto_second, first, strict=True)],
+        )
+
+
+class DeformableAlign(nn.Module):
+    """Pre-alignment by deformable convolutions from coarse to fine, "less restrictive" (Section 4.2): EDVR's."""
+
+    def __init__(self, channels: int, *, groups: int = 8) -> None:
+        super().__init__()
+        self.onto_first, self.onto_second = (PyramidAlign(channels, groups=groups, levels=LEVELS) for _ in range(2))
+
+    def forward(self, first: Pyramid, second: Pyramid) -> tuple[Pyramid, Pyramid]:
+        """As :meth:`Unaligned.forward`."""
+        return self.onto_first.levels(second, first), self.onto_second.levels(first, second)
+
+
+class Equally(nn.Module):
+    """Both frames' features count alike."""
+
+    def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
+        """Features of one of two frames and the other's as seen from it, (N, C, H, W) each, to (N, 2C, H, W)."""
+        return torch.cat([own, other], dim=1)
+
+
+class Attention(nn.Module):
+    """Spatio-temporal attention (Section 3.2.2, Figure 3.7, Equations 3.10 and 3.11), by weights of every level."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weigh = nn.ModuleList(
+            nn.ModuleList(TemporalAttention(channels) for _ in range(LEVELS)) for _ in ("first", "second")
+        )
+
+    def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
+        """As :meth:`Equally.forward`; ``side`` is 0 for the first of the two frames."""
+        return self.weigh[side][level](torch.stack([own, other], dim=1), 0).flatten(1, 2)  # type: ignore[index]
+
+
+class Change(nn.Module):
+    """What is to be added to one of two frames (Sections 3.2.2 to 3.2.4): five of (N, 2C, ., .) to (N, 3, H, W).
+
+    Fusion convolutions (Equation 3.7), decoder (Equation 3.12) and aggregation block with its tanh. The thesis does not
+    say how many convolutions "some" are; two fuse here.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(
+            nn.Sequential(conv3x3(2 * channels, channels), nn.ReLU(), conv3x3(channels, channels), nn.ReLU())
+            for _ in range(LEVELS)
+        )
+        self.decode = nn.ModuleList(conv3x3(channels, channels) for _ in range(LEVELS - 1))
+        self.aggregate = conv3x3(LEVELS * channels, channels)
+        self.residual = conv3x3(channels, 3)
+
+    def forward(self, seen: Pyramid) -> Tensor:
+        fused = [fuse(level) for fuse, level in zip(self.fuse, seen, strict=True)]
+        decoded = [
+            F.relu(decode(level + double(coarser)))
+            for decode, level, coarser in zip(self.decode, fused, fused[1:], strict=False)
+        ]
+        size = fused[0].shape[-2:]
+        enlarged = [
+            F.interpolate(level, size, mode="bilinear", align_corners=False) for level in [*decoded[1:], fused[-1]]
+        ]
+        aggregated = F.relu(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
+        return self.residual(double(aggregated)).tanh()
+
+
+class VTSR(nn.Module):
+    """The network f (Figure 3.4). (B, T, 3, H, W), T of 2 or more, to (B, 2T - 2, 3, H, W), any H and W.
+
+    Of every two neighbouring frames the second half of the first and the first half of the second; both halves of a
+    frame come out where it has neighbours on both sides.
+
+    Args:
+        encode: a frame's pyramid.
+        align: each of two frames' pyramids as seen from the other.
+        attend: both, weighed, next to each other.
+        channels: C.
+        interpolating: start as doing next to nothing instead of at random.
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: FeaturePyramidEncoder,
+        align: Unaligned | AffineAlign | DeformableAlign,
+        attend: Equally | Attention,
+        channels: int,
+        interpolating: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encode, self.align, self.attend = encode, align, attend
+        self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
+        self.geometry = PAIR
+        if interpolating:
+            with torch.no_grad():
+                for change in self.change:
+                    change.residual.weight *= FAINT  # type: ignore[union-attr, operator]
+                    change.residual.bias.zero_()  # type: ignore[union-attr, operator]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.restore(*self.frame_features(clip))
+
+    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+        """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
+        pyramid = self.encode(pad_to_multiple(clip, 2**LEVELS).flatten(0, 1))
+        return clip, *(level.unflatten(0, clip.shape[:2]) for level in pyramid)
+
+    def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`frame_features` gave for the T frames."""
+        height, width = clip.shape[-2:]
+        own = [level[:, :-1].flatten(0, 1) for level in pyramid], [level[:, 1:].flatten(0, 1) for level in pyramid]
+        other = self.align(*own)
+        halves = []
+        for side, frames in enumerate((clip[:, :-1], clip[:, 1:])):
+            pairs = enumerate(zip(own[side], other[side], strict=True))
+            change = self.change[side]([self.attend(a, b, side, level) for level, (a, b) in pairs])
+            halves.append(frames + change[..., :height, :width].unflatten(0, frames.shape[:2]))
+        return torch.stack(halves, dim=2).flatten(1, 2)
+
+
+class Basic:
+    """Training on pairs of frames (Section 3.1)."""
+
+    geometry = PAIR
+
+    def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """What the network makes of ``inputs``: the outputs that ``geometry`` has, to be compared with their truth."""
+        return network(inputs)
+
+
+class Reconstruction(Basic):
+    """Training on three frames, both halves of the middle one of which average to it (Equations 3.4 to 3.6)."""
+
+    geometry = Geometry(1, 3, evenly(3 * QUARTER, HALF, 4), exposures=(HALF,) * 4)
+
+
+class Multilevel(Basic):
+    """Training on halves, and on quarters, which the network makes of its own halves (Section 3.1.2)."""
+
+    geometry = Geometry(
+        1, 2, (3 * QUARTER, 7 * QUARTER / 2, 9 * QUARTER / 2, 5 * QUARTER), exposures=(HALF, QUARTER, QUARTER, HALF)
+    )
+
+    def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        halves = network(inputs)
+        return torch.cat([halves[:, :1], network(halves), halves[:, 1:]], dim=1)
+
+
+class VTSRestorer(Restorer):
+    """VTSR's training: weighted losses (Equation 3.13) under one of three schemes (Section 3.1.2).
+
+    Args:
+        scheme: what is compared with what.
+        weights: of the losses ``l1``, ``sharpness``, ``perceptual`` and ``reconstruction``, which only that scheme has.
+        imagenet: whether the encoder starts from ImageNet weights, and the perceptual loss, which takes them, is used.
+        encoder_weights, vgg_weights: torchvision's files of them; None: torch's cache, or the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheme: Basic,
+        weights: Mapping[str, float],
+        imagenet: bool,
+        encoder_weights: str | None = None,
+        vgg_weights: str | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.scheme, self.weights = scheme, dict(weights)
+        self.imagenet, self.files = imagenet, (encoder_weights, vgg_weights)
+        self.terms = {"l1": l1, "sharpness": sharpness}
+
+    @property
+    def training_geometry(self) -> Geometry:
+        return self.scheme.geometry
+
+    def begin(self, fresh: bool) -> None:
+        if not self.imagenet:
+            start = "The encoder starts at random, and" if fresh else "The encoder goes on from the checkpoint;"
+            rank_zero_only(print)(f"{start} the loss has no perceptual term: model.imagenet=false.", flush=True)
+            return
+        otherwise = "or go on without by model.imagenet=false, which also leaves out the perceptual loss"
+        if fresh:
+            load_imagenet(self.network.encode.backbone, self.files[0], otherwise=otherwise)
+        features = VGG16()
+        load_imagenet(features, self.files[1], otherwise=otherwise)
+        self.terms["perceptual"] = Perceptual(features)
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        estimate = self.scheme(self.network, inputs)
+        terms = {name: self.weights[name] * term(estimate, targets) for name, term in self.terms.items()}
+        if inputs.shape[1] > 2:
+            whole = (estimate[:, 1:-2:2] + estimate[:, 2:-1:2]) / 2  # Equation 3.6: both halves of the frames between
+            terms["reconstruction"] = self.weights["reconstruction"] * l1(whole, inputs[:, 1:-1])
+        return terms
