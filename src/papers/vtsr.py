@@ -28,7 +28,7 @@ from src.geometry import Geometry, evenly
 from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
-from src.nn.blocks import conv3x3, double, leaky, pad_to_multiple
+from src.nn.blocks import SLOPE, conv3x3, double, leaky, pad_to_multiple
 from src.nn.fuse import TemporalAttention
 from src.nn.start import FAINT
 from src.papers.restorer import Restorer
@@ -144,7 +144,9 @@ class Change(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fuse = nn.ModuleList(
-            nn.Sequential(conv3x3(2 * channels, channels), nn.ReLU(), conv3x3(channels, channels), nn.ReLU())
+            nn.Sequential(
+                conv3x3(2 * channels, channels), nn.LeakyReLU(SLOPE), conv3x3(channels, channels), nn.LeakyReLU(SLOPE)
+            )
             for _ in range(LEVELS)
         )
         self.decode = nn.ModuleList(conv3x3(channels, channels) for _ in range(LEVELS - 1))
@@ -154,14 +156,14 @@ class Change(nn.Module):
     def forward(self, seen: Pyramid) -> Tensor:
         fused = [fuse(level) for fuse, level in zip(self.fuse, seen, strict=True)]
         decoded = [
-            F.relu(decode(level + double(coarser)))
+            leaky(decode(level + double(coarser)))
             for decode, level, coarser in zip(self.decode, fused, fused[1:], strict=False)
         ]
         size = fused[0].shape[-2:]
         enlarged = [
             F.interpolate(level, size, mode="bilinear", align_corners=False) for level in [*decoded[1:], fused[-1]]
         ]
-        aggregated = F.relu(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
+        aggregated = leaky(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
         return self.residual(double(aggregated)).tanh()
 
 
