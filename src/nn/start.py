@@ -33,6 +33,7 @@ MIDDLE = 0.5  # of the range of colours
 OPEN = 6.0  # bias of a gate that lets through, sigmoid(6) = 0.998
 FAINT = 1e-3  # of what fusion usually starts with
 LIFT = 1.0  # what fused features are raised by before a leaky ReLU, so that those below zero pass it unbent
+STEEP = 4.0  # what differences between frames, which are small, are multiplied by
 SMALL = 0.15  # what carriers are scaled by before tanh, which is nearly linear there
 
 
@@ -48,11 +49,17 @@ def start_interpolating(network: nn.Module) -> None:
             _enlarge(part, gain, offset, carriers)
 
 
-def start_adding_little(network: nn.Module) -> None:
+def start_adding_little(network: nn.Module, *, differences: bool = False) -> None:
     """Likewise for a network that adds what it makes to an enlarged frame: fusion starts by handing on next to nothing.
 
     Not nothing: of a carrier and its negative one is above zero, and passes a leaky ReLU whole. At zero none is, and
     next to no gradient comes back through several of them.
+
+    Args:
+        network: in place.
+        differences: whether other channels start as differences between the middle frame's carriers and the others',
+            as far as there are channels. What undoes motion blur is made of these, and an optimiser that has to find
+            them moves weights by about one, whose sum may hardly move.
     """
     carriers = _carry_to_reconstruction(network)
     for part in network.modules():
@@ -61,6 +68,8 @@ def start_adding_little(network: nn.Module) -> None:
                 faint = FAINT * part.fuse.weight[:carriers]
                 carry(part.fuse, [0.0], carriers)
                 part.fuse.weight[:carriers] = faint
+            if differences:
+                _tell_apart(part.fuse, carriers)
         if isinstance(part, TSA):
             _start_as_convolution(part)
         if isinstance(part, Reconstruct):
@@ -173,6 +182,19 @@ def _too_narrow(channels: int) -> Problem:
         f"a network that starts interpolating has {channels} channels or more here: raise size.width, or set "
         "size.interpolating=false"
     )
+
+
+@torch.no_grad()
+def _tell_apart(fuse: nn.Conv2d, carriers: int) -> None:
+    """Channels behind the carriers become differences of the middle frame's carriers to those of each other frame."""
+    channels, inputs = fuse.weight.shape[:2]
+    frames = inputs // channels
+    others = [frame for frame in range(frames) if frame != frames // 2]
+    pairs = [(frame, channel) for frame in others for channel in range(carriers)]
+    for row, (frame, channel) in zip(range(carriers, channels), pairs, strict=False):
+        fuse.weight[row] = 0
+        fuse.weight[row, frame * channels + channel] = STEEP
+        fuse.weight[row, frames // 2 * channels + channel] = -STEEP
 
 
 @torch.no_grad()

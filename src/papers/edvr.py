@@ -62,7 +62,7 @@ class EDVR(nn.Module):
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
         if interpolating:
-            start_adding_little(self)
+            start_adding_little(self, differences=self.geometry.scale == 1)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.restore(*self.frame_features(clip))

@@ -67,3 +67,18 @@ def test_attention_that_was_loaded_stays():
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     start_attention(network, weights.keys())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_is_not_enlarged_starts_from_differences_between_frames():
+    torch.manual_seed(0)
+    parts = ["model/network/encode=blurred", "model.network.reconstruct.scale=1", "model.network.encode.channels=16"]
+    network = build_network(compose("model=edvr_deblur", "size=mini", "model/network/fuse=conv", *parts))
+    clip = torch.rand(1, 5, 3, 16, 16)
+    features, fused = [], []
+    network.align.register_forward_hook(lambda module, inputs, output: features.append(output))
+    network.fuse.register_forward_hook(lambda module, inputs, output: fused.append(output))
+    assert (network(clip)[:, 0] - clip[:, 2]).abs().max() < 0.05
+    carried = features[0][:, :3].unflatten(0, (1, 5))
+    found = fused[0] - network.fuse.fuse.bias.view(16, 1, 1)
+    torch.testing.assert_close(found[:, 3:6], 4 * (carried[:, 0] - carried[:, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 12:15], 4 * (carried[:, 4] - carried[:, 2]), atol=1e-5, rtol=0)
