@@ -222,7 +222,12 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
 
 def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
     """The DataModule of ``data``, cut to what ``restorer`` trains and evaluates, degraded as ``degradation`` says."""
+    batch_size, samples = (
+        count and max(1, count // restorer.passes) for count in (config.data.batch_size, config.data.samples)
+    )
     return instantiate(config.data, _partial_=True)(
+        batch_size=batch_size,
+        samples=samples,
         geometry=restorer.geometries[-1],
         training_geometry=restorer.training_geometry,
         degradation=instantiate(config.degradation),

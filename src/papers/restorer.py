@@ -86,6 +86,11 @@ class Restorer(LightningModule):
         """Which frames a training sample has: those of the network, unless it says otherwise."""
         return getattr(self.network, "training_geometry", self.network.geometry)
 
+    @property
+    def passes(self) -> int:
+        """How many passes of the network a training sample holds; a step takes as many fewer samples."""
+        return 1
+
     def begin(self, fresh: bool) -> None:
         """Whatever is to be done before training begins; ``fresh`` where no checkpoint gave the network its weights."""
 

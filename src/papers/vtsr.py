@@ -232,7 +232,10 @@ class Basic:
 
 
 class Reconstruction(Basic):
-    """Training on three frames, both halves of the middle one of which average to it (Equations 3.4 to 3.6)."""
+    """Training on three frames, both halves of the middle one of which average to it (Equations 3.4 to 3.6).
+
+    A sample holds two pairs, which share the middle frame's features.
+    """
 
     geometry = Geometry(1, 3, evenly(3 * QUARTER, HALF, 4), exposures=(HALF,) * 4)
 
@@ -277,6 +280,11 @@ class VTSRestorer(Restorer):
     @property
     def training_geometry(self) -> Geometry:
         return self.scheme.geometry
+
+    @property
+    def passes(self) -> int:
+        """Pairs of frames: what the thesis counts by 8 a step and 20 a video (Section 4.1.3)."""
+        return self.scheme.geometry.window - 1
 
     def begin(self, fresh: bool) -> None:
         if not self.imagenet:

@@ -85,8 +85,9 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         optimizer = torch.optim.Adam(network.parameters(), 1e-6)
         side = geometry.scale * options.crop
         supervised = restorer.training_geometry
-        inputs = torch.rand(options.batch, supervised.window, 3, options.crop, options.crop, device=device)
-        targets = torch.rand(options.batch, len(supervised.times), 3, side, side, device=device)
+        samples = max(1, options.batch // restorer.passes)
+        inputs = torch.rand(samples, supervised.window, 3, options.crop, options.crop, device=device)
+        targets = torch.rand(samples, len(supervised.times), 3, side, side, device=device)
 
         def step() -> None:
             optimizer.zero_grad()

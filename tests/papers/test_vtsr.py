@@ -236,3 +236,12 @@ def test_overfits_one_pair():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_scheme_sees_as_many_pairs_a_step():
+    for scheme, frames in (("basic", 2), ("reconstruction", 3), ("multilevel", 2)):
+        config = compose("experiment=vtsr_gopro", f"model/scheme={scheme}", "logger=csv")
+        restorer = build_restorer(config, build_network(config))
+        data = build_data(config, restorer)
+        assert data.training_geometry.window == frames
+        assert (data.batch_size * (frames - 1), data.samples * (frames - 1)) == (8, 20)
