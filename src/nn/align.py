@@ -66,6 +66,7 @@ class PyramidAlign(nn.Module):
 
     def __init__(self, channels: int, *, groups: int = 8, levels: int = 3) -> None:
         super().__init__()
+        self.channels = channels
         finer = range(levels - 1)
         self.compare = nn.ModuleList(conv3x3(2 * channels, channels) for _ in range(levels))
         self.inherit = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)

@@ -23,7 +23,7 @@ from src.errors import Problem
 from src.nn.align import DeformablePack, PyramidAlign
 from src.nn.blocks import SLOPE, Blend, ResidualBlock
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder, PreDeblur
-from src.nn.fuse import TSA, ConvFuse
+from src.nn.fuse import TSA, ConvFuse, TemporalAttention
 from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
 from src.ops.resize import imresize
@@ -77,6 +77,17 @@ def start_adding_little(network: nn.Module, *, differences: bool = False) -> Non
             nn.init.zeros_(part.last.bias)  # type: ignore[arg-type]
 
 
+def start_unaligned(network: nn.Module) -> None:
+    """Alignment and attention start by leaving features as they are (attention: half of them), in place."""
+    for part in network.modules():
+        if isinstance(part, DeformablePack):
+            _carry_through_alignment(part, part.weight.shape[0])
+        elif isinstance(part, PyramidAlign):
+            _carry_through_alignment(part, part.channels)
+        elif isinstance(part, TemporalAttention):
+            _compare_nothing(part)
+
+
 def start_attention(network: nn.Module, loaded: Collection[str]) -> None:
     """Attention starts as the plain fusion whose weights were loaded in its place, in every part of ``network``.
 
@@ -106,14 +117,19 @@ def _carry_to_reconstruction(network: nn.Module) -> int:
             carry(part.mix, [1.0], carriers)
         elif isinstance(part, ResidualBlock):
             carry(part.conv2, [0.0], carriers)  # nothing is added to them
-        elif isinstance(part, DeformablePack):
-            _carry_weight(part.weight, [2.0], carriers)  # the mask starts at one half
-        elif isinstance(part, PyramidAlign):
-            for blend in part.blend:
-                carry(blend, [1.0, 0.0], carriers)
+        elif isinstance(part, DeformablePack | PyramidAlign):
+            _carry_through_alignment(part, carriers)
         elif isinstance(part, Blend):
             carry(part, [0.5, 0.5], carriers)
     return carriers
+
+
+def _carry_through_alignment(part: DeformablePack | PyramidAlign, carriers: int) -> None:
+    if isinstance(part, DeformablePack):
+        _carry_weight(part.weight, [2.0], carriers)  # the mask starts at one half
+    else:
+        for blend in part.blend:
+            carry(blend, [1.0, 0.0], carriers)
 
 
 @torch.no_grad()
@@ -202,13 +218,21 @@ def _start_as_convolution(part: TSA) -> None:
     """Attention starts alike everywhere, so that ``part`` does what ``part.fuse`` alone would."""
     fuse: Any = part.fuse
     shift: Any = part.attend.shift[-1]
-    even: Any = [part.weigh.embed_reference, part.attend.mask, shift]
+    even: Any = [part.attend.mask, shift]
     for conv in even:
         conv.weight.zero_()
         conv.bias.zero_()
+    _compare_nothing(part.weigh)
     fuse.weight *= 2  # similarity starts at one half
     fuse.bias += LIFT
     shift.bias -= LIFT
+
+
+@torch.no_grad()
+def _compare_nothing(part: TemporalAttention) -> None:
+    """All frames are as alike, by one half."""
+    part.embed_reference.weight.zero_()
+    nn.init.zeros_(part.embed_reference.bias)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
 from src.nn.blocks import SLOPE, conv3x3, double, leaky, pad_to_multiple
 from src.nn.fuse import TemporalAttention
-from src.nn.start import FAINT
+from src.nn.start import FAINT, start_unaligned
 from src.papers.restorer import Restorer
 
 LEVELS = 5
@@ -66,7 +66,8 @@ class Unaligned(nn.Module):
 class SpatialTransformer(nn.Module):
     """A feature moved by the affine transformation that it asks for itself (Equations 3.8 and 3.9): (N, C, H, W).
 
-    It starts as the identity. The thesis does not give the localisation network; pooling to 4x4 lets it take any size.
+    It starts as the identity. The thesis does not give the localisation network; pooling to 4x4 lets it take any size,
+    and its result is divided by the number of what it sees, or each optimiser step would throw the frame about.
     """
 
     def __init__(self, channels: int) -> None:
@@ -74,12 +75,12 @@ class SpatialTransformer(nn.Module):
         self.look = conv3x3(channels, channels)
         self.place = nn.Linear(16 * channels, 6)
         nn.init.zeros_(self.place.weight)
-        with torch.no_grad():
-            self.place.bias.copy_(torch.eye(2, 3).flatten())
+        nn.init.zeros_(self.place.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         seen = F.adaptive_avg_pool2d(leaky(self.look(x)), 4).flatten(1)
-        grid = F.affine_grid(self.place(seen).view(-1, 2, 3), list(x.shape), align_corners=False)
+        theta = self.place(seen).view(-1, 2, 3) / seen.shape[1] + torch.eye(2, 3, device=x.device)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid.to(x.dtype), align_corners=False)
 
 
@@ -195,6 +196,7 @@ class VTSR(nn.Module):
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR
         if interpolating:
+            start_unaligned(self)
             with torch.no_grad():
                 for change in self.change:
                     change.residual.weight *= FAINT  # type: ignore[union-attr, operator]
