@@ -37,7 +37,7 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
 
-accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|edvr|deblur|wdvr|dsfn; PYTHON=, OUT=, DATA= folder of videos
+accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
 	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
 
 lock: $(VENV)/.ready  ## pin what is installed now

@@ -5,6 +5,7 @@
 #   PART=deblur          EDVR against blur, beside doing nothing: what hundreds of steps on a CPU do not learn
 #   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
 #   PART=dsfn            DSFN with one level and with two, at the paper's size
+#   PART=vtsr            VTSR's Tables 4.2 to 4.4 at the thesis's size, without ImageNet weights
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
 # OUT receives checks.txt, and for each training or study a folder: log, results, metrics.csv, last.ckpt, tables, plots.
 set -uo pipefail
@@ -42,7 +43,7 @@ edvr)
     ;;
 deblur)
     blur=("${data[@]}" data.test_frames=4 degradation.exposure=3)
-    run deblur "${SECONDS_EACH:-420}" experiment=edvr_reds_deblur_clean size.width=0.5 size.depth=0.25 "${blur[@]}" \
+    run deblur "${SECONDS_EACH:-420}" experiment=edvr_reds_deblur_clean size.width=0.5 size.depth=0.25 size.interpolating=true "${blur[@]}" \
         data.crop=256 data.batch_size=16 data.patches_per_read=16
     run nothing 60 task=evaluate model=bicubic model.network.scale=1 degradation=blur "${blur[@]}"
     ;;
@@ -59,6 +60,13 @@ dsfn)
     run dsfn "${SECONDS_EACH:-220}" ablation=dsfn_levels "${data[@]}" protocol=adobe240 data.test_frames=8 data.crop=256 \
         data.batch_size=16 data.patches_per_read=16 $([ -z "$videos" ] && echo data.layout.step=1 \
         || echo degradation.exposure=3 degradation.every=2)
+    ;;
+vtsr)
+    vtsr=("${data[@]}" protocol=vtsr data.test_frames=3 data.crop=224 data.batch_size=8 data.patches_per_read=8
+        model.imagenet=false $([ -z "$videos" ] && echo data.layout.step=1 || echo data.layout.hold_back=0.6))
+    run vtsr "${SECONDS_EACH:-90}" ablation=vtsr_schemes_gopro "${vtsr[@]}"
+    run vtsr "${SECONDS_EACH:-120}" ablation=vtsr_recursion "${vtsr[@]}" protocol.factor=16
+    run times 60 experiment=vtsr_training_time
     ;;
 esac
 find "$out" -name best.ckpt -delete -o -name good.ckpt -delete # what comes back is small
