@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
 
+MOST_ROUNDS = 4  # of a network on its own output: 16 frames of one, as far as the thesis on VTSR goes
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -155,8 +157,8 @@ class Geometry:
             raise ValueError(f"the network enlarges its frames {self.scale} times, which is done once")
         once = 1 / self.spacing
         rounds = round(math.log(factor, once)) if once > 1 and factor > 1 else 0
-        if rounds < 1 or once**rounds != factor:
-            powers = ", ".join(str(once**k) for k in range(1, 5)) if once > 1 else "1, so leave it out"
+        if not 1 <= rounds <= MOST_ROUNDS or once**rounds != factor:
+            powers = ", ".join(str(once**k) for k in range(1, MOST_ROUNDS + 1)) if once > 1 else "1, so leave it out"
             raise ValueError(f"the network makes {once} frames of one, so the factor may be {powers}; got {factor}")
         return rounds
 

@@ -312,7 +312,10 @@ class EvaluationClip:
         """Number of input frames."""
         frames = self.timeline.inputs(self._about[0])
         if frames < 1:
-            raise Problem(f"clip {self.name} ({self.clip.path}) has no frames from {self.clip.start} on")
+            raise Problem(
+                f"clip {self.name} ({self.clip.path}) has {self._about[0]} frames from frame {self.clip.start} on, and "
+                f"an input takes {self.timeline.exposure}: hold back more of it, or lower degradation.exposure"
+            )
         return frames if self.max_frames is None else min(frames, self.max_frames)
 
     def times(self, geometry: Geometry | None = None) -> list[Fraction]:

@@ -206,7 +206,9 @@ class Degradation:
             Problem: the network's scale is not the degradation's, or its outputs would not have whole source frames.
         """
         if geometry.scale != self.scale:
-            fitting = f"bicubic_x{geometry.scale}" if geometry.scale > 1 else "blur"
+            fitting = (
+                f"bicubic_x{geometry.scale}" if geometry.scale > 1 else "exposure" if geometry.exposures else "blur"
+            )
             raise Problem(
                 f"the network enlarges {geometry.scale} times but the degradation ({self}) makes frames {self.scale} "
                 f"times smaller: choose another degradation, such as {fitting}, or a model of scale {self.scale}"

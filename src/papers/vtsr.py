@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
@@ -192,6 +193,8 @@ class VTSR(nn.Module):
         interpolating: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(align, Unaligned | AffineAlign | DeformableAlign):
+            raise Problem("VTSR aligns two frames: choose model/network/align=unaligned, affine or deformable.")
         self.encode, self.align, self.attend = encode, align, attend
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR

@@ -120,7 +120,7 @@ class Point:
             return found
         found = self.results
         for part in rest.split("/"):
-            if part in FIGURES and part not in found:
+            if part not in found and (part in FIGURES or rest.startswith("levels/")):
                 return None  # a protocol does not measure everything
             found = next(iter(found.values())) if part == "*" else found[part]
         return found
@@ -161,7 +161,12 @@ def order(rows: Sequence[Row], compare: str) -> str:
     theirs, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
 
     def ranked(values: list[float]) -> str:
-        return " < ".join(str(rows[k]["point"]) for k in np.argsort(values, kind="stable"))
+        first, *others = np.argsort(values, kind="stable")
+        text = str(rows[first]["point"])
+        for before, number in zip([first, *others], others, strict=False):
+            sign = "=" if math.isclose(values[before], values[number], abs_tol=1e-4) else "<"
+            text += f" {sign} {rows[number]['point']}"
+        return text
 
     ranks = np.argsort(np.argsort([theirs, ours])).astype(float)
     agreement = np.corrcoef(ranks)[0, 1]
