@@ -151,7 +151,7 @@ class Geometry:
         """How often the network is applied to its own output until ``factor`` frames have come of one.
 
         Raises:
-            ValueError: never, with so many exactly.
+            ValueError: no number of times gives so many, or the network enlarges.
         """
         if self.scale > 1:
             raise ValueError(f"the network enlarges its frames {self.scale} times, which is done once")

@@ -318,10 +318,6 @@ class EvaluationClip:
             )
         return frames if self.max_frames is None else min(frames, self.max_frames)
 
-    def times(self, geometry: Geometry | None = None) -> list[Fraction]:
-        """Where the outputs lie that have source frames, in input frames, ascending; see :meth:`targets`."""
-        return list(self._truth(geometry))
-
     def _truth(self, geometry: Geometry | None) -> dict[Fraction, range]:
         """By time, the source frames whose mean is the target."""
         geometry = geometry or self.geometry

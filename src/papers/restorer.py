@@ -72,10 +72,9 @@ class Restorer(LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
-        applied = again(network, protocol.factor)
-        rounds = len(applied.stages) if protocol.factor else 1  # type: ignore[arg-type]
+        applied: Any = again(network, protocol.factor)
         geometry: Any = network.geometry
-        self.geometries = [geometry.again(number) if number > 1 else geometry for number in range(1, rounds + 1)]
+        self.geometries = [geometry.again(n + 1) for n in range(len(applied.stages) if protocol.factor else 1)]
         reduction = geometry.scale if protocol.input_scale else 1
         self.scores: Any = nn.ModuleList(
             Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction) for _ in self.geometries

@@ -306,7 +306,7 @@ class VTSRestorer(Restorer):
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         estimate = self.scheme(self.network, inputs)
         terms = {name: self.weights[name] * term(estimate, targets) for name, term in self.terms.items()}
-        if inputs.shape[1] > 2:
-            whole = (estimate[:, 1:-2:2] + estimate[:, 2:-1:2]) / 2  # Equation 3.6: both halves of the frames between
+        if inputs.shape[1] > 2:  # frames both of whose halves the sample has
+            whole = (estimate[:, 1:-2:2] + estimate[:, 2:-1:2]) / 2  # Equation 3.6
             terms["reconstruction"] = self.weights["reconstruction"] * l1(whole, inputs[:, 1:-1])
         return terms
