@@ -288,7 +288,7 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
     assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
     single = evaluation(root, clip=Clip("c", root / "clip", start=33))
     assert [time for time, _ in single.targets()] == [0]
-    with pytest.raises(Problem, match="no frames from 40 on"):
+    with pytest.raises(Problem, match="has 0 frames from frame 40 on, and an input takes 1"):
         next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
 
 
