@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -253,20 +255,38 @@ def build_loggers(config: DictConfig, directory: Path) -> list[Logger]:
     ]
 
 
-def claim(config: DictConfig, directory: Path) -> None:
-    """Makes ``directory`` this run's own and writes down what the run is.
+@contextmanager
+def claim(config: DictConfig, directory: Path, *, first: bool = True) -> Iterator[None]:
+    """Makes ``directory`` this run's own while it goes on, and writes down what the run is.
+
+    A run that is refused before it has any weights or results is taken back, so that it can be given again, corrected.
+
+    Args:
+        config: what the run is.
+        directory: where.
+        first: of all ranks, the one that writes.
 
     Raises:
         Problem: another run lies there, and ``resume`` is not true.
     """
+    if not first:
+        yield
+        return
     if (directory / "config.yaml").exists() and not config.resume:
         raise Problem(
             f"{directory} already holds a run, and a run never writes over another: add resume=true to go on with it, "
             "or choose another seed=<n> or paths.runs=<folder>."
         )
     directory.mkdir(parents=True, exist_ok=True)
+    new = not any(directory.iterdir())
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (directory / "commit.txt").write_text(commit() + "\n")
+    try:
+        yield
+    except Problem:
+        if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def finished(config: DictConfig, directory: Path) -> bool:

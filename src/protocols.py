@@ -270,7 +270,8 @@ def table(outcome: Mapping[str, Any]) -> Table:
         line(f"mean of {name}", figures)
     for factor, figures in list(outcome.get("levels", {}).items())[:-1]:
         line(f"mean at {factor} times the frames", figures)
-    line("mean", outcome["summary"], style="bold")
+    last = f" at {factors[-1]} times the frames" if (factors := list(outcome.get("levels", {}))) else ""
+    line(f"mean{last}", outcome["summary"], style="bold")
     return shown
 
 

@@ -9,6 +9,7 @@ Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a cli
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from torch import Tensor
 from src.data.steps import TIE, Step
 from src.errors import Problem
 from src.geometry import Geometry
+
+log = logging.getLogger(__name__)
 
 
 class Take(NamedTuple):
@@ -197,6 +200,8 @@ class Degradation:
                 f"{geometry.subdivision} equal exposures, as training this network does: add a multiple of "
                 f"{geometry.subdivision}"
             )
+        for exposure in set(self.mixed).difference(fitting):
+            log.warning("degradation.mixed: %d does not divide by %d and is left out", exposure, geometry.subdivision)
         return tuple(replace(self, exposure=exposure, every=None, mixed=None) for exposure in fitting)
 
     def check(self, geometry: Geometry) -> None:

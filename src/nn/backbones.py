@@ -154,6 +154,11 @@ class VGG16(nn.Module):
         return self.features(x)
 
 
+def imagenet_file(backbone: MobileNetV2 | VGG16 | type[MobileNetV2] | type[VGG16]) -> Path:
+    """Where torch's cache keeps a backbone's ImageNet weights."""
+    return Path(torch.hub.get_dir(), "checkpoints", backbone.imagenet)
+
+
 def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, *, otherwise: str = "") -> None:
     """Fills a backbone with torchvision's ImageNet weights, in place.
 
@@ -168,8 +173,7 @@ def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, 
     Raises:
         Problem: the weights are nowhere to be had, the file is damaged or another network's, or the width is not 1.
     """
-    name, kind = network.imagenet, type(network).__name__
-    url, cached = f"{DOWNLOADS}/{name}", Path(torch.hub.get_dir(), "checkpoints", name)
+    kind, url, cached = type(network).__name__, f"{DOWNLOADS}/{network.imagenet}", imagenet_file(network)
     ending = f"; {otherwise}" if otherwise else ""
     if isinstance(network, MobileNetV2) and network.width != 1:
         raise Problem(f"ImageNet weights are there for MobileNetV2 of width 1 only, not of {network.width}{ending}.")

@@ -296,11 +296,14 @@ class VTSRestorer(Restorer):
             start = "The encoder starts at random, and" if fresh else "The encoder goes on from the checkpoint;"
             rank_zero_only(print)(f"{start} the loss has no perceptual term: model.imagenet=false.", flush=True)
             return
-        otherwise = "or go on without by model.imagenet=false, which also leaves out the perceptual loss"
-        if fresh:
-            load_imagenet(self.network.encode.backbone, self.files[0], otherwise=otherwise)
         features = VGG16()
-        load_imagenet(features, self.files[1], otherwise=otherwise)
+        options = ("model.encoder_weights", "model.vgg_weights")
+        for backbone, file, option in zip((self.network.encode.backbone, features), self.files, options, strict=True):
+            if fresh or backbone is features:
+                without = (
+                    f"or give {option}=<file>, or go on without it and the perceptual loss by model.imagenet=false"
+                )
+                load_imagenet(backbone, file, otherwise=without)
         self.terms["perceptual"] = Perceptual(features)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

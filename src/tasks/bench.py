@@ -42,7 +42,11 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     Returns:
         The content of ``results.json``: ``models.<name>``.
     """
-    claim(config, directory)
+    with claim(config, directory):
+        return _measured(config, directory)
+
+
+def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models: dict[str, dict[str, Any]] = {}
     for name in track(config.bench.models or [OWN], "Measuring"):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import CONF, compose
 from src.data.layouts import inspect
 from src.errors import Problem
+from src.nn.backbones import VGG16, MobileNetV2, imagenet_file
 
 PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "kornia", "wandb", "decord", "av", "numpy")
 
@@ -53,6 +54,12 @@ def _devices() -> list[str]:
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         _say("ok", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
+    for backbone in (MobileNetV2, VGG16):
+        file, name = imagenet_file(backbone), backbone.__name__
+        if file.exists():
+            _say("ok", f"ImageNet weights of {name}, {file}")
+        else:
+            _say("no", f"ImageNet weights of {name} (VTSR at full size): downloaded to {file} when they are needed")
     return []
 
 

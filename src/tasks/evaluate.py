@@ -32,8 +32,8 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=False)
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-        claim(config, directory)
-    return score(config, directory, trainer, restorer, data, config.checkpoint)
+    with claim(config, directory, first=trainer.is_global_zero):
+        return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 
 def score(

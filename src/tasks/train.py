@@ -29,14 +29,21 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     if not count_parameters(network, trainable=True):
         raise Problem("This model has nothing to train; add task=evaluate.")
     restorer = build_restorer(config, network)
-    restorer.begin(fresh=not config.checkpoint)
     data = build_data(config, restorer)
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-        claim(config, directory)
+    restorer.begin(fresh=not config.checkpoint)
+    with claim(config, directory, first=trainer.is_global_zero):
+        return _run(config, directory, trainer, restorer, data)
+
+
+def _run(
+    config: DictConfig, directory: Path, trainer: pl.Trainer, restorer: Any, data: pl.LightningDataModule
+) -> dict[str, Any]:
+    """The training itself, in a directory that is this run's own."""
     trainer.loggers = build_loggers(config, directory)
-    print(f"{count_parameters(network):,} parameters; this run: {directory}", flush=True)
+    print(f"{count_parameters(restorer.network):,} parameters; this run: {directory}", flush=True)
     last = directory / "checkpoints" / "last.ckpt"
     resume_from = last if config.resume and last.exists() else None
     if resume_from:

@@ -215,6 +215,16 @@ def test_what_a_person_can_mend_is_one_sentence(arguments, sentence, tmp_path):
     assert len([line for line in said.splitlines() if line.strip()]) == 1, said
 
 
+def test_a_run_that_is_refused_leaves_nothing_in_the_way(clips, tmp_path):
+    for crop, fails in ((4096, True), (4096, True), (32, False)):
+        said = run(
+            "experiment=vtsr_gopro", *TINY, f"data.root={clips}", f"paths.runs={tmp_path}", "degradation.exposure=8",
+            "degradation.mixed=null", "protocol.factor=null", f"data.crop={crop}", "trainer.max_steps=1", fails=fails,
+        )  # fmt: skip
+        assert ("4096" in said) == fails
+        assert bool(list(tmp_path.rglob("config.yaml"))) != fails
+
+
 def test_doctor(tmp_path):
     said = run("task=doctor", f"paths.data={tmp_path}")
     assert "ok  torch" in said
