@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from src.engine.ensemble import Ensemble
-from src.engine.stream import stream, windows
+from src.engine.stream import reach, stream, windows
 from src.geometry import Geometry
 from src.papers.baselines import Bicubic, Blend, Repeat
 from tests.test_geometry import ALL
@@ -47,6 +47,42 @@ def test_every_output_time_once(name, frames):
             continue  # the second half of an exposure has no frame behind it that the clock could read
         shown = min(max(float(time), 0.0), frames - 1.0)
         assert frame[0, 0, 0] == pytest.approx(shown, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("frames", [1, 3, 4, 6, 7, 12])
+@pytest.mark.parametrize("edges", ["replicate", "reflect"])
+def test_going_on_gives_what_the_whole_gives(name, frames, edges):
+    network, video = Clock(ALL[name]), numbered(frames)
+    whole = list(stream(network, video, edges=edges))
+    for number, (after, _) in enumerate(whole):
+        rest = list(stream(network, video[reach(network, after) :], after=after, edges=edges))
+        assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
+
+
+def test_edges_are_repeated_or_mirrored():
+    first = {}
+    for edges in ("replicate", "reflect"):
+        read = list(windows_of(5, edges))
+        first[edges] = [int(frame.mean()) for frame in read[0]]
+        assert [int(frame.mean()) for frame in read[-1]] == [5 - n for n in first[edges]][::-1]
+    assert first == {"replicate": [0, 0, 0, 1, 2], "reflect": [2, 1, 0, 1, 2]}
+
+
+def windows_of(window, edges):
+    """The windows that a network of so many frames is given of a video of six."""
+    seen = []
+
+    class Witness(nn.Module):
+        geometry = Geometry(1, window, (Fraction(window // 2),))
+
+        def forward(self, clip):
+            seen.append(list(clip[0]))
+            return clip[:, :1]
+
+    list(stream(Witness(), numbered(6), edges=edges))
+    return seen
 
 
 def test_last_window_is_moved_back_not_filled_up():

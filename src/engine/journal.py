@@ -1,0 +1,98 @@
+"""What of a video is restored already, so that one that was cut off goes on: finished parts in a folder beside it.
+
+A part is some output frames, encoded on their own; it has its name only when it is whole. The name also says with
+which input frame the shot begins that the part ends in, which is all that going on behind it needs to know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from src.errors import Problem
+
+NAME = re.compile(r"(\d{6})-(\d+)(\.nut)?")
+
+
+class Journal:
+    """The parts of one output.
+
+    Args:
+        output: what the parts are going to make; they lie in a hidden folder beside it.
+        plan: all that the parts depend on, ready for JSON.
+        chosen: what was found out for this machine (tiles, say), with which a restoration has to go on, too.
+        suffix: of the parts; empty where they are folders.
+
+    Raises:
+        Problem: parts lie there that were made in another way.
+    """
+
+    def __init__(self, output: Path, plan: Mapping[str, Any], chosen: Mapping[str, Any], suffix: str = ".nut") -> None:
+        self.folder = output.absolute().with_name(f".{output.name}.parts")
+        self.suffix = suffix
+        file = self.folder / "plan.json"
+        given = json.loads(json.dumps(plan))
+        if file.exists():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            changed = sorted(key for key in {*before["plan"], *given} if before["plan"].get(key) != given.get(key))
+            if changed:
+                raise Problem(
+                    f"{output} was begun with another {' and '.join(changed)}: give the same again to go on with it, "
+                    "or overwrite=true to begin anew."
+                )
+            self.chosen = before["chosen"]
+            return
+        self.chosen = json.loads(json.dumps(chosen))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"plan": given, "chosen": self.chosen}, indent=1))
+
+    def part(self, number: int) -> Path:
+        """Where part ``number`` is written before it is finished."""
+        return self.folder / f"{number:06d}{self.suffix}"
+
+    def finish(self, number: int, shot: int) -> None:
+        """Part ``number`` is whole, and ends in the shot that begins with input frame ``shot``."""
+        os.replace(self.part(number), self.folder / f"{number:06d}-{shot}{self.suffix}")
+
+    def finished(self) -> dict[int, tuple[Path, int]]:
+        """The parts that are whole by number, ascending, and the shots that they end in."""
+        found = {}
+        for path in sorted(self.folder.iterdir()):
+            if match := NAME.fullmatch(path.name):
+                found[int(match[1])] = path, int(match[2])
+        return found
+
+    def missing(self, parts: int) -> list[int]:
+        """The numbers of the parts that are not whole."""
+        finished = self.finished()
+        return [number for number in range(parts) if number not in finished]
+
+    def clear(self) -> None:
+        """Removes all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stretches(numbers: Iterable[int]) -> list[range]:
+    """Ascending numbers as stretches without gaps."""
+    found: list[range] = []
+    for number in numbers:
+        if found and found[-1].stop == number:
+            found[-1] = range(found[-1].start, number + 1)
+        else:
+            found.append(range(number, number + 1))
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
