@@ -87,9 +87,11 @@ def _short(key: str, value: str) -> str:
 
 
 def _listed(value: str) -> list[str]:
-    """The checkpoints in ``[a.ckpt,b.pth]``, commas in their paths being their own; a single path is a list of one."""
+    """The paths in ``[a.ckpt,b.pth]``; a single path is a list of one. Commas in those of checkpoints are their own."""
     if not (value.startswith("[") and value.endswith("]")):
         return [value]
+    if not re.search(r"\.(ckpt|pth)\b", value):
+        return [path.strip() for path in value[1:-1].split(",")]
     return re.split(r"(?<=\.ckpt),|(?<=\.ckpt['\"]),|(?<=\.pth),|(?<=\.pth['\"]),", value[1:-1])
 
 
@@ -237,11 +239,11 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
     )
 
 
-def build_trainer(config: DictConfig, directory: Path, *, training: bool) -> pl.Trainer:
+def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more: Any) -> pl.Trainer:
     """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes nothing yet."""
     trainer = instantiate(config.trainer, _partial_=True)
     if not training:
-        return trainer(default_root_dir=directory, logger=False, enable_checkpointing=False, callbacks=[])
+        return trainer(default_root_dir=directory, logger=False, enable_checkpointing=False, callbacks=[], **more)
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
     return trainer(default_root_dir=directory, logger=False, callbacks=callbacks)
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +28,45 @@ class Journal:
         plan: all that the parts depend on, ready for JSON.
         chosen: what was found out for this machine (tiles, say), with which a restoration has to go on, too.
         suffix: of the parts; empty where they are folders.
+        anew: throws away parts that were made in another way.
 
     Raises:
         Problem: parts lie there that were made in another way.
     """
 
-    def __init__(self, output: Path, plan: Mapping[str, Any], chosen: Mapping[str, Any], suffix: str = ".nut") -> None:
-        self.folder = output.absolute().with_name(f".{output.name}.parts")
-        self.suffix = suffix
+    def __init__(
+        self,
+        output: Path,
+        plan: Mapping[str, Any],
+        chosen: Mapping[str, Any],
+        *,
+        suffix: str = ".nut",
+        anew: bool = False,
+    ) -> None:
+        self.folder, self.suffix = self.place(output), suffix
         file = self.folder / "plan.json"
         given = json.loads(json.dumps(plan))
-        if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*before["plan"], *given} if before["plan"].get(key) != given.get(key))
-            if changed:
-                raise Problem(
-                    f"{output} was begun with another {' and '.join(changed)}: give the same again to go on with it, "
-                    "or overwrite=true to begin anew."
-                )
-            self.chosen = before["chosen"]
-            return
-        self.chosen = json.loads(json.dumps(chosen))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"plan": given, "chosen": self.chosen}, indent=1))
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_once(file, json.dumps({"plan": given, "chosen": chosen}, indent=1))
+        before = json.loads(file.read_text(encoding="utf-8"))  # another rank's, if that was first
+        changed = sorted(key for key in {*before["plan"], *given} if before["plan"].get(key) != given.get(key))
+        if changed and not anew:
+            raise Problem(
+                f"{output} was begun with another {' and '.join(changed)}: give the same again to go on with it, or "
+                "overwrite=true to begin anew."
+            )
+        if changed:
+            self.clear()
+            self.folder.mkdir(parents=True)
+            _write_once(file, json.dumps({"plan": given, "chosen": chosen}, indent=1))
+            before = {"chosen": chosen}
+        self.chosen: dict[str, Any] = before["chosen"]
+
+    @staticmethod
+    def place(output: Path) -> Path:
+        """Where the parts of an output lie."""
+        return output.absolute().with_name(f".{output.name}.parts")
 
     def part(self, number: int) -> Path:
         """Where part ``number`` is written before it is finished."""
@@ -88,11 +105,13 @@ def stretches(numbers: Iterable[int]) -> list[range]:
     return found
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen half written."""
+def _write_once(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written, unless it is there already."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial, reduce
 from itertools import chain, islice, tee
@@ -29,6 +30,7 @@ def stream(
     after: Fraction | None = None,
     clip_length: int | None = None,
     padding: int | None = None,
+    context: int = 0,
     length: int | None = None,
     memory: int | None = None,
     edges: Edges = "replicate",
@@ -50,6 +52,8 @@ def stream(
         clip_length: output frames of one pass, for networks that take windows of any length; by default the
             network's own.
         padding: input frames on either side of those, for networks that have such a ``padding``; by default their own.
+        context: input frames at either end of a pass whose outputs are dropped, since the neighbouring pass, which
+            overlaps it so much more, knows them better: recurrent networks then show no seam.
         length: of the video, where it is known: networks that have a ``padding`` then make no longer passes, and
             passes of about the same length.
         memory: bytes that a pass may take: networks that have a ``padding`` then restore as many frames in one pass as
@@ -65,7 +69,7 @@ def stream(
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
         frame is (3, s*H, s*W) float32, not clamped.
     """
-    options: dict[str, Any] = {"after": after, "edges": edges, "precision": precision}
+    options: dict[str, Any] = {"after": after, "edges": edges, "precision": precision, "context": context}
     if memory is not None and clip_length is None and hasattr(network, "padding"):
         frames = iter(frames)
         if (first := next(frames, None)) is None:
@@ -74,7 +78,7 @@ def stream(
         clip_length = frames_within(network, height, width, memory, padding)
         frames = chain([first], frames)
     clip_length = even(network, length, clip_length)
-    geometry = passes(network, clip_length, padding)
+    geometry = passes(network, clip_length, padding, context)
     if tiles is not None:
         yield from _tiled(network, frames, tiles, clip_length=clip_length, padding=padding, copies=copies, **options)
         return
@@ -90,7 +94,7 @@ def stream(
     if padding is not None:
         restore = partial(restore, padding=padding)
     seen: int = getattr(network, "feature_window", 1)  # frames that features are made of
-    begin = _begin(geometry, after)
+    begin = _begin(geometry, after, context)
     total = max(0, begin - geometry.lead)
 
     def counted() -> Iterator[Tensor]:
@@ -113,20 +117,29 @@ def stream(
             yield features
 
     last = after
+    tail: list[tuple[Fraction, Tensor]] = []  # what the next pass gives instead, if there is one
     for number, window in _slide(encoded(), geometry.window - seen + 1, geometry.stride):
         start = begin + number - geometry.lead
         if last is not None and start + geometry.times[-1] <= last:
             continue
         restored = computed(restore, *(torch.cat(parts, dim=1) for parts in zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
-        for time, frame in zip((start + t for t in geometry.times), restored, strict=True):
-            if earliest <= time <= latest and (last is None or time > last):
-                last = time
-                yield time, frame
-        del restored, frame  # before the next pass takes its memory
+        new = [
+            (start + time, frame)
+            for time, frame in zip(geometry.times, restored, strict=True)
+            if earliest <= start + time <= latest and (last is None or start + time > last)
+        ]
+        tail = [item for item in new if item[0] > start + geometry.times[-1] - context]
+        for item in new[: len(new) - len(tail)]:
+            last = item[0]
+            yield item
+        del restored, new  # before the next pass takes its memory
+    yield from tail
 
 
-def passes(network: nn.Module, clip_length: int | None = None, padding: int | None = None) -> Geometry:
+def passes(
+    network: nn.Module, clip_length: int | None = None, padding: int | None = None, context: int = 0
+) -> Geometry:
     """The geometry of the passes in which :func:`stream` restores.
 
     Raises:
@@ -137,7 +150,10 @@ def passes(network: nn.Module, clip_length: int | None = None, padding: int | No
         if not hasattr(network, "padding"):
             raise ValueError("this network has no padding in time to choose")
         geometry = geometry.padded(padding)
-    return geometry if clip_length is None else geometry.lengthened(clip_length)
+    geometry = geometry if clip_length is None else geometry.lengthened(clip_length)
+    if context and geometry.stride <= 2 * context:
+        raise ValueError(f"passes that move on by {geometry.stride} frames cannot drop {context} at either end")
+    return replace(geometry, stride=geometry.stride - 2 * context)
 
 
 def even(network: nn.Module, length: int | None, most: int | None) -> int | None:
@@ -148,25 +164,29 @@ def even(network: nn.Module, length: int | None, most: int | None) -> int | None
 
 
 def reach(
-    network: nn.Module, after: Fraction | None, clip_length: int | None = None, padding: int | None = None
+    network: nn.Module,
+    after: Fraction | None,
+    clip_length: int | None = None,
+    padding: int | None = None,
+    context: int = 0,
 ) -> int:
     """The number of the first input frame that :func:`stream` needs for what lies behind the output time ``after``."""
     if after is None:
         return 0
     if stages := list(getattr(network, "stages", {}).values()):
         return _needed(stages, after)[0]
-    geometry = passes(network, clip_length, padding)
-    return max(0, _begin(geometry, after) - geometry.lead)
+    geometry = passes(network, clip_length, padding, context)
+    return max(0, _begin(geometry, after, context) - geometry.lead)
 
 
-def _begin(geometry: Geometry, after: Fraction | None) -> int:
+def _begin(geometry: Geometry, after: Fraction | None, context: int) -> int:
     """Where, in the extended video, the window begins before the first that has outputs behind ``after``.
 
     That window itself is not enough: at the end of the video the last window is moved back.
     """
     if after is None:
         return 0
-    beyond = math.floor((after + geometry.lead - geometry.times[-1]) / geometry.stride) + 1
+    beyond = math.floor((after + geometry.lead - geometry.times[-1] + context) / geometry.stride) + 1
     return max(0, beyond - 1) * geometry.stride
 
 
@@ -229,6 +249,7 @@ def _stages(
     watch: Callable[[int, Fraction, Tensor], None] | None,
     *,
     after: Fraction | None,
+    context: int = 0,
     **options: Any,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """A cascade: each stage streams over what the one before it restores."""

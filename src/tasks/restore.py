@@ -1,60 +1,80 @@
-"""Restores a video file or folder of frames."""
+"""Restores videos: files, folders of frames, many at once, or what comes through a pipe."""
 
 from __future__ import annotations
 
+import glob
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig
-from rich.progress import track
+from omegaconf import DictConfig, ListConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.utils.data import DataLoader
 
-from src.config import build_network
-from src.engine.memory import free
-from src.engine.stream import stream
+from src.config import build_network, build_trainer, plain
+from src.engine.files import Restoration, Way, fingerprint
+from src.engine.journal import Journal
+from src.engine.pipes import PIPE, restore_pipe
+from src.engine.tiles import GRID
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.papers.cascade import again
-from src.video.reader import open_video
-from src.video.writer import VideoWriter
+from src.video.reader import find_videos
+
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
+LEAST = {"segment": 1, "overlap": 0, "preview": 0, "max_frames": 1, "memory": 0, "tile": 0, "padding": 0, "context": 0}
+SAYS = Console(stderr=True)  # for standard output may be the video
 
 
 def restore(config: DictConfig, directory: Path) -> None:
     """``task=restore``: ``input`` through ``checkpoint`` (or a baseline) to ``output``.
 
-    Audio is carried along, and the frame rate is what the network makes of the input's; ``factor=8`` applies it to its
-    own output until it is so many times the input's. ``show=offsets`` writes what
-    the network takes for motion instead of what it restores.
+    ``factor=8`` applies the network to its own output until there are so many frames of one; ``show=offsets`` writes
+    what the network takes for motion instead of what it restores.
+
+    Raises:
+        Problem: something about the input, the output or the network is not as it must be. Of several videos all
+            others are restored before that is said.
     """
-    source, output = Path(config.input), Path(config.output)
-    if output.exists() and not config.overwrite:
-        raise Problem(f"{output} exists already; choose another output, or add overwrite=true.")
+    piped = PIPE in (config.input, config.output)
+    sources = [] if piped else _sources(config.input)
+    outputs = [] if piped else _outputs(config, sources)
+    way, network = _way(config), _network(config)
+    if piped:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        restore_pipe(network.to(device), str(config.input), str(config.output), way, device, SAYS.print)
+        return
+    weights = fingerprint(config.checkpoint, {"network": plain(config.model.network), "factor": config.factor})
+    open_one = partial(Restoration, network, way=way, weights=weights, anew=config.overwrite)
+    trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
+    work = _Work(network, open_one, list(zip(sources, outputs, strict=True)), config.preview)
+    trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
+    work.conclude(trainer)
+
+
+def _network(config: DictConfig) -> nn.Module:
     network = build_network(config)
     if config.show:
         network = _shown(network, config.show)
     network = again(network, config.factor)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device).float().eval()
-    with open_video(source) as reader:
-        geometry = network.geometry
-        length = min(len(reader), config.max_frames or len(reader))
-        count = len(geometry.output_times(length))  # type: ignore[union-attr, operator]
-        fps = reader.fps / geometry.spacing  # type: ignore[union-attr, operator]
-        frames = (frame.to(device).permute(2, 0, 1) / 255 for frame in reader.frames(stop=length))
-        audio = source if source.is_file() else None
-        passes: dict[str, Any] = {"length": length}
-        if hasattr(network, "padding"):
-            memory = int(config.memory * 2**30) if config.memory else free(device) // 2
-            passes |= {"padding": config.padding, "memory": memory}
-        with VideoWriter(
-            output, fps, codec=config.codec, quality=config.quality, audio_from=audio, aspect=reader.aspect
-        ) as writer:
-            for _, frame in track(stream(network, frames, **passes), f"Restoring {source.name}", total=count):
-                writer.write((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu())
-    print(f"{output}: {count} frames at {float(fps):.3f} frames per second")
+    network.float().eval().requires_grad_(False)
+    for parameter in network.parameters() if config.channels_last else ():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    for name in ("frame_features", "restore", "forward") if config.compile else ():
+        if hasattr(network, name):
+            setattr(network, name, torch.compile(getattr(network, name)))
+    return network
 
 
 def _shown(network: nn.Module, what: Any) -> nn.Module:
@@ -64,3 +84,180 @@ def _shown(network: nn.Module, what: Any) -> nn.Module:
     if not hasattr(network, "offset_pictures"):
         raise Problem("This network cannot show=offsets, which DSFN can; leave it out to restore the video.")
     return network.offset_pictures()  # type: ignore[operator]
+
+
+def _way(config: DictConfig) -> Way:
+    for name, allowed in CHOICES.items():
+        if str("null" if config[name] is None else config[name]) not in allowed:
+            raise Problem(f"{name}={config[name]} is not known: give one of {', '.join(allowed)}.")
+    for name, least in LEAST.items():
+        if config[name] is not None and config[name] < least:
+            raise Problem(f"{name}={config[name]} is too small: it is at least {least}.")
+    if config.tile and config.tile < config.overlap + GRID:
+        raise Problem(f"tile={config.tile} is too small: it is at least {GRID} more than overlap={config.overlap}.")
+    given = {name: config[name] for name in Way.__dataclass_fields__}
+    given["memory"] = int(config.memory * 2**30) if config.memory else None
+    given["precision"] = PRECISIONS[str(config.precision)]
+    return Way(**given)
+
+
+# --- what to restore, and to where -------------------------------------------------------------------------------
+
+
+def _sources(given: Any) -> list[Path]:
+    """The videos that ``input`` names: a file, a folder of frames or of videos, a pattern, or a list of these."""
+    found: list[Path] = []
+    for name in given if isinstance(given, ListConfig) else [given]:
+        path = Path(str(name)).expanduser()
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if path.is_dir():
+            found += find_videos(path) or [path]
+        elif path.exists() or not matches:
+            found.append(path)
+        else:
+            found += matches
+    if missing := [path for path in found if not path.exists()]:
+        raise Problem(f"input={missing[0]} does not exist, and is no pattern that anything matches.")
+    return list(dict.fromkeys(found))
+
+
+def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
+    """Where each video goes: to ``output``, or, where several may be meant, into that folder under its own name."""
+    output = Path(str(config.output)).expanduser()
+    several = isinstance(config.input, ListConfig) or sources != [Path(str(config.input)).expanduser()]
+    if several and output.suffix:
+        raise Problem(f"There are {len(sources)} videos to restore, so output={output} must be a folder (no suffix).")
+    names = [source.stem if source.is_file() else source.name for source in sources]
+    if len(set(names)) < len(names):  # as in a/clip.mp4 and b/clip.mp4
+        names = [f"{source.parent.name}_{name}" for source, name in zip(sources, names, strict=True)]
+    if len(set(names)) < len(names):
+        raise Problem("Several of the videos have the same name: restore them one by one, or rename some.")
+    outputs = [output / f"{name}{config.container}" for name in names] if several else [output]
+    for source, target in zip(sources, outputs, strict=True):
+        if target.resolve() == source.resolve():
+            raise Problem(f"{target} is the input itself; choose another output.")
+        taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+        if taken and not (several or config.overwrite or Journal.place(target).exists()):
+            raise Problem(f"{target} exists already; choose another output, or add overwrite=true.")
+    return outputs
+
+
+# --- the work, spread over the ranks -------------------------------------------------------------------------------
+
+
+class _Shares(pl.LightningDataModule):
+    """Each rank's share ``(video, k, of)``: whole videos where there are enough of them, else some parts of each."""
+
+    def __init__(self, videos: int) -> None:
+        super().__init__()
+        self.videos = videos
+
+    def predict_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if self.videos >= world:
+            mine = [(video, 0, 1) for video in range(rank, self.videos, world)]
+        else:
+            mine = [(video, rank, world) for video in range(self.videos)]
+        return DataLoader(mine, batch_size=None)  # type: ignore[arg-type]
+
+
+class _Work(pl.LightningModule):
+    """Restores what its rank is given; a video that fails does not keep it from the others."""
+
+    def __init__(
+        self, network: nn.Module, open_one: Callable[..., Restoration], videos: list[tuple[Path, Path]], preview: int
+    ) -> None:
+        super().__init__()
+        self.network, self.videos, self.preview = network, videos, preview
+        self._open_one = open_one
+        self.failures: dict[int, str] = {}
+        self.shared: set[int] = set()  # videos whose parts are spread over the ranks
+
+    def predict_step(self, share: Sequence[int]) -> int:
+        video, rank, world = (int(number) for number in share)
+        output = self.videos[video][1]
+        if world > 1:
+            self.shared.add(video)
+        try:
+            if len(self.videos) > 1 and output.exists() and not Journal.place(output).exists():
+                SAYS.print(f"{output} is there already.", soft_wrap=True)
+                return video
+            whole = self._open(video)
+            missing = whole.journal.missing(whole.parts)
+            mine = missing[rank * len(missing) // world : (rank + 1) * len(missing) // world]
+            if rank == 0:
+                self._begin(whole, len(missing))
+            begun = time.monotonic()
+            with _progress(whole, mine) as advance:
+                whole.run(mine, advance, SAYS.print)
+            if world == 1:
+                whole.finish()
+                SAYS.print(_summary(whole, mine, time.monotonic() - begun), soft_wrap=True)
+        except Problem as problem:
+            self.failures[video] = str(problem)
+            if len(self.videos) > 1:
+                SAYS.print(str(problem), soft_wrap=True)
+        return video
+
+    def _open(self, video: int) -> Restoration:
+        source, output = self.videos[video]
+        return self._open_one(source, output, device=self.device)
+
+    def _begin(self, whole: Restoration, missing: int) -> None:
+        if whole.reader.interlaced:
+            does = (
+                "its fields become frames" if whole.way.deinterlace else "deinterlace=true makes frames of its fields"
+            )
+            SAYS.print(f"{whole.source} is interlaced: {does}.", soft_wrap=True)
+        if 0 < missing < whole.parts:
+            there = whole.parts - missing
+            SAYS.print(f"Going on with {whole.output}: {there} of {whole.parts} parts are there.", soft_wrap=True)
+        for k in range(min(self.preview, len(whole.shown))):
+            path = whole.preview((2 * k + 1) * len(whole.shown) // (2 * self.preview))
+            SAYS.print(f"Preview: {path}", soft_wrap=True)
+
+    def conclude(self, trainer: pl.Trainer) -> None:
+        """Puts together what several ranks restored, and says what failed.
+
+        Raises:
+            Problem: something did.
+        """
+        failures = dict(self.failures)
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.failures)
+            failures = {video: said for rank in gathered for video, said in rank.items()}
+        if trainer.is_global_zero:
+            for video in sorted(self.shared - failures.keys()):
+                whole = self._open(video)
+                whole.finish()
+                SAYS.print(_summary(whole, (), 0), soft_wrap=True)
+        if failures and len(self.videos) == 1:
+            raise Problem(failures[0])
+        if failures:
+            names = ", ".join(str(self.videos[video][0]) for video in sorted(failures))
+            raise Problem(f"{len(failures)} of {len(self.videos)} videos were not restored (see above): {names}.")
+
+
+@contextmanager
+def _progress(whole: Restoration, parts: Sequence[int]) -> Iterator[Callable[[], None]]:
+    """A bar with frames a second and the time left; what it yields counts a frame."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=SAYS) as bar:
+        count = sum(len(whole.frames_of(part)) for part in parts)
+        task = bar.add_task(whole.source.name, total=count, pace="")
+
+        def advance() -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, pace=f"{speed:.2f} frames/s" if speed else "")
+
+        yield advance
+
+
+def _summary(whole: Restoration, parts: Sequence[int], seconds: float) -> str:
+    frames, last = len(whole.shown), float(whole.shown[-1][1])
+    restored = sum(len(whole.frames_of(part)) for part in parts)
+    pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
+    lasts = last + 1 / float(whole.fps)
+    return f"{whole.output}: {frames} frames, {lasts:.2f} s at {float(whole.fps):.3f} a second{pace}"

@@ -22,6 +22,7 @@ import av
 from av.video.frame import PictureType
 
 from src.errors import VideoError
+from src.video.pixels import Signal
 
 # fmt: off
 # Codecs of which one packet, where it has a time of its own and is not hidden, is one frame shown. Of any other
@@ -51,13 +52,20 @@ class Index:
     turn: tuple[int, int, int, int]
     aspect: Fraction
     interlaced: bool
+    flagged: bool  # each frame says itself whether it is interlaced
+    signal: Signal  # at the depth that the file has
+    last: int  # how long the last frame is shown, in units of base; 0 where nobody knows
     objection: str  # why decord may not read it; empty where it may
 
-    def timing(self, default: Fraction) -> tuple[tuple[Fraction, ...], Fraction]:
-        """When the frames are shown, in seconds, and their rate.
+    def timing(self, default: Fraction) -> tuple[tuple[Fraction, ...], Fraction, Fraction]:
+        """When the frames are shown, in seconds, their rate, and when the last of them ends.
 
         The rate is a declared one that fits all of them to the tick, else the mean; ``default`` where there is none.
         """
+        times, rate = self._times(default)
+        return times, rate, times[-1] + (self.last * self.base or 1 / rate)
+
+    def _times(self, default: Fraction) -> tuple[tuple[Fraction, ...], Fraction]:
         if not self.marks:
             rate = next(iter(self.rates), default)
             return tuple(i / rate for i in range(self.count)), rate
@@ -89,6 +97,7 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
         interlaced, base = context.field_order > 1, Fraction(stream.time_base)
         rates = tuple(Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
         aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
+        until = _said_end(stream, kind, container.metadata.get("ENCODER", ""))
     shown = [packet.pts for packet in packets if packet.shown]
     marks = sorted({pts for pts in shown if pts is not None})
     keyed = sorted((p for p in packets if p.key and p.pts is not None), key=lambda packet: packet.pts or 0)
@@ -116,8 +125,10 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
         marks = sorted({mark for mark in found if mark is not None})
         marks = marks if marks == found else []
 
-    turn, pixels = _turn(first), first.format.name
-    interlaced = interlaced or bool(first.interlaced_frame)
+    turn, pixels = turn_of(first), first.format.name
+    flagged, signal = bool(first.interlaced_frame), Signal.of(first, deep=True)
+    interlaced = interlaced or flagged
+    last = (_end(packets, until) - marks[-1]) if countable and marks else 0
     objections = {
         f"is coded as {codec}": codec not in ("h264", "hevc", "mpeg4"),
         f"stores its pixels as {pixels}": pixels not in ("yuv420p", "yuvj420p", "gbrp"),
@@ -135,13 +146,47 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
     if not (marks and alone):
         keys, goals = [], []
     return Index(
-        chosen, count, tuple(marks), tuple(keys), tuple(goals), base, rates, stored, turn, aspect, interlaced, objection
+        stream=chosen,
+        count=count,
+        marks=tuple(marks),
+        keys=tuple(keys),
+        goals=tuple(goals),
+        base=base,
+        rates=rates,
+        stored=stored,
+        turn=turn,
+        aspect=aspect,
+        interlaced=interlaced,
+        flagged=flagged,
+        signal=signal,
+        last=max(0, last),
+        objection=objection,
     )
+
+
+def _said_end(stream: Any, kind: str, encoder: str) -> int | None:
+    """When the stream ends, where the container says it better than its last packet does."""
+    if kind.startswith("mov,") and None not in (stream.start_time, stream.duration):  # packets are timed by decoding
+        return int(stream.start_time + stream.duration)
+    said = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
+    if kind.startswith("matroska,") and said:
+        hours, minutes, seconds = map(Fraction, said.groups())
+        begin = 0 if encoder.startswith("Lavf") else stream.start_time or 0  # FFmpeg counts from 0 on
+        return begin + round((hours * 3600 + minutes * 60 + seconds) / stream.time_base)
+    return None
+
+
+def _end(packets: Sequence[_Packet], until: int | None) -> int:
+    """When the last frame shown ends."""
+    last = max((p for p in packets if p.shown and p.pts is not None), key=lambda packet: packet.pts or 0)
+    begin = last.pts or 0
+    return until if until is not None and until > begin else begin + last.duration
 
 
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
+    duration: int  # 0: unknown
     key: bool
     shown: bool
     changes: bool  # brings new parameters for the decoder
@@ -160,7 +205,9 @@ def _packets(container: Any, beat: Callable[[], None], path: Path) -> tuple[Any,
             if packet.size:
                 shown = not packet.is_discard and not _hidden(packet)
                 changes = packet.has_sidedata("new_extradata")
-                packets[packet.stream_index].append(_Packet(packet.pts, packet.dts, packet.is_keyframe, shown, changes))
+                packets[packet.stream_index].append(
+                    _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, shown, changes)
+                )
     except av.FFmpegError as error:
         log.warning("%s is damaged, only what precedes that is read: %s", path, in_words(error))
     filled = [stream for stream in streams if packets[stream.index]]
@@ -227,7 +274,7 @@ def _hidden(packet: av.Packet) -> bool:
     return not (head << shift) & 0x0A  # neither show_existing_frame nor show_frame
 
 
-def _turn(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+def turn_of(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """Signs of the display matrix: 16.16 numbers a b u c d v x y w, with x' = a x + c y and y' = b x + d y.
 
     A turn that is not by quarters is taken for the nearest that is.
@@ -271,7 +318,7 @@ def decoded(container: Any, stream: Any, wanted: int | None = None) -> Iterator[
         Missed: that key frame lies behind ``wanted``, or leans on frames before it (gradual refresh).
     """
     key: int | None = None
-    for packet in _until_damaged(container.demux(stream)):
+    for packet in until_damaged(container.demux(stream)):
         if wanted is not None and key is None and packet.size:
             if not packet.is_keyframe:
                 continue
@@ -289,7 +336,7 @@ def decoded(container: Any, stream: Any, wanted: int | None = None) -> Iterator[
             yield frame
 
 
-def _until_damaged(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+def until_damaged(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
     """``packets``, the last of which is empty and makes a decoder give what it holds back, even if the file is cut."""
     last: av.Packet | None = None
     try:

@@ -5,7 +5,8 @@ right. decord is quicker at random access, and is used only on files that it rea
 images. A file is probed once (src/video/probe.py); decoders are opened by the process that first reads, so a reader
 may be pickled or forked before and after.
 
-Shapes: a frame is uint8 ``(H, W, 3)``, RGB, turned and mirrored as the file asks; frames are uint8 ``(T, H, W, 3)``.
+Shapes: a frame is ``(H, W, 3)``, RGB, turned and mirrored as the file asks; frames are ``(T, H, W, 3)``. They are
+uint8, or, of a deep reader, uint16 with values of as many bits as ``signal.depth`` says.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -28,9 +30,11 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 import av
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from src.errors import VideoError
+from src.video.fields import Deinterlacer
+from src.video.images import is_deep, load, load_deep
+from src.video.pixels import RGB, Signal, to_rgb
 from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
@@ -50,7 +54,13 @@ log = logging.getLogger(__name__)
 
 
 def open_video(
-    path: str | Path, backend: Backend = "auto", timeout: float = 60, fps: Fraction | None = None
+    path: str | Path,
+    backend: Backend = "auto",
+    timeout: float = 60,
+    fps: Fraction | None = None,
+    *,
+    deep: bool = False,
+    deinterlace: bool = False,
 ) -> FrameReader:
     """Open a video file or a folder of images.
 
@@ -59,6 +69,9 @@ def open_video(
         backend: who reads. ``auto`` takes decord where it is known to return the right frames, else PyAV.
         timeout: seconds after which a decoder that gives nothing is given up.
         fps: the frame rate of a source that has none of its own (25 unless told).
+        deep: more than 8 bits come as uint16; else all comes as uint8.
+        deinterlace: interlaced video comes as frames of one time each, as many and at the same times; to read these
+            at random is slow, as each needs its neighbours.
 
     Raises:
         VideoError: there is nothing to read, or ``backend`` cannot read it exactly.
@@ -69,7 +82,9 @@ def open_video(
     if path.is_dir() != (backend == "frames") and backend != "auto":
         raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'a file'}, which {backend} does not read")
     rate = Fraction(fps) if fps else DEFAULT_FPS
-    return FolderReader(path, rate) if path.is_dir() else FileReader(path, backend, timeout, rate)
+    if path.is_dir():
+        return FolderReader(path, rate, deep)
+    return FileReader(path, backend, timeout, rate, deep, deinterlace)
 
 
 def find_videos(root: str | Path) -> list[Path]:
@@ -113,6 +128,8 @@ class FrameReader(ABC):
         fps: frames a second; the mean where the spacing varies.
         size: ``(height, width)`` of a frame as returned.
         times: when each frame is shown, in seconds, exact.
+        end: when the last frame ends, in seconds.
+        signal: what the samples mean; its ``depth`` is that of the frames returned.
         aspect: width of a pixel as shown over its height; frames are returned with the pixels they are stored with.
         interlaced: whether frames are woven of two fields.
         backend: who reads at random: ``decord``, ``pyav`` or ``frames``.
@@ -122,6 +139,8 @@ class FrameReader(ABC):
     fps: Fraction
     size: tuple[int, int]
     times: tuple[Fraction, ...]
+    end: Fraction
+    signal: Signal
     aspect: Fraction = Fraction(1)
     interlaced: bool = False
     backend: str
@@ -135,7 +154,7 @@ class FrameReader(ABC):
         return self.path.name if self.path.is_dir() else self.path.stem
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
-        """The frames ``indices``, in any order, repeats allowed: uint8 ``(T, H, W, 3)``.
+        """The frames ``indices``, in any order, repeats allowed: ``(T, H, W, 3)``.
 
         Raises:
             IndexError: an index outside ``0 <= i < len(self)``.
@@ -145,13 +164,13 @@ class FrameReader(ABC):
         if outside:
             raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {outside[0]}")
         if not len(indices):
-            return torch.empty((0, *self.size, 3), dtype=torch.uint8)
+            return torch.empty((0, *self.size, 3), dtype=torch.uint8 if self.signal.depth == 8 else torch.uint16)
         frames = self._fetch(sorted(set(indices)))
         return torch.from_numpy(np.stack([frames[i] for i in indices]))
 
     @abstractmethod
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """Frames ``start`` to ``stop`` (excluded) one after another, uint8 ``(H, W, 3)``, holding one at a time.
+        """Frames ``start`` to ``stop`` (excluded) one after another, ``(H, W, 3)``, holding one at a time.
 
         Raises:
             VideoError: on reaching a frame that cannot be decoded, after all that precede it.
@@ -171,11 +190,11 @@ class FrameReader(ABC):
 
 
 class FolderReader(FrameReader):
-    """Images of one folder. Sixteen bits become eight, grey becomes RGB, transparency is dropped."""
+    """Images of one folder. Grey becomes RGB, transparency is dropped, 16 bits become 8 unless ``deep``."""
 
     backend = "frames"
 
-    def __init__(self, path: Path, fps: Fraction) -> None:
+    def __init__(self, path: Path, fps: Fraction, deep: bool = False) -> None:
         files = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
         self.files = sorted((file for file in files if file.name[0] != "."), key=lambda file: _natural(file.name))
         if not self.files:
@@ -185,10 +204,13 @@ class FolderReader(FrameReader):
             raise VideoError(f"{path} holds {' and '.join(kinds)} images, keep only those that are the frames")
         self.path, self.fps = path, fps
         self.times = tuple(Fraction(i) / fps for i in range(len(self.files)))
-        self.size = _load(self.files[0]).shape[:2]
+        self.end = len(self.files) / fps
+        depth = 16 if deep and is_deep(self.files[0]) else 8
+        self.signal = Signal(depth, matrix=RGB, range=2, primaries=1, transfer=13)  # sRGB, as images are
+        self.size = load(self.files[0]).shape[:2]
 
     def _image(self, index: int) -> np.ndarray:
-        pixels = _load(self.files[index])
+        pixels = load(self.files[index]) if self.signal.depth == 8 else load_deep(self.files[index])
         if pixels.shape[:2] != self.size:
             now, first = dimensions(pixels.shape), dimensions(self.size)
             raise VideoError(f"{self.files[index]} is {now}, but the first frame is {first}")
@@ -205,9 +227,17 @@ class FolderReader(FrameReader):
 class FileReader(FrameReader):
     """A video file, read through PyAV and, at random and where it is right, through decord."""
 
-    def __init__(self, path: Path, backend: Backend, timeout: float, fps: Fraction) -> None:
+    def __init__(
+        self,
+        path: Path,
+        backend: Backend,
+        timeout: float,
+        fps: Fraction,
+        deep: bool = False,
+        deinterlace: bool = False,
+    ) -> None:
         self.path, self._timeout = path, timeout
-        watch = _Watch(path, timeout)
+        watch = Watch(path, timeout)
         self._index = index = watch(lambda: probe(path, watch.beat))
         if backend == "decord" and index.objection:
             raise VideoError(f"{path} cannot be read exactly by decord, as it {index.objection}; use pyav or auto")
@@ -216,7 +246,9 @@ class FileReader(FrameReader):
             raise VideoError(f"{path} cannot be read by decord, which is not installed; use pyav or auto")
         self.backend = "decord" if backend != "pyav" and able else "pyav"
         self._insisted = backend == "decord"
-        self.times, self.fps = index.timing(fps)
+        self.times, self.fps, self.end = index.timing(fps)
+        self.signal = index.signal if deep else replace(index.signal, depth=8)
+        self._unweave = deinterlace and index.interlaced
         sideways, (height, width) = bool(index.turn[1]), index.stored
         self.size = (width, height) if sideways else (height, width)
         self.aspect = 1 / index.aspect if sideways else index.aspect
@@ -242,18 +274,36 @@ class FileReader(FrameReader):
         self.forget()
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        watch = _Watch(self.path, self._timeout)
-        decoder = _Decoder(self.path, self._index, watch)
+        watch = Watch(self.path, self._timeout)
+        decoder = _Decoder(self.path, self._index, self.signal.depth, watch)
+        wanted = range(len(self))[start:stop]
         try:
-            for index in range(len(self))[start:stop]:
+            if self._unweave:
+                yield from self._unwoven(decoder, wanted)
+                return
+            for index in wanted:
                 yield torch.from_numpy(watch(partial(decoder.fetch, index)))
         finally:
             decoder.close()
 
+    def _unwoven(self, decoder: _Decoder, wanted: range) -> Iterator[torch.Tensor]:
+        number = max(0, wanted.start - 1)  # a frame needs its neighbours
+        last, sieve = min(wanted.stop + 1, len(self)), None
+        for index in range(number, last):
+            frame = decoder.watch(partial(decoder.frame, index))
+            sieve = sieve or Deinterlacer(frame, self._index.flagged)
+            for given in (frame, None)[: 2 if index == last - 1 else 1]:
+                for clear in sieve(given):
+                    if number in wanted:
+                        yield torch.from_numpy(decoder.picture(clear, number))
+                    number += 1
+
     def _fetch(self, ascending: Sequence[int]) -> dict[int, np.ndarray]:
+        if self._unweave:
+            return {index: next(self.frames(index, index + 1)).numpy() for index in ascending}
         if self.backend == "decord" and not _Fork.decord_barred:
             try:
-                return _Watch(self.path, self._timeout)(lambda: self._by_decord(ascending))
+                return Watch(self.path, self._timeout)(lambda: self._by_decord(ascending))
             except Exception as error:  # decord raises whatever it likes
                 self._decord = None
                 if self._insisted:
@@ -261,7 +311,8 @@ class FileReader(FrameReader):
                 log.warning("decord fails on %s, PyAV reads on: %s", self.path, in_words(error))
                 self.backend = "pyav"
         if self._decoder is None or self._decoder.watch.lost:
-            self._decoder = _Decoder(self.path, self._index, _Watch(self.path, self._timeout))
+            watch = Watch(self.path, self._timeout)
+            self._decoder = _Decoder(self.path, self._index, self.signal.depth, watch)
         decoder = self._decoder
         return decoder.watch(lambda: {index: decoder.fetch(index) for index in ascending})
 
@@ -303,7 +354,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Fork.begun)
 
 
-class _Watch:
+class Watch:
     """Does work in a thread of its own and gives it up when nothing has come of it for too long."""
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -343,8 +394,8 @@ class _Watch:
 class _Decoder:
     """An open file from which frames come by number: forwards where that is near, else from a key frame on."""
 
-    def __init__(self, path: Path, index: Index, watch: _Watch) -> None:
-        self.path, self.index, self.watch = path, index, watch
+    def __init__(self, path: Path, index: Index, depth: int, watch: Watch) -> None:
+        self.path, self.index, self.depth, self.watch = path, index, depth, watch
         self._number = {mark: number for number, mark in enumerate(index.marks)}
         self._convert = av.video.reformatter.VideoReformatter()
         self.forget()
@@ -356,7 +407,11 @@ class _Decoder:
         self._frames: Iterator[av.VideoFrame] = iter(())
 
     def fetch(self, number: int) -> np.ndarray:
-        """Frame ``number``, uint8 ``(H, W, 3)``."""
+        """Frame ``number``, ``(H, W, 3)``, of ``depth`` bits."""
+        return self.picture(self.frame(number), number)
+
+    def frame(self, number: int) -> av.VideoFrame:
+        """Frame ``number`` as decoded."""
         if self._container is None:
             self._begin()
         marks, keys = self.index.marks, self.index.keys
@@ -391,7 +446,7 @@ class _Decoder:
         self._container.seek(goal, stream=stream)
         self._frames = decoded(self._container, stream, wanted)
 
-    def _onward(self, number: int) -> np.ndarray:
+    def _onward(self, number: int) -> av.VideoFrame:
         for frame in self._frames:
             self.watch.beat()
             current = self._number.get(cast(int, frame.pts), -1) if self._number else self._next
@@ -399,16 +454,13 @@ class _Decoder:
                 raise Missed(f"frame {number} is missing")
             self._next = max(self._next, current + 1)
             if current == number:
-                return self._picture(frame, number)
+                return frame
         raise Missed("the stream ends there")
 
-    def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
+    def picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
+        """A decoded frame as it is shown, ``(H, W, 3)``."""
         check_size(self.path, number, frame, self.index.stored)
-        pixels = self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
-        a, b, c, d = self.index.turn
-        if b:
-            pixels = pixels.transpose(1, 0, 2)
-        return np.ascontiguousarray(pixels[:: b or d, :: c or a])
+        return turned(to_rgb(frame, self.depth, self._convert), self.index.turn)
 
     def close(self) -> None:
         if self._container is not None and not self.watch.lost:  # a decoder that hangs is still in it
@@ -416,19 +468,12 @@ class _Decoder:
         self.forget()
 
 
-def _load(file: Path) -> np.ndarray:
-    """An image as uint8 RGB ``(H, W, 3)``."""
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                values = np.asarray(upright).astype(np.float64)
-                return np.repeat(np.rint(values / 257).astype(np.uint8)[..., None], 3, axis=2)
-            if upright.mode in ("I", "F"):  # what is white in these, nobody says
-                raise VideoError(f"{file} holds {upright.mode} values of 32 bits, save it with 8 or 16 bits a channel")
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{file} cannot be read as an image: {in_words(error)}") from error
+def turned(pixels: np.ndarray, turn: tuple[int, int, int, int]) -> np.ndarray:
+    """``pixels`` as shown, given the signs of a display matrix."""
+    a, b, c, d = turn
+    if b:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: b or d, :: c or a])
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,7 +1,7 @@
-"""Frames into video files and folders of images, with the sound of the video that they were made from.
+"""Frames into video files and folders of images, with what goes with the video that they were made from.
 
-What is written is tagged as what it is (BT.709, limited range) and was converted with that matrix. A file appears
-under its name only when it is whole.
+What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes,
+however many processors there are. A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,33 +18,68 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.codec.context import ThreadType
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from src.errors import VideoError
+from src.video.companions import opened
+from src.video.mux import join
+from src.video.output import About, Output, check, failed, synced
+from src.video.pixels import Signal, from_rgb, rescaled
 from src.video.reader import open_video
 
 log = logging.getLogger(__name__)
 
+SPEEDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+MOST_AHEAD = 16  # frames that may be decoded before one is shown, in H.264 and HEVC
+
 
 class _Codec(NamedTuple):
     encoder: str
-    crf: int | None  # constant quality where nothing is asked for, smaller is better; None: always exact
-    pixels: str
-    odd: str  # pixels for an odd height or width, of which 4:2:0 has no half
+    crf: int | None  # constant quality where nothing is asked for, smaller is better; None: there is no choice
+    worst: int
+    presets: tuple[str, ...]
+    preset: str
+    threads: int  # as results depend on it; 0: they do not
+    pixels: dict[int, str]  # by depth
+    odd: str  # of chroma, where height or width are odd and so have no half; empty: such cannot be written
     options: dict[str, str]
+    light: tuple[str, ...] = ()  # names of the option, and of its parts for the display and for the content
 
 
 CODECS = {
-    "h264": _Codec("libx264", 17, "yuv420p", "yuv444p", {}),
-    "hevc": _Codec("libx265", 19, "yuv420p", "yuv444p", {"x265-params": "log-level=error:open-gop=0"}),
+    "h264": _Codec("libx264", 17, 51, SPEEDS, "medium", 8, {8: "yuv420p"}, "444", {}),
+    "hevc": _Codec(
+        *("libx265", 19, 51, SPEEDS, "medium", 2, {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, "444"),
+        {"x265-params": "log-level=error:open-gop=0"},
+        ("x265-params", "master-display", "max-cll"),
+    ),
+    "av1": _Codec(
+        *("libsvtav1", 20, 63, tuple(map(str, range(14))), "6", 0, {8: "yuv420p", 10: "yuv420p10le"}, ""),
+        {},
+        ("svtav1-params", "mastering-display", "content-light"),
+    ),
+    # RGB, for archives, exact at every depth.
+    "ffv1": _Codec(
+        *("ffv1", None, 0, (), "", 0),
+        {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 14: "gbrp14le", 16: "gbrp16le"},
+        "444",
+        {"level": "3", "slicecrc": "1"},
+    ),
+    "prores": _Codec("prores_ks", None, 0, (), "", 0, {10: "yuv422p10le"}, "444", {"profile": "hq", "vendor": "apl0"}),
     # RGB as it is. decord reads it too, with equal pixels, and reads no FFV1 in RGB.
-    "lossless": _Codec("libx264rgb", None, "rgb24", "rgb24", {"qp": "0", "preset": "veryfast"}),
-    "ffv1": _Codec("ffv1", None, "bgr0", "bgr0", {"level": "3", "slicecrc": "1"}),
+    "lossless": _Codec("libx264rgb", None, 0, SPEEDS, "veryfast", 8, {8: "rgb24"}, "444", {"qp": "0"}),
 }
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
-# Rounds each of Y, Cb and Cr to the nearest, and takes chroma from every pixel rather than from every other.
-ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+def codec_for(path: str | Path, codec: str = "auto", depth: int = 8) -> str:
+    """The name in ``CODECS`` that ``codec`` stands for in a file named ``path`` with samples of ``depth`` bits."""
+    if codec != "auto" and codec not in CODECS:
+        raise VideoError(f"{codec} is no codec to write with, choose one of {', '.join(CODECS)} or auto")
+    if codec != "auto":
+        return codec
+    return "av1" if Path(path).suffix.lower() == ".webm" else "h264" if depth == 8 else "hevc"
 
 
 class VideoWriter:
@@ -51,15 +87,24 @@ class VideoWriter:
 
     Args:
         path: a video file, whose suffix chooses the container, or a folder (no suffix, or a slash at the end), which
-            then holds ``00000000.png``, ``00000001.png`` and so on. An old file is replaced, a full folder refused.
+            then holds ``00000000.png``, ``00000001.png`` and so on, of 16 bits where ``signal`` has more than 8. An old
+            file is replaced, a full folder refused. A ``.nut`` is a part, for :func:`src.video.mux.join`: parts that
+            are written with the same arguments fit together.
         fps: frames a second, kept exactly up to a denominator of 65536.
-        codec: ``h264``, ``hevc``, ``lossless`` (RGB H.264) or ``ffv1`` (RGB, for archives); folders ignore it.
-        quality: constant rate factor, 0 to 51, smaller is better (17 for H.264 and 19 for HEVC unless told).
-        audio_from: a file whose audio is copied as it is, so that it stays with the picture: its first frame shown
-            and the first frame written are taken for the same moment.
+        codec: ``h264`` (8 bits), ``hevc``, ``av1``, ``prores`` (4:2:2), ``ffv1`` (RGB, exact at every depth, for
+            archives), ``lossless`` (RGB H.264, 8 bits), or ``auto``: AV1 in .webm, else H.264 for 8 bits and HEVC for
+            more. Folders ignore it.
+        quality: constant rate factor, smaller is better: 0 to 51 (17 for H.264 and 19 for HEVC unless told), for AV1 0
+            to 63 (20).
+        audio_from: a file whose audio, subtitles, chapters and metadata are copied as they are, so that they stay with
+            the picture: its first frame shown and the first frame written are taken for the same moment.
         metadata: what the container says of itself, ``{"title": ...}``.
         aspect: width of a pixel over its height.
         tick: the unit that ``time`` of :meth:`write` is rounded to, in seconds (one frame unless told).
+        signal: what the values mean, and their depth.
+        preset: how much time the encoder takes: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
+        source_size: ``(height, width)`` of the video that ``signal`` is from, None where there is none: of the size
+            depends what players take an untagged picture for.
 
     Raises:
         VideoError: the container cannot hold the codec, or the folder is not empty.
@@ -69,187 +114,216 @@ class VideoWriter:
         self,
         path: str | Path,
         fps: Fraction,
-        codec: str = "h264",
+        codec: str = "auto",
         quality: int | None = None,
         audio_from: Path | None = None,
         *,
         metadata: Mapping[str, str] | None = None,
-        aspect: Fraction = Fraction(1),
+        aspect: Fraction | int = 1,
         tick: Fraction | None = None,
+        signal: Signal = Signal(),  # noqa: B008 - frozen
+        preset: str | None = None,
+        source_size: tuple[int, int] | None = None,
     ) -> None:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers keep both halves in 32 bits
-        if codec not in CODECS:
-            raise VideoError(f"{codec} is no codec to write with, choose one of {', '.join(CODECS)}")
-        self._codec = CODECS[codec]
-        if quality is not None and (self._codec.crf is None or not 0 <= quality <= 51):
+        codec = codec_for(path, codec, signal.depth)
+        self._name, self._codec = codec, CODECS[codec]
+        if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.worst):
             raise VideoError(f"{codec} cannot be written at quality {quality}: {_range(self._codec)}")
-        self._quality, self._audio_from, self._aspect = quality, audio_from, Fraction(aspect)
-        self._metadata, self._tick = dict(metadata or {}), Fraction(tick) if tick else 1 / self.fps
+        if preset is not None and preset not in self._codec.presets:
+            choice = ", ".join(self._codec.presets) or "there is nothing to choose"
+            raise VideoError(f"{codec} has no preset {preset}: {choice}")
+        self._quality, self._preset, self._audio_from = quality, preset, audio_from
+        self._metadata, self._aspect = dict(metadata or {}), Fraction(aspect)
+        self._tick = Fraction(tick) if tick else 1 / self.fps
+        self._signal, self._source_size = signal, source_size
         self._folder = not self.path.suffix or str(path).endswith(("/", os.sep))
+        self._is_part = self.path.suffix.lower() == ".nut"
         self._part = self.path.absolute().with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-        self._container: Any = None
+        if not self._folder and not self._is_part:
+            self._part = self._part.with_suffix(".nut")
+        # A video is encoded into a part of its own, so that there is one way from there to a file.
+        self._output = Output(self.path if self._is_part else self._part, self._codec.encoder, self.path)
         self._video: Any = None
-        self._sound: Iterator[av.Packet] = iter(())
+        self._convert = VideoReformatter()
         self._size: tuple[int, int] | None = None
-        self._count = self._mark = 0
+        self._count = self._shift = self._packets = 0
+        self._marks: list[int] = []  # when frames are shown, in ticks
+        self._start = Fraction(0)
 
-    def __enter__(self) -> VideoWriter:
-        if not self._folder and self.path.suffix.lower() not in CONTAINERS:
-            raise VideoError(f"{self.path} cannot be written, as a video is written to {', '.join(CONTAINERS)}")
-        if not self._folder and self.path.is_dir():
-            raise VideoError(f"{self.path} is a folder, name a file to write the video to")
+    def check(self, size: tuple[int, int] | None = None) -> None:
+        """Finds out, as far as that goes beforehand, whether such a file can be written, of frames ``(height, width)``.
+
+        Raises:
+            VideoError: the container cannot hold the codec, the codec has no such size, or the folder is not empty.
+        """
         if self._folder and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise VideoError(f"{self.path} is not empty, name another folder to write frames to")
+        if not self._folder:
+            check(self.path, self._codec.encoder)
+        if not self._folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd:
+            fit = ", ".join(name for name, other in CODECS.items() if other.odd)
+            raise VideoError(f"{self._name} has no odd sizes such as {size[1]}x{size[0]}, choose one of {fit}")
+
+    def __enter__(self) -> VideoWriter:
+        self.check()
+        if not self._folder:
+            if self._audio_from:
+                opened(self._audio_from).close()
+            self._output.__enter__()
+            return self
         try:
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            if self._folder:
-                self._part.mkdir()
-            else:
-                self._container = av.open(str(self._part), "w")  # makes no file before the first packet
-        except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
-        if self._folder and self._audio_from:
+            self._part.mkdir(parents=True)
+        except OSError as error:
+            raise failed(self.path, error) from error
+        if self._audio_from:
             log.warning("%s is a folder of images, which holds no sound: the audio is left out", self.path)
-        if not self._folder and self._codec.encoder not in self._container.supported_codecs:
-            raise VideoError(f"{self.path} cannot hold {self._codec.encoder}, write {self.path.stem}.mkv instead")
         return self
 
     def write(self, frame: torch.Tensor | np.ndarray, time: Fraction | None = None) -> None:
-        """Add a frame, uint8 ``(H, W, 3)``, shown from ``time`` (seconds) on; unless told, at its number over ``fps``.
+        """Add a frame, shown from ``time`` (seconds) on; unless told, at its number over ``fps``.
+
+        Args:
+            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits where that is more than 8.
+            time: later than that of the frame before.
 
         Raises:
             ValueError: not such a frame, not of the first one's size, or no later than the last.
             VideoError: the encoder or the disk does not take it.
         """
         pixels = np.ascontiguousarray(frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"a frame is uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        kind = np.uint8 if self._signal.depth == 8 else np.uint16
+        if pixels.dtype != kind or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"a frame is {np.dtype(kind)} (H, W, 3), got {pixels.dtype} {pixels.shape}")
         if self._size not in (None, pixels.shape[:2]):
             raise ValueError(f"frame {self._count} is {pixels.shape[:2]}, those before it are {self._size}")
         try:
             if self._folder:
-                Image.fromarray(pixels).save(self._part / f"{self._count:08d}.png", compress_level=3)
+                self._save(pixels, self._part / f"{self._count:08d}.png")
             else:
                 self._encode(pixels, Fraction(self._count) / self.fps if time is None else Fraction(time))
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise failed(self.path, error) from error
         self._size = pixels.shape[:2]
         self._count += 1
+
+    def _save(self, pixels: np.ndarray, file: Path) -> None:
+        if self._signal.depth == 8:
+            Image.fromarray(pixels).save(file, compress_level=3)
+            return
+        if self._video is None:  # Pillow writes no colours of 16 bits
+            self._video = video = av.CodecContext.create("png", "w")
+            video.height, video.width, video.pix_fmt, video.time_base = *pixels.shape[:2], "rgb48be", 1 / self.fps
+            video.options = {"compression_level": "3"}
+        values = rescaled(pixels, self._signal.depth, 16)
+        picture = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format="rgb48be")
+        picture.pts = self._count
+        file.write_bytes(b"".join(bytes(packet) for packet in self._video.encode(picture)))
 
     def _encode(self, pixels: np.ndarray, time: Fraction) -> None:
         mark = round(time / self._tick)
         if self._size is None:
-            self._start(pixels.shape[0], pixels.shape[1], mark * self._tick)
-        elif mark <= self._mark:
+            self._start, self._shift = mark * self._tick, min(0, mark)
+            self._begin((pixels.shape[0], pixels.shape[1]))
+        elif mark <= self._marks[-1]:
             raise ValueError(f"frame {self._count} at {float(time)} s is no later than the one before it")
-        self._mark = mark
-        picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
-        if self._yuv:
-            picture = self._convert.reformat(
-                picture,
-                format=self._video.pix_fmt,
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=ACCURATE,
-            )
-        picture.pts, picture.time_base = mark, self._tick
-        self._container.mux(self._video.encode(picture))
-        self._feed(until=time)
+        self._marks.append(mark)
+        picture = from_rgb(pixels, self._video.pix_fmt, self._coded, self._convert)
+        picture.pts, picture.time_base = mark - self._shift, self._tick
+        self._mux(self._video.encode(picture))
 
-    def _start(self, height: int, width: int, time: Fraction) -> None:
-        codec, container = self._codec, self._container
-        options = dict(codec.options)
+    def _mux(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            # Any time will do that no frame is shown before: NUT keeps none, and x265 has none for a single frame.
+            number = self._packets - (MOST_AHEAD if self._codec.encoder.startswith("libx26") else 0)
+            packet.dts = self._marks[max(0, number)] - self._shift + min(0, number)
+            self._output.container.mux_one(packet)
+            self._packets += 1
+
+    def _begin(self, size: tuple[int, int]) -> None:
+        codec, signal, container = self._codec, self._signal, self._output.container
+        depth = min(codec.pixels, key=lambda bits: (abs(bits - signal.depth), bits))
+        if depth < signal.depth:
+            log.warning("%s keeps %d of %d bits, as %s has no more", self.path, depth, signal.depth, self._name)
+        pixels = codec.pixels[depth]
+        if size[0] % 2 or size[1] % 2:
+            self.check(size)
+            pixels = pixels.replace("420", codec.odd).replace("422", codec.odd)
+        self._coded = signal.settled(pixels, self._source_size)
+        if codec.encoder == "prores_ks":  # which is always limited
+            self._coded = replace(self._coded, range=1)
+        if codec.encoder == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only, and there is no other way to say so
+        self._video = video = container.add_stream(codec.encoder, rate=self.fps, options=self._options())
+        video.height, video.width = size
+        video.pix_fmt = pixels
+        if codec.threads:
+            video.codec_context.thread_type, video.codec_context.thread_count = ThreadType.FRAME, codec.threads
+        said = self._coded.tags(size, self._source_size)
+        self._output.describe(video, About(self.fps, self._aspect, said, self._shift), self._tick)
+
+    def _options(self) -> dict[str, str]:
+        codec, options = self._codec, dict(self._codec.options)
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
-        video = container.add_stream(codec.encoder, rate=self.fps, options=options)
-        video.height, video.width = height, width
-        video.pix_fmt = codec.odd if height % 2 or width % 2 else codec.pixels
-        self._yuv, self._convert = video.pix_fmt.startswith("yuv"), VideoReformatter()
-        context = video.codec_context
-        context.time_base, context.sample_aspect_ratio = self._tick, self._aspect
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        if self._yuv:
-            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        if codec.encoder == "libx265" and container.format.name in ("mp4", "mov"):
-            context.codec_tag = "hvc1"  # the only kind of HEVC that Apple's players open
-        container.metadata.update(self._metadata)
-        self._video = video
-        if self._audio_from:
-            self._sound = self._copied(self._audio_from, time)
-        self._ahead = next(self._sound, None)
+        if codec.presets:
+            options["preset"] = self._preset or codec.preset
+        if codec.light:
+            words = [options.get(codec.light[0], ""), *self._graded(codec.encoder == "libx265", *codec.light[1:])]
+            options[codec.light[0]] = ":".join(filter(None, words))
+        return options
 
-    def _copied(self, source: Path, time: Fraction) -> Iterator[av.Packet]:
-        """Packets of the audio of ``source``, moved so that its first frame lies at ``time``; adds their streams."""
+    def _graded(self, whole: bool, display: str, content: str) -> Iterator[str]:
+        """What the encoder is to say of the display and of the content; whole numbers are in units of HEVC's SEI."""
+        *chroma, least, most = self._signal.mastering or (0, 0)
+        if chroma:
+            numbers = [round(n * 50000) if whole else float(n) for n in chroma]
+            red, green, blue, white = (f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True))
+            dark, bright = (round(n * 10000) if whole else float(n) for n in (least, most))
+            yield f"{display}=G{green}B{blue}R{red}WP{white}L({bright},{dark})"
+        if self._signal.light:
+            yield f"{content}={','.join(map(str, self._signal.light))}"
+
+    def _origin(self) -> Fraction:
+        """When the first frame of ``audio_from`` is shown."""
         try:
-            shift = time - open_video(source).times[0]
+            return open_video(self._audio_from).times[0] if self._audio_from else Fraction(0)
         except VideoError:  # sound alone, or pictures that we cannot read: their clock is all there is
-            shift = time
-        try:
-            container = av.open(os.path.abspath(source))
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{source} cannot be opened to copy its audio: {error.strerror}") from error
-        with container:
-            streams: dict[int, Any] = {}
-            for stream in container.streams.audio:
-                name = stream.codec_context.name if stream.codec_context else "of an unknown codec"
-                try:
-                    streams[stream.index] = self._container.add_stream_from_template(stream)
-                    streams[stream.index].metadata.update(stream.metadata)
-                except (ValueError, av.FFmpegError):
-                    log.warning("%s cannot hold the audio of %s (%s): it is left out", self.path, source, name)
-            for packet in container.demux([container.streams[index] for index in streams]) if streams else ():
-                if packet.size:
-                    moved = round(shift / packet.time_base)
-                    packet.pts = None if packet.pts is None else packet.pts + moved
-                    packet.dts = None if packet.dts is None else packet.dts + moved
-                    packet.stream = streams[packet.stream_index]
-                    yield packet
-
-    def _feed(self, until: Fraction | None = None) -> None:
-        """Write the audio up to a time, or all that is left: in step with the picture, so that little is held back."""
-        while (packet := self._ahead) is not None:
-            at = packet.dts if packet.dts is not None else packet.pts
-            if until is not None and at is not None and at * packet.time_base > until:
-                break
-            self._container.mux_one(packet)
-            self._ahead = next(self._sound, None)
+            return Fraction(0)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
+            if kind is None and not self._count:
+                raise VideoError(f"{self.path} was not written, as there were no frames for it")
+            if self._folder:
+                if kind is None:
+                    self._show()
+                return
             if kind is None:
-                self._finish()
+                self._mux(self._video.encode(None))
+            self._output.__exit__(kind, *exception)
+            if kind is None and not self._is_part:
+                origin = self._origin()
+                source, words = self._audio_from, self._metadata
+                join([self._part], self.path, source=source, start=self._start, origin=origin, metadata=words)
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise failed(self.path, error) from error
         finally:
-            self._abandon()
+            if self._folder:
+                shutil.rmtree(self._part, ignore_errors=True)
+            else:
+                self._output.abandon()
+                self._part.unlink(missing_ok=True)
 
-    def _finish(self) -> None:
-        if not self._count:
-            raise VideoError(f"{self.path} was not written, as there were no frames for it")
-        if not self._folder:
-            self._container.mux(self._video.encode(None))
-            self._feed()
-            self._container.close()
-        elif self.path.exists():
+    def _show(self) -> None:
+        if self.path.exists():
             self.path.rmdir()  # it is empty
         os.replace(self._part, self.path)
-
-    def _failed(self, error: Exception) -> VideoError:
-        return VideoError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
-
-    def _abandon(self) -> None:
-        """Remove what is not whole."""
-        if self._folder:
-            shutil.rmtree(self._part, ignore_errors=True)
-            return
-        self._sound = iter(())  # closes the source
-        try:
-            self._container.close()
-        except (av.FFmpegError, ValueError) as error:
-            log.debug("%s was left: %s", self._part, error)
-        self._part.unlink(missing_ok=True)
+        synced(self.path.absolute().parent)
 
 
 def _range(codec: _Codec) -> str:
-    return "it is always exact" if codec.crf is None else "it goes from 0 (best) to 51"
+    if codec.crf is not None:
+        return f"it goes from 0 (best) to {codec.worst}"
+    return "it has only one" if codec.encoder == "prores_ks" else "it is always exact"

@@ -61,6 +61,28 @@ def test_going_on_gives_what_the_whole_gives(name, frames, edges):
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
 
 
+@pytest.mark.parametrize("frames", [1, 5, 6, 9, 14])
+def test_seams_are_dropped(frames):
+    """With context each output is from the pass that has it farther from its ends."""
+
+    class Ends(Clock):
+        def forward(self, clip):
+            count = len(self.geometry.lengthened(11).times)
+            near = torch.tensor([min(k, count - 1 - k) for k in range(count)]).view(1, count, 1, 1, 1)
+            return near.float().expand(1, count, 3, 2, 2)
+
+    network = Ends(ALL["zsm"])
+    options = {"clip_length": 11, "context": 1}
+    whole = list(stream(network, numbered(frames), **options))
+    assert [time for time, _ in whole] == ALL["zsm"].output_times(frames)
+    inside = [int(frame[0, 0, 0]) for time, frame in whole if 1 < time < frames - 2]
+    assert not inside or min(inside) >= 2
+    for number, (after, _) in enumerate(whole):
+        rest = list(stream(network, numbered(frames)[reach(network, after, **options) :], after=after, **options))
+        assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
+
+
 def test_edges_are_repeated_or_mirrored():
     first = {}
     for edges in ("replicate", "reflect"):

@@ -420,3 +420,120 @@ def test_clips_are_found(tmp_path: Path) -> None:
     assert find_videos(tmp_path / "clip2") == [tmp_path / "clip2"]
     assert find_videos(tmp_path / "film.MOV") == [tmp_path / "film.MOV"]
     assert find_videos(tmp_path / "nothing") == []
+
+
+def woven(path: Path, count: int = 20) -> Path:
+    """A bar that moves by 3 pixels from field to field, lower fields first, as x264 takes frames that do not say."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"x264-params": "bff=1", "crf": "5", "g": "8"})
+        stream.width, stream.height, stream.pix_fmt = 192, 96, "yuv420p"
+        for index in range(count):
+            picture = np.full((96, 192, 3), 40, np.uint8)
+            for field in range(2):
+                left = 10 + 3 * (2 * index + field)
+                picture[1 - field :: 2, left : left + 24] = 200
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def comb(frames: torch.Tensor) -> float:
+    """By how much more lines differ from the next than from the next but one."""
+    luma = frames.double().mean(-1)
+    near, far = luma[:, 1:] - luma[:, :-1], luma[:, 2:] - luma[:, :-2]
+    return float(near.abs().mean() - far.abs().mean())
+
+
+@pytest.mark.parametrize("name", ["woven.mkv", "woven.mp4", "woven.ts"])
+def test_woven_fields_become_frames_of_one_time(tmp_path: Path, name: str) -> None:
+    path = woven(tmp_path / name)
+    plain, clear = open_video(path), open_video(path, deinterlace=True)
+    assert plain.interlaced
+    assert (len(clear), clear.times, clear.end, clear.size) == (len(plain), plain.times, plain.end, plain.size)
+    before, after = torch.stack(list(plain.frames())), torch.stack(list(clear.frames()))
+    assert len(after) == len(before) == 20
+    assert comb(before) > 4
+    assert comb(after[1:-1]) < 0.5
+    for index in (5, 12):  # each is where the bar was in its first field
+        bar = after[index, 1::2].double().mean((0, 2)) > 120
+        assert abs(int(bar.nonzero()[0]) - (10 + 6 * index)) <= 1
+    assert torch.equal(torch.stack(list(clear.frames(7, 9))), after[7:9])
+    assert torch.equal(torch.stack(list(clear.frames(19))), after[19:])
+    assert torch.equal(clear.read([3, 0]), after[[3, 0]])
+    straight = encode(tmp_path / "straight.mp4", "libx264", {"g": "12"}, count=10)
+    assert torch.equal(open_video(straight, deinterlace=True).read([4]), open_video(straight).read([4]))
+
+
+def test_a_real_interlaced_file_loses_its_comb(shared: Path) -> None:
+    path = sample(shared, "odd/sony_a7m3_avchd.mts")
+    plain, clear = open_video(path), open_video(path, deinterlace=True)
+    assert len(list(clear.frames())) == len(plain) == 13
+    assert clear.times == plain.times
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "tags"),
+    [
+        ("odd/dolbyvision_hlg_hevc10_rot90.mov", 10, (9, 1, 9, 18)),
+        ("odd/roadtrip_vp9_10bit_hidden_frames.webm", 10, (9, 1, 2, 2)),
+        ("odd/mjpeg_422_camera.avi", 8, (5, 2, 2, 2)),
+        ("odd/mpeg4_190x240.mp4", 8, (6, 2, 2, 6)),
+        ("odd/vp9_odd_161x121.webm", 8, (2, 1, 2, 2)),
+    ],
+)
+def test_what_samples_mean_is_told(shared: Path, name: str, depth: int, tags: tuple[int, ...]) -> None:
+    path = sample(shared, name)
+    deep, plain = open_video(path, deep=True), open_video(path)
+    for reader, bits in ((deep, depth), (plain, 8)):
+        signal = reader.signal
+        assert (signal.depth, signal.matrix, signal.range, signal.primaries, signal.transfer) == (bits, *tags)
+    frame = next(deep.frames())
+    assert frame.dtype == (torch.uint8 if depth == 8 else torch.uint16)
+    assert tuple(frame.shape) == (*deep.size, 3)
+    fine, coarse = frame.float() / (2**depth - 1), next(plain.frames()).float() / 255
+    assert float((fine - coarse).abs().mean()) < 0.01
+    assert torch.equal(deep.read([1]).int()[0], next(deep.frames(1, 2)).int())
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("odd/flir_vfr_h264.mp4", Fraction(1703, 150)),  # 12 frames longer than the mean
+        ("train/sam2_01_dog.mp4", None),
+        ("odd/sony_a7m3_avchd.mts", None),
+        ("odd/dovi_avc_1080p60_burnt_frame_numbers.mp4", None),
+    ],
+)
+def test_the_end_of_the_last_frame(shared: Path, name: str, end: Fraction | None) -> None:
+    reader = open_video(sample(shared, name))
+    expected = reader.times[-1] + 1 / reader.fps if end is None else end
+    assert abs(reader.end - expected) < Fraction(1, 1000)
+
+
+def test_reading_starts_quickly_anywhere(shared: Path) -> None:
+    reader = open_video(sample(shared, "odd/long_10883_frames_1080p.mp4"))
+    start = time.monotonic()
+    frame = next(reader.frames(10000))
+    assert time.monotonic() - start < 5
+    assert torch.equal(frame, reader.read([10000])[0])
+
+
+@pytest.mark.parametrize("mode", ["rgb48be", "gray16be", "rgba64be"])
+def test_images_of_16_bits(tmp_path: Path, mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (2, 20, 30, 4)).astype(np.uint16)
+    values = values[..., 0] if mode == "gray16be" else values[..., : 3 if mode == "rgb48be" else 4]
+    (tmp_path / "deep 50%d").mkdir()
+    for index, image in enumerate(values):
+        codec = av.CodecContext.create("png", "w")
+        codec.width, codec.height, codec.pix_fmt, codec.time_base = 30, 20, mode, Fraction(1, 25)
+        packets = codec.encode(av.VideoFrame.from_ndarray(image, mode))
+        (tmp_path / "deep 50%d" / f"{index}.png").write_bytes(b"".join(map(bytes, packets)))
+    reader = open_video(tmp_path / "deep 50%d", deep=True)
+    expected = np.repeat(values[..., None], 3, -1) if mode == "gray16be" else values[..., :3]
+    assert (reader.signal.depth, reader.end) == (16, Fraction(2, 25))
+    assert np.array_equal(reader.read([0, 1]).numpy(), expected)
+    assert np.array_equal(np.stack([frame.numpy() for frame in reader.frames()]), expected)
+    plain = open_video(tmp_path / "deep 50%d")
+    assert (plain.signal.depth, plain.read([0]).dtype) == (8, torch.uint8)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from src.errors import VideoError
+from src.video.pixels import Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -214,7 +215,7 @@ def test_folders_of_frames(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("a.webm", {}, r"a.webm cannot be written, as a video is written to .mp4"),
+        ("a.avi", {}, r"a.avi cannot be written, as a video is written to .mp4"),
         ("a.mov", {"codec": "ffv1"}, r"a.mov cannot hold ffv1, write a.mkv instead"),
         ("a.mp4", {"codec": "theora"}, "theora is no codec to write with, choose one of h264"),
         ("a.mp4", {"quality": 60}, "h264 cannot be written at quality 60: it goes from 0"),
@@ -259,3 +260,155 @@ def test_frames_must_be_alike(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="uint8"):
             writer.write(np.zeros((96, 128, 3), np.float32))
     assert len(open_video(tmp_path / "a.mp4")) == 1
+
+
+TAGS = [(1, 1, 1, 1), (6, 1, 6, 6), (9, 1, 9, 16), (1, 2, 1, 13), (5, 1, 5, 4)]  # matrix, range, primaries, transfer
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *((f"a.{kind}", codec) for kind in ("mp4", "mkv") for codec in ("h264", "hevc", "av1")),
+        *(("a.mov", "prores"), ("a.mkv", "ffv1"), ("a.mp4", "lossless")),
+    ],
+)
+def test_what_a_source_says_is_said_again(tmp_path: Path, name: str, codec: str, tags: tuple[int, ...]) -> None:
+    depth = 8 if codec in ("h264", "lossless") else 10
+    top = 2**depth - 1
+    frame = np.kron(np.rint(PATCHES[None] / 255 * top), np.ones((64, 32, 1))).astype(
+        np.uint8 if depth == 8 else np.uint16
+    )
+    frames = np.stack([frame] * 2)
+    signal = Signal(depth, *tags)
+    path = save(tmp_path / name, frames, codec=codec, signal=signal, source_size=(64, 224))
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        stream = context.colorspace, context.color_range, context.color_primaries, context.color_trc
+    read = open_video(path, deep=True).signal
+    rgb = codec in ("ffv1", "lossless")
+    expected = (0, 2, *tags[2:]) if rgb else (tags[0], 1, *tags[2:]) if codec == "prores" else tags
+    assert (read.depth, read.matrix, read.range, read.primaries, read.transfer) == (depth, *expected)
+    assert tuple(map(int, stream[2:])) == tags[2:]
+    back = next(open_video(path, deep=True).frames()).int().numpy()
+    # By another matrix or range than was written the colours would be off by tens of 255.
+    assert np.abs(back[32, 16::32] - frame[32, 16::32].astype(int)).max() / top <= (0 if rgb else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "source", "matrix"),
+    [((96, 128), (96, 128), 2), ((640, 32), (160, 32), 6), ((640, 32), (720, 32), 2), ((160, 32), (640, 32), 1)],
+)
+def test_what_nobody_said_stays_unsaid_unless_players_guess_otherwise(
+    tmp_path: Path, size: tuple[int, int], source: tuple[int, int], matrix: int
+) -> None:
+    frames = np.kron(PATCHES[None].astype(np.uint8), np.ones((*size, 1), np.uint8))[None, : size[0], : size[1]]
+    path = save(tmp_path / "a.mp4", frames, codec="h264", quality=1, signal=Signal(), source_size=source)
+    with av.open(str(path)) as container:
+        picture = next(container.decode(video=0))
+    said = picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc
+    assert tuple(map(int, said)) in ((matrix, 0, 2, 2), (matrix, 1, 2, 2))  # H.264 has no matrix without a range
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12, 16])
+def test_archives_are_exact_at_every_depth(tmp_path: Path, depth: int) -> None:
+    kind = np.uint8 if depth == 8 else np.uint16
+    frames = np.random.default_rng(depth).integers(0, 2**depth, (5, 49, 67, 3)).astype(kind)
+    signal = Signal(depth, 9, 1, 9, 16)
+    path = save(tmp_path / "a.mkv", frames, codec="ffv1", signal=signal, aspect=Fraction(16, 11))
+    reader = open_video(path, deep=True)
+    assert reader.signal == Signal(depth, 0, 2, 9, 16)
+    assert np.array_equal(np.stack([frame.numpy() for frame in reader.frames()]), frames)
+    assert abs(reader.aspect - Fraction(16, 11)) < Fraction(1, 100)  # to half a column of what is shown
+    with VideoWriter(tmp_path / "frames", NTSC, signal=signal) as writer:
+        for frame in torch.from_numpy(frames.copy()):
+            writer.write(frame)
+    images = open_video(tmp_path / "frames", deep=True)
+    assert images.signal.depth == (8 if depth == 8 else 16)
+    read = np.stack([frame.numpy() for frame in images.frames()]).astype(np.int64)
+    assert np.array_equal((read * (2**depth - 1) + 32767) // 65535 if depth > 8 else read, frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "depth", "pixels"),
+    [
+        ("a.mp4", "auto", 8, "yuv420p"),
+        ("a.mp4", "auto", 10, "yuv420p10le"),
+        ("a.mkv", "auto", 12, "yuv420p12le"),
+        ("a.webm", "auto", 8, "yuv420p"),
+        ("a.webm", "auto", 10, "yuv420p10le"),
+        ("a.mp4", "h264", 10, "yuv420p"),
+        ("a.mov", "prores", 8, "yuv422p10le"),
+        ("a.mkv", "ffv1", 14, "gbrp14le"),
+        ("a.m4v", "auto", 8, "yuv420p"),
+    ],
+)
+def test_pixels_are_as_deep_as_the_codec_has_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, depth: int, pixels: str
+) -> None:
+    frames = scene(2).astype(np.uint8 if depth == 8 else np.uint16) << (depth - 8)
+    with caplog.at_level(logging.WARNING):
+        path = save(tmp_path / name, frames, codec=codec, signal=Signal(depth))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == pixels
+    assert ("keeps 8 of 10 bits, as h264 has no more" in caplog.text) == (codec == "h264")
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_light_of_hdr_is_carried(tmp_path: Path, codec: str) -> None:
+    display = [Fraction(n, 50000) for n in (34000, 16000, 13250, 34500, 7500, 3000, 15635, 16450)]
+    signal = Signal(10, 9, 1, 9, 16, (*display, Fraction(1, 100), Fraction(1000)), (1000, 400))
+    path = save(tmp_path / "a.mp4", scene(2).astype(np.uint16) * 4, codec=codec, signal=signal)
+    read = open_video(path, deep=True).signal
+    assert read.light == (1000, 400)
+    assert all(abs(a - b) < Fraction(1, 1000) for a, b in zip(read.mastering, signal.mastering, strict=True))
+
+
+@pytest.mark.parametrize(("codec", "presets"), [("h264", ("ultrafast", "slow")), ("av1", ("12", "4"))])
+def test_presets_trade_time_for_size(tmp_path: Path, codec: str, presets: tuple[str, str]) -> None:
+    fast, slow = (save(tmp_path / f"{p}.mkv", scene(12), codec=codec, preset=p).stat().st_size for p in presets)
+    assert slow < fast
+
+
+def test_an_odd_size_that_a_codec_has_not_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        VideoError, match=r"av1 has no odd sizes such as 65x48, choose one of h264, hevc, ffv1"
+    ) as caught:
+        save(tmp_path / "a.webm", scene(1, 48, 65))
+    assert "\n" not in str(caught.value)
+    path = save(tmp_path / "a.mov", scene(1, 47, 65), codec="prores")
+    assert open_video(path).size == (47, 65)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.mov"]
+
+
+@pytest.mark.parametrize("name", ["rotated90_h264.mov", "rotate_and_reflect.mp4"])
+def test_what_was_turned_is_upright(shared: Path, tmp_path: Path, name: str) -> None:
+    origin = shared / "data/odd" / name
+    if not origin.exists():
+        pytest.skip(f"needs {name}")
+    reader = open_video(origin)
+    frames = [frame.numpy() for frame in reader.frames(0, 3)]
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, reader.fps, "lossless", audio_from=origin, signal=reader.signal, aspect=reader.aspect) as w:
+        for frame in frames:
+            w.write(frame)
+    with av.open(str(path)) as container:
+        picture = next(container.decode(video=0))
+        assert (picture.rotation, picture.height, picture.width) == (0, *reader.size)
+        assert "DISPLAYMATRIX" not in {kind.type.name for kind in picture.side_data}
+    assert np.array_equal(open_video(path).read(range(3)).numpy(), np.stack(frames))
+
+
+@pytest.mark.parametrize(
+    ("name", "aspect"), [("a.mp4", Fraction(64, 45)), ("a.mkv", Fraction(64, 45)), ("a.webm", Fraction(8, 9))]
+)
+@pytest.mark.parametrize("codec", ["h264", "av1", "ffv1"])
+def test_pixels_that_are_not_square(tmp_path: Path, codec: str, name: str, aspect: Fraction) -> None:
+    if (codec, name) in (("ffv1", "a.mp4"), ("ffv1", "a.webm"), ("h264", "a.webm")):
+        return
+    frames = scene(3, 144, 180)
+    path = save(tmp_path / name, frames, codec=codec, aspect=aspect)
+    reader = open_video(path)
+    assert reader.aspect == aspect
+    assert len(list(reader.frames())) == 3
+    assert torch.equal(reader.read([2])[0], list(reader.frames())[2])

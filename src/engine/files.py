@@ -1,0 +1,371 @@
+"""A video file through a network into another: what to show when, in parts that survive being cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from src.engine.ahead import Behind, ahead
+from src.engine.journal import Journal, stretches
+from src.engine.memory import frames_within, free
+from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
+from src.engine.shots import shots
+from src.engine.stream import Edges, even, passes
+from src.errors import Problem
+from src.ops.resize import imresize
+from src.video.mux import join
+from src.video.reader import open_video
+from src.video.writer import VideoWriter, codec_for
+
+STEADY = Fraction(2, 1000)  # seconds that a frame may be off its place in a steady rate: containers round to 1 ms
+FINE = Fraction(1, 90000)  # seconds that times are rounded to where there is no steady rate
+SWEEP = 4  # seconds that a moving divider takes from one side to the other and back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How videos are restored and written; see conf/task/restore.yaml for what is not said here.
+
+    Args:
+        codec, quality, preset: see :class:`src.video.writer.VideoWriter`.
+        max_frames: only so many input frames.
+        memory: bytes that a pass may take; None: half of what is free.
+        padding, edges, precision: see :func:`src.engine.stream.stream`.
+        context: see there; for recurrent networks, whose passes become so much longer at either end.
+        cuts, overlap: see :func:`src.engine.restoration.restored`.
+        tile: side of the tiles in input pixels; 0: whole frames; None: as large as memory allows.
+        segment: output frames in a part: what is lost at most when a restoration is cut off.
+        slow_motion: keeps the frame rate, so that a network that adds frames stretches time; without sound.
+        constant_rate: frames evenly in time where the input's are not.
+        deinterlace: fields become frames.
+        compare: ``side`` writes input and output beside each other, ``divider`` with a divider that moves.
+    """
+
+    codec: str = "auto"
+    quality: int | None = None
+    preset: str | None = None
+    max_frames: int | None = None
+    memory: int | None = None
+    padding: int | None = None
+    context: int = 1
+    edges: Edges = "replicate"
+    precision: torch.dtype = torch.float32
+    cuts: bool = True
+    tile: int | None = None
+    overlap: int = 32
+    segment: int = 48
+    slow_motion: bool = False
+    constant_rate: bool = False
+    deinterlace: bool = True
+    compare: Literal["side", "divider"] | None = None
+
+    def plan(self) -> dict[str, Any]:
+        """What the pixels and parts of an output depend on, ready for JSON."""
+        options = {name: value for name, value in vars(self).items() if name not in ("memory", "tile")}
+        return {**options, "precision": str(self.precision)}
+
+
+class Clock:
+    """From output times, in input frames, to seconds since the first frame.
+
+    Args:
+        times: when input frames are shown, in seconds.
+        end: when the last ends.
+        fps: their rate.
+    """
+
+    def __init__(self, times: Sequence[Fraction], end: Fraction, fps: Fraction) -> None:
+        self.fps = fps
+        self._marks = [time - times[0] for time in (*times, end)]
+        self.steady = all(abs(mark - number / fps) <= STEADY for number, mark in enumerate(self._marks[:-1]))
+
+    def __call__(self, time: Fraction) -> Fraction:
+        if self.steady:
+            return time / self.fps
+        below = min(max(0, int(time // 1)), len(self._marks) - 2)
+        return self._marks[below] + (time - below) * (self._marks[below + 1] - self._marks[below])
+
+
+class Restoration:
+    """One video on its way from a file or folder to another.
+
+    Args:
+        network: see :func:`src.engine.stream.stream`; on ``device``, in evaluation mode.
+        source: a video file or a folder of frames.
+        output: a video file, or a folder (no suffix).
+        way: how.
+        device: of the network.
+        weights: what tells one network from another, so that no output is made by two.
+        anew: throws away parts that were made in another way.
+
+    Raises:
+        Problem: the input cannot be read, the output not be written, or parts of it were made in another way.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: Path,
+        output: Path,
+        way: Way,
+        device: torch.device,
+        *,
+        weights: str = "",
+        anew: bool = False,
+    ) -> None:
+        self.network, self.source, self.output, self.way, self.device = network, source, output, way, device
+        self.reader = open_video(source, deep=True, deinterlace=way.deinterlace)
+        self.length = min(len(self.reader), way.max_frames or len(self.reader))
+        self.geometry = passes(network, padding=self._padding)
+        self.times = self.geometry.output_times(self.length)
+        self.weights, self.anew = weights, anew
+        scale, height, width = self.geometry.scale, *self.reader.size
+        self.write_to(output).check((scale * height, scale * width * (2 if way.compare == "side" else 1)))
+
+    @property
+    def _padding(self) -> int | None:
+        return self.way.padding if hasattr(self.network, "padding") else None
+
+    @cached_property
+    def fps(self) -> Fraction:
+        """Frames a second of the output; the mean where they are not evenly spaced."""
+        return self.reader.fps if self.way.slow_motion else self.reader.fps / self.geometry.spacing
+
+    @cached_property
+    def clock(self) -> Clock:
+        times = self.reader.times[: self.length]
+        end = self.reader.times[self.length] if self.length < len(self.reader) else self.reader.end
+        return Clock(times, end, self.reader.fps)
+
+    @cached_property
+    def shown(self) -> list[tuple[int, Fraction]]:
+        """What the output shows: numbers of restored frames, and from when on, in seconds since the first."""
+        exposures = self.geometry.exposures
+        lag = exposures[0] / 2 if exposures else 0  # an exposure is shown from where it begins
+        stretch = 1 / self.geometry.spacing if self.way.slow_motion else 1
+        marks = [self.clock(time - lag) * stretch for time in self.times]
+        if self.clock.steady or not self.way.constant_rate:
+            return list(enumerate(marks))
+        last = self.clock(Fraction(self.length)) * stretch
+        evenly = (Fraction(k) / self.fps for k in range(max(1, round(last * self.fps))))
+        return [(max(0, bisect_right(marks, time) - 1), time) for time in evenly]
+
+    @cached_property
+    def parts(self) -> int:
+        """How many parts the output is made of."""
+        return -(-len(self.shown) // self.way.segment)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The parts that there are; opening it makes their folder."""
+        state = self.source.stat()
+        plan = {
+            "input": [str(self.source.resolve()), state.st_size if self.source.is_file() else len(self.reader)],
+            "network": self.weights,
+            **self.way.plan(),
+        }
+        chosen = choose(self.network, self.reader.size, self.way, self.device)
+        if hasattr(self.network, "padding"):
+            chosen["clip_length"] = even(self.network, self.length, chosen["clip_length"])
+        return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", anew=self.anew)
+
+    def frames_of(self, part: int) -> range:
+        """The places in ``shown`` that a part holds."""
+        return range(len(self.shown))[part * self.way.segment : (part + 1) * self.way.segment]
+
+    def run(self, parts: Sequence[int], advance: Callable[[], None] = lambda: None, told: Any = print) -> None:
+        """Restores some parts; ``advance`` is called for every frame, ``told`` with what a person should know.
+
+        Raises:
+            VideoError: the input breaks off, or the output cannot be written.
+        """
+        for stretch in stretches(parts):
+            self._run(stretch, advance, told)
+
+    def _run(self, stretch: range, advance: Callable[[], None], told: Any) -> None:
+        place, end = self.frames_of(stretch[0]).start, self.frames_of(stretch[-1]).stop
+        number = self.shown[place][0]
+        recent = Recent(self._frames, self.geometry.window + 2)
+        outputs = self._restored(recent, number, self._shot(stretch[0], number), self.way.cuts, told)
+        with _Parts(self) as written, Behind(written.write) as behind:
+            for restored_number, item in zip(count(number), outputs):
+                while place < end and self.shown[place][0] == restored_number:
+                    pixels = picture(
+                        item.frame, recent[int(item.time)], self.shown[place][1], self.reader.signal.depth, self.way
+                    )
+                    behind.put((place, pixels, item.shot))
+                    place += 1
+                    advance()
+                if place == end:
+                    break
+
+    def _restored(self, source: Source, number: int, shot: int, cuts: bool, told: Any) -> Iterator[Restored]:
+        """Output frames from a number on, the one before which lies in a shot."""
+        return restored(
+            self.network,
+            source,
+            self.reader.size,
+            after=self.times[number - 1] if number else None,
+            shot=shot,
+            cuts=cuts,
+            overlap=self.way.overlap,
+            told=told,
+            **self.journal.chosen,
+            padding=self._padding,
+            edges=self.way.edges,
+            precision=self.way.precision,
+        )
+
+    def _frames(self, number: int) -> Iterator[Tensor]:
+        """Input frames (3, H, W) from a number on, RGB in [0, 1]."""
+        peak = 2**self.reader.signal.depth - 1
+        frames = self.reader.frames(number, self.length)
+        return ahead(frame.to(self.device).permute(2, 0, 1).float() / peak for frame in frames)
+
+    def _shot(self, part: int, number: int) -> int:
+        """The number of the input frame that the shot begins with in which what precedes a part lies."""
+        if not (part and self.way.cuts):
+            return 0
+        if before := self.journal.finished().get(part - 1):
+            return before[1]
+        frames = (frame for frame, _ in zip(self._frames(0), range(int(self.times[number - 1]) + 1), strict=False))
+        return max((at for at, (_, cut) in enumerate(shots(frames)) if cut), default=0)
+
+    def write_to(self, path: Path) -> VideoWriter:
+        """A writer of this output's frames."""
+        return VideoWriter(
+            path,
+            self.fps,
+            codec=codec_for(self.output, self.way.codec, self.reader.signal.depth),
+            quality=self.way.quality,
+            preset=self.way.preset,
+            aspect=self.reader.aspect,
+            tick=None if self.clock.steady or self.way.constant_rate else FINE,
+            signal=self.reader.signal,
+            source_size=self.reader.size,
+        )
+
+    def finish(self) -> None:
+        """Makes the output of its parts, with all else that the source holds beside its frames, and removes them."""
+        parts = [path for path, _ in self.journal.finished().values()]
+        if self.output.suffix:
+            cut_off = self.length < len(self.reader)
+            whole = self.source.is_file() and not self.way.slow_motion
+            origin, start = self.reader.times[0], Fraction(0)
+            until = self.clock(Fraction(self.length)) if cut_off else None
+            source = self.source if whole else None
+            join(parts, self.output, source=source, start=start, origin=origin, until=until)
+        else:
+            _gather(parts, self.output)
+        self.journal.clear()
+
+    def preview(self, place: int) -> Path:
+        """Restores one of the frames that are shown, writes it as a PNG into a folder beside the output, says where."""
+        number, time = self.shown[place]
+        recent = Recent(self._frames, self.geometry.window + 2)
+        item = next(self._restored(recent, number, 0, False, print))
+        path = self.output.with_name(f"{self.output.stem}.preview") / f"{place:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(item.frame, recent[int(item.time)], time, 8, self.way).numpy()).save(path)
+        return path
+
+
+class _Parts:
+    """Writes frames into the parts that they belong to."""
+
+    def __init__(self, restoration: Restoration) -> None:
+        self._whole = restoration
+        self._writer: VideoWriter | None = None
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def write(self, item: tuple[int, Tensor, int]) -> None:
+        place, picture, shot = item
+        part, within = divmod(place, self._whole.way.segment)
+        if within == 0:
+            self._writer = self._whole.write_to(self._whole.journal.part(part)).__enter__()
+        assert self._writer is not None
+        self._writer.write(picture, self._whole.shown[place][1])
+        if place == self._whole.frames_of(part)[-1]:
+            self._writer.__exit__(None, None, None)
+            self._writer = None
+            self._whole.journal.finish(part, shot)
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._writer is not None:  # half a part
+            self._writer.__exit__(*exception) if exception[0] else self._writer.__exit__(Problem, Problem(), None)
+
+
+def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.device) -> dict[str, Any]:
+    """What a restoration has to know beside ``way``, by the names that :func:`src.engine.restoration.restored` has.
+
+    Returns:
+        ``tile``, as memory allows; ``clip_length`` and ``context`` where passes may have any length.
+    """
+    memory = way.memory or free(device) // 2
+    tile = fitting_tile(network, size, way.overlap, memory) if way.tile is None else way.tile or None
+    geometry = passes(network)
+    clip_length, context = None, 0
+    if hasattr(network, "padding"):
+        height, width = (min(length, tile or length) for length in size)
+        clip_length = frames_within(network, height, width, memory, way.padding)
+    elif geometry.elastic and geometry.window > 1:
+        context = way.context
+        clip_length = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
+    return {"tile": tile, "clip_length": clip_length, "context": context}
+
+
+def picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, way: Way) -> Tensor:
+    """An output frame (3, s*H, s*W) as it is written, (s*H, s*W, 3) of ``depth`` bits; ``before`` is the input's."""
+    frame = frame.clamp(0, 1)
+    if way.compare:
+        frame = compared(imresize(before, frame.shape[-1] // before.shape[-1]), frame, time, way.compare)
+    whole = (frame * (2**depth - 1)).round().permute(1, 2, 0)
+    return whole.to(torch.uint8 if depth == 8 else torch.uint16).cpu()
+
+
+def compared(before: Tensor, after: Tensor, time: Fraction, how: str) -> Tensor:
+    """Two frames (3, H, W) in one: side by side, or with a divider that moves with the time in seconds."""
+    if how == "side":
+        return torch.cat([before.to(after), after], dim=-1).clamp(0, 1)
+    width = after.shape[-1]
+    phase = float(time % SWEEP) / SWEEP
+    place = round(width * (1 - abs(1 - 2 * phase)))
+    both = torch.cat([before.to(after)[..., :place], after[..., place:]], dim=-1).clamp(0, 1)
+    both[..., max(0, place - 1) : place + 1] = 1
+    return both
+
+
+def _gather(parts: Sequence[Path], folder: Path) -> None:
+    """The frames of parts as one folder, numbered from 0; they are linked, so that this can be cut off, too."""
+    draft = folder.absolute().with_name(f".{folder.name}.whole")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    frames = (frame for part in parts for frame in sorted(part.iterdir()))
+    for number, frame in enumerate(frames):
+        os.link(frame, draft / f"{number:08d}{frame.suffix}")
+    if folder.is_dir():
+        folder.rmdir()  # it is empty
+    os.replace(draft, folder)
+
+
+def fingerprint(file: str | Path | None, description: Mapping[str, Any]) -> str:
+    """What tells one network from another: the content of its checkpoint, and how it was built."""
+    digest = hashlib.sha256(repr(description).encode())
+    if file:
+        digest.update(Path(file).expanduser().read_bytes())
+    return digest.hexdigest()[:16]

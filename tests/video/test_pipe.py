@@ -1,0 +1,165 @@
+"""What comes through a pipe is what the file holds, and what goes through one is read by others."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from src.errors import VideoError
+from src.video.pipe import open_pipe, y4m_writer
+from src.video.pixels import Signal
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
+
+NTSC = Fraction(30000, 1001)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scene(count: int, height: int = 96, width: int = 128, depth: int = 8) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 2**depth, (40, 80, 3))
+    whole = np.kron(coarse, np.ones((8, 8, 1), int)).astype(np.uint8 if depth == 8 else np.uint16)
+    return np.stack([whole[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
+
+
+def save(path: Path, frames: np.ndarray, **options: object) -> Path:
+    with VideoWriter(path, NTSC, **options) as writer:  # type: ignore[arg-type]
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "depth"), [("a.mkv", "h264", 8), ("a.mkv", "ffv1", 10), ("a.mkv", "hevc", 10)]
+)
+def test_a_pipe_gives_what_the_file_holds(tmp_path: Path, name: str, codec: str, depth: int) -> None:
+    signal = Signal(depth, 9, 1, 9, 16)
+    told = {"codec": codec, "signal": signal, "aspect": Fraction(4, 3), "source_size": (96, 128)}
+    path = save(tmp_path / name, scene(20, depth=depth), **told)
+    file = open_video(path, deep=True)
+    with path.open("rb") as stream, open_pipe(stream, deep=True) as pipe:
+        assert (pipe.size, pipe.signal, pipe.interlaced) == (file.size, file.signal, False)
+        assert (pipe.fps, pipe.aspect, pipe.path, pipe.name) == (file.fps, file.aspect, Path("-"), "stdin")
+        for number, (frame, expected) in enumerate(zip(pipe.frames(), file.frames(), strict=True)):
+            assert torch.equal(frame, expected)
+            assert tuple(pipe.times) == file.times[: number + 1]
+        assert abs(pipe.end - file.end) <= Fraction(1, 1000)
+        with pytest.raises(VideoError, match="comes only once"):
+            next(pipe.frames())
+
+
+def test_a_real_process_reads_what_cat_gives(shared: Path) -> None:
+    path = shared / "data/odd/sony_a7m3_avchd.mts"
+    if not path.exists():
+        pytest.skip("needs sony_a7m3_avchd.mts")
+    script = """
+import hashlib, sys
+from src.video.pipe import open_pipe
+with open_pipe(sys.stdin.buffer, deinterlace=True) as pipe:
+    digest = hashlib.sha256()
+    for frame in pipe.frames():
+        digest.update(frame.numpy().tobytes())
+    print(pipe.size, pipe.interlaced, [str(time) for time in pipe.times], digest.hexdigest())
+"""
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as cat:
+        given = subprocess.run(
+            [sys.executable, "-c", script], stdin=cat.stdout, capture_output=True, text=True, cwd=ROOT, check=True
+        )
+    reader = open_video(path, deinterlace=True)
+    digest = hashlib.sha256()
+    for frame in reader.frames():
+        digest.update(frame.numpy().tobytes())
+    assert given.stdout.strip() == f"{reader.size} True {[str(t) for t in reader.times]} {digest.hexdigest()}"
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+@pytest.mark.parametrize("full", [1, 2])
+def test_y4m_comes_back(depth: int, full: int) -> None:
+    frames, file = scene(4, 47, 63, depth), io.BytesIO()
+    # Nobody can say in y4m which matrix it is: readers take BT.601.
+    signal = Signal(depth, 6, full)
+    with y4m_writer(file, NTSC, aspect=Fraction(4, 3), signal=signal) as writer:
+        for frame in frames:
+            writer.write(torch.from_numpy(frame))
+    head = file.getvalue().split(b"\n")[0].decode()
+    chroma = "C444" if depth == 8 else f"C444p{depth} XYSCSS=444P{depth}"
+    words = "LIMITED" if full == 1 else "FULL"
+    assert head == f"YUV4MPEG2 W63 H47 F30000:1001 Ip A4:3 {chroma} XCOLORRANGE={words}"
+    file.seek(0)
+    with open_pipe(file, deep=True) as pipe:
+        assert (pipe.size, pipe.fps, pipe.aspect, pipe.signal.depth) == ((47, 63), NTSC, Fraction(4, 3), depth)
+        assert pipe.signal.range == full
+        read = np.stack([frame.numpy() for frame in pipe.frames()])
+        assert pipe.times == [i / NTSC for i in range(4)]
+        assert pipe.end == 4 / NTSC
+    assert np.abs(read.astype(int) - frames).max() <= 3
+
+
+def test_y4m_goes_through_a_real_pipe(tmp_path: Path) -> None:
+    frames = scene(4, depth=10)
+    script = """
+import sys
+from fractions import Fraction
+import numpy as np
+from src.video.pipe import y4m_writer
+from src.video.pixels import Signal
+with y4m_writer(sys.stdout.buffer, Fraction(25), signal=Signal(10, 1, 1)) as writer:
+    for frame in np.load(sys.argv[1]):
+        writer.write(frame)
+"""
+    np.save(tmp_path / "frames.npy", frames)
+    command = [sys.executable, "-c", script, str(tmp_path / "frames.npy")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process, open_pipe(process.stdout) as pipe:  # type: ignore[arg-type]
+        assert len(list(pipe.frames())) == 4
+    assert process.returncode == 0
+
+
+def test_a_reader_that_goes_away_is_one_sentence() -> None:
+    far, near = os.pipe()
+    os.close(far)
+    match = "standard output was closed by its reader"
+    with os.fdopen(near, "wb") as file, pytest.raises(VideoError, match=match), y4m_writer(file, NTSC) as writer:
+        for frame in scene(40):
+            writer.write(frame)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video " * 1000])
+def test_what_is_no_video_is_one_sentence(content: bytes) -> None:
+    with pytest.raises(VideoError, match=r"standard input (cannot be read as video|has no video)") as caught:
+        open_pipe(io.BytesIO(content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_that_gives_nothing_is_given_up() -> None:
+    far, near = os.pipe()
+    with os.fdopen(far, "rb") as file, pytest.raises(VideoError, match=r"given nothing for 0.3 s"):
+        try:
+            open_pipe(file, timeout=0.3)
+        finally:
+            os.close(near)
+
+
+def test_a_pipe_that_is_cut_gives_what_came(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mkv", scene(40), codec="h264")
+    data = path.read_bytes()
+    with open_pipe(io.BytesIO(data[: len(data) // 2])) as pipe:
+        count = sum(1 for _ in pipe.frames())
+    assert 1 < count < 40
+    assert len(pipe.times) == count
+
+
+def test_colours_of_an_untagged_source_are_read_as_ever(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mkv", scene(3), codec="h264", signal=Signal(), source_size=(96, 128))
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with path.open("rb") as stream, open_pipe(stream) as pipe:
+        assert np.array_equal(np.stack([frame.numpy() for frame in pipe.frames()]), np.stack(expected))
