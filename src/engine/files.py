@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from bisect import bisect_right
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,12 @@ from src.engine.ahead import Behind, ahead
 from src.engine.journal import Journal, stretches
 from src.engine.memory import frames_within, free
 from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
-from src.engine.shots import shots
+from src.engine.shots import AHEAD, shots
 from src.engine.stream import Edges, even, passes
 from src.errors import Problem
 from src.ops.resize import imresize
 from src.video.mux import join
+from src.video.pixels import to_samples
 from src.video.reader import open_video
 from src.video.writer import VideoWriter, codec_for
 
@@ -231,9 +233,7 @@ class Restoration:
 
     def _frames(self, number: int) -> Iterator[Tensor]:
         """Input frames (3, H, W) from a number on, RGB in [0, 1]."""
-        peak = 2**self.reader.signal.depth - 1
-        frames = self.reader.frames(number, self.length)
-        return ahead(frame.to(self.device).permute(2, 0, 1).float() / peak for frame in frames)
+        return ahead(frame.to(self.device) for frame in self.reader.tensors(number, self.length))
 
     def _shot(self, part: int, number: int) -> int:
         """The number of the input frame that the shot begins with in which what precedes a part lies."""
@@ -241,8 +241,9 @@ class Restoration:
             return 0
         if before := self.journal.finished().get(part - 1):
             return before[1]
-        frames = (frame for frame, _ in zip(self._frames(0), range(int(self.times[number - 1]) + 1), strict=False))
-        return max((at for at, (_, cut) in enumerate(shots(frames)) if cut), default=0)
+        last = max(0, math.floor(self.times[number - 1]))
+        marked = enumerate(shots(islice(self._frames(0), last + 1 + AHEAD)))
+        return max((at for at, (_, cut) in marked if cut and at <= last), default=0)
 
     def write_to(self, path: Path) -> VideoWriter:
         """A writer of this output's frames."""
@@ -262,12 +263,14 @@ class Restoration:
         """Makes the output of its parts, with all else that the source holds beside its frames, and removes them."""
         parts = [path for path, _ in self.journal.finished().values()]
         if self.output.suffix:
-            cut_off = self.length < len(self.reader)
-            whole = self.source.is_file() and not self.way.slow_motion
-            origin, start = self.reader.times[0], Fraction(0)
-            until = self.clock(Fraction(self.length)) if cut_off else None
-            source = self.source if whole else None
-            join(parts, self.output, source=source, start=start, origin=origin, until=until)
+            cut_off = self.length < len(self.reader) and not self.way.slow_motion
+            join(
+                parts,
+                self.output,
+                source=self.source if self.source.is_file() and not self.way.slow_motion else None,
+                origin=self.reader.times[0],
+                until=self.clock(Fraction(self.length)) if cut_off else None,
+            )
         else:
             _gather(parts, self.output)
         self.journal.clear()
@@ -331,11 +334,9 @@ def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.de
 
 def picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, way: Way) -> Tensor:
     """An output frame (3, s*H, s*W) as it is written, (s*H, s*W, 3) of ``depth`` bits; ``before`` is the input's."""
-    frame = frame.clamp(0, 1)
     if way.compare:
         frame = compared(imresize(before, frame.shape[-1] // before.shape[-1]), frame, time, way.compare)
-    whole = (frame * (2**depth - 1)).round().permute(1, 2, 0)
-    return whole.to(torch.uint8 if depth == 8 else torch.uint16).cpu()
+    return to_samples(frame, depth)
 
 
 def compared(before: Tensor, after: Tensor, time: Fraction, how: str) -> Tensor:

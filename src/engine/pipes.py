@@ -17,6 +17,7 @@ from src.engine.restoration import Recent, Replay, restored
 from src.engine.shots import AHEAD, BEFORE
 from src.engine.stream import passes, reach
 from src.video.pipe import PipeReader, Y4MWriter, open_pipe, y4m_writer
+from src.video.pixels import to_tensor
 from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
 
@@ -43,13 +44,12 @@ def restore_pipe(
     chosen = choose(network, reader.size, way, device)
     some: Any = {"clip_length": chosen["clip_length"], "padding": padding, "context": chosen["context"]}
     geometry = passes(network, **some)
-    peak = 2**reader.signal.depth - 1
 
     def frames(number: int = 0) -> Iterator[Tensor]:
         some = reader.frames() if coming else reader.frames(number, way.max_frames)
         limit = range(way.max_frames) if coming and way.max_frames else None
         some = some if limit is None else (frame for frame, _ in zip(some, limit, strict=False))
-        return ahead(frame.to(device).permute(2, 0, 1).float() / peak for frame in some)
+        return ahead(to_tensor(frame, reader.signal.depth).to(device) for frame in some)
 
     back = DISTANT - reach(network, Fraction(DISTANT), **some)
     kept = 2 * (back + geometry.window + BEFORE + AHEAD)

@@ -74,7 +74,7 @@ class Output:
         try:
             self._part.parent.mkdir(parents=True, exist_ok=True)
             # Makes no file before the first packet; without names drawn by lot, so that equal videos are equal files.
-            self.container = av.open(str(self._part), "w", format=self._kind, options={"fflags": "bitexact"})
+            self.container = av.open(str(self._part), "w", format=self._kind, options={"fflags": "+bitexact"})
         except (av.FFmpegError, OSError) as error:
             raise failed(self._called, error) from error
         return self

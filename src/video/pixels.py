@@ -96,6 +96,18 @@ class Signal:
         return self
 
 
+def to_tensor(samples: torch.Tensor, depth: int = 8) -> torch.Tensor:
+    """A frame of integers (H, W, 3) of ``depth`` bits as what networks take: (3, H, W) float32 in [0, 1]."""
+    return samples.float().div_(2**depth - 1).permute(2, 0, 1)
+
+
+def to_samples(frame: torch.Tensor, depth: int = 8) -> torch.Tensor:
+    """The way back, to the nearest: uint8 or, beyond 8 bits, uint16; what lies outside [0, 1] is cut off."""
+    peak = 2**depth - 1
+    values = frame.mul(peak).round_().clamp_(0, peak).to(torch.uint8 if depth == 8 else torch.uint16)
+    return values.cpu().permute(1, 2, 0)
+
+
 def guessed(size: Sequence[int]) -> int:
     """The matrix that players take for an untagged picture of ``(height, width)``."""
     return BT709 if size[0] > 576 else BT601

@@ -34,7 +34,7 @@ import torch
 from src.errors import VideoError
 from src.video.fields import Deinterlacer
 from src.video.images import is_deep, load, load_deep
-from src.video.pixels import RGB, Signal, to_rgb
+from src.video.pixels import RGB, Signal, to_rgb, to_tensor
 from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
@@ -175,6 +175,10 @@ class FrameReader(ABC):
         Raises:
             VideoError: on reaching a frame that cannot be decoded, after all that precede it.
         """
+
+    def tensors(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """What :meth:`frames` gives, as networks take it: (3, H, W) float32, RGB in [0, 1]."""
+        return (to_tensor(frame, self.signal.depth) for frame in self.frames(start, stop))
 
     @abstractmethod
     def _fetch(self, ascending: Sequence[int]) -> dict[int, np.ndarray]: ...

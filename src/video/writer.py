@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,7 @@ from src.errors import VideoError
 from src.video.companions import opened
 from src.video.mux import join
 from src.video.output import About, Output, check, failed, synced
-from src.video.pixels import Signal, from_rgb, rescaled
+from src.video.pixels import Signal, from_rgb, rescaled, to_samples
 from src.video.reader import open_video
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,9 @@ class _Codec(NamedTuple):
 
 
 CODECS = {
-    "h264": _Codec("libx264", 17, 51, SPEEDS, "medium", 8, {8: "yuv420p"}, "444", {}),
+    "h264": _Codec("libx264", 17, 51, SPEEDS, "veryfast", 8, {8: "yuv420p"}, "444", {}),
     "hevc": _Codec(
-        *("libx265", 19, 51, SPEEDS, "medium", 2, {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, "444"),
+        *("libx265", 19, 51, SPEEDS, "veryfast", 2, {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, "444"),
         {"x265-params": "log-level=error:open-gop=0"},
         ("x265-params", "master-display", "max-cll"),
     ),
@@ -185,13 +185,16 @@ class VideoWriter:
         """Add a frame, shown from ``time`` (seconds) on; unless told, at its number over ``fps``.
 
         Args:
-            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits where that is more than 8.
+            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits where that is more than 8; or
+                as networks give it, ``(3, H, W)`` floating point, whose values are cut off at 0 and 1.
             time: later than that of the frame before.
 
         Raises:
             ValueError: not such a frame, not of the first one's size, or no later than the last.
             VideoError: the encoder or the disk does not take it.
         """
+        if isinstance(frame, torch.Tensor) and frame.is_floating_point():
+            frame = to_samples(frame, self._signal.depth)
         pixels = np.ascontiguousarray(frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame)
         kind = np.uint8 if self._signal.depth == 8 else np.uint16
         if pixels.dtype != kind or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -321,6 +324,13 @@ class VideoWriter:
             self.path.rmdir()  # it is empty
         os.replace(self._part, self.path)
         synced(self.path.absolute().parent)
+
+
+def write_video(path: str | Path, frames: Iterable[torch.Tensor | np.ndarray], fps: Fraction, **options: Any) -> None:
+    """Writes all ``frames`` at a steady rate; ``options`` are those of :class:`VideoWriter`."""
+    with VideoWriter(path, fps, **options) as writer:
+        for frame in frames:
+            writer.write(frame)
 
 
 def _range(codec: _Codec) -> str:
