@@ -97,7 +97,7 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
         interlaced, base = context.field_order > 1, Fraction(stream.time_base)
         rates = tuple(Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
         aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
-        until = _said_end(stream, kind, container.metadata.get("ENCODER", ""))
+        until = _said_end(stream, kind, {k.lower(): v for k, v in container.metadata.items()}.get("encoder", ""))
     shown = [packet.pts for packet in packets if packet.shown]
     marks = sorted({pts for pts in shown if pts is not None})
     keyed = sorted((p for p in packets if p.key and p.pts is not None), key=lambda packet: packet.pts or 0)
