@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 PATIENCE = 0.1  # seconds after which a thread that waits looks whether it is still wanted
+DEPTH = 4  # items that wait
 END = object()
 
 
-def ahead(items: Iterable[T], depth: int = 4) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
     """The same items, made in a thread of their own, up to ``depth`` before they are asked for.
 
     What goes wrong there is raised here, behind the items before it. When this is closed, so is ``items``.
@@ -61,7 +62,7 @@ class Behind(Generic[T]):
     At most ``depth`` items wait. What goes wrong there is raised at the next :meth:`put`, or on leaving.
     """
 
-    def __init__(self, work: Callable[[T], None], depth: int = 4) -> None:
+    def __init__(self, work: Callable[[T], None], depth: int = DEPTH) -> None:
         self._work, self._queue = work, Queue[Any](depth)
         self._error: BaseException | None = None
         self._abandoned = False

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from src.engine.ahead import Behind, ahead
+from src.engine.ahead import Behind
 from src.engine.journal import Journal, stretches
 from src.engine.memory import frames_within, free
 from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
@@ -200,15 +200,13 @@ class Restoration:
     def _run(self, stretch: range, advance: Callable[[], None], told: Any) -> None:
         place, end = self.frames_of(stretch[0]).start, self.frames_of(stretch[-1]).stop
         number = self.shown[place][0]
-        recent = Recent(self._frames, self.geometry.window + 2)
+        recent = Recent(self._frames, self.geometry.window)
         outputs = self._restored(recent, number, self._shot(stretch[0], number), self.way.cuts, told)
         with _Parts(self) as written, Behind(written.write) as behind:
             for restored_number, item in zip(count(number), outputs):
+                before = recent[int(item.time)]
                 while place < end and self.shown[place][0] == restored_number:
-                    pixels = picture(
-                        item.frame, recent[int(item.time)], self.shown[place][1], self.reader.signal.depth, self.way
-                    )
-                    behind.put((place, pixels, item.shot))
+                    behind.put((place, item.frame, before, item.shot))
                     place += 1
                     advance()
                 if place == end:
@@ -233,7 +231,7 @@ class Restoration:
 
     def _frames(self, number: int) -> Iterator[Tensor]:
         """Input frames (3, H, W) from a number on, RGB in [0, 1]."""
-        return ahead(frame.to(self.device) for frame in self.reader.tensors(number, self.length))
+        return (frame.to(self.device) for frame in self.reader.tensors(number, self.length))
 
     def _shot(self, part: int, number: int) -> int:
         """The number of the input frame that the shot begins with in which what precedes a part lies."""
@@ -278,7 +276,7 @@ class Restoration:
     def preview(self, place: int) -> Path:
         """Restores one of the frames that are shown, writes it as a PNG into a folder beside the output, says where."""
         number, time = self.shown[place]
-        recent = Recent(self._frames, self.geometry.window + 2)
+        recent = Recent(self._frames, self.geometry.window)
         item = next(self._restored(recent, number, 0, False, print))
         path = self.output.with_name(f"{self.output.stem}.preview") / f"{place:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -296,13 +294,14 @@ class _Parts:
     def __enter__(self) -> _Parts:
         return self
 
-    def write(self, item: tuple[int, Tensor, int]) -> None:
-        place, picture, shot = item
+    def write(self, item: tuple[int, Tensor, Tensor, int]) -> None:
+        place, frame, before, shot = item
         part, within = divmod(place, self._whole.way.segment)
         if within == 0:
             self._writer = self._whole.write_to(self._whole.journal.part(part)).__enter__()
         assert self._writer is not None
-        self._writer.write(picture, self._whole.shown[place][1])
+        time, depth = self._whole.shown[place][1], self._whole.reader.signal.depth
+        self._writer.write(picture(frame, before, time, depth, self._whole.way), time)
         if place == self._whole.frames_of(part)[-1]:
             self._writer.__exit__(None, None, None)
             self._writer = None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.engine.ahead import Behind, ahead
+from src.engine.ahead import DEPTH, Behind
 from src.engine.files import FINE, STEADY, Way, choose, picture
 from src.engine.restoration import Recent, Replay, restored
 from src.engine.shots import AHEAD, BEFORE
@@ -49,11 +49,11 @@ def restore_pipe(
         some = reader.frames() if coming else reader.frames(number, way.max_frames)
         limit = range(way.max_frames) if coming and way.max_frames else None
         some = some if limit is None else (frame for frame, _ in zip(some, limit, strict=False))
-        return ahead(to_tensor(frame, reader.signal.depth).to(device) for frame in some)
+        return (to_tensor(frame, reader.signal.depth).to(device) for frame in some)
 
     back = DISTANT - reach(network, Fraction(DISTANT), **some)
-    kept = 2 * (back + geometry.window + BEFORE + AHEAD)
-    recent = Recent(Replay(frames(), kept) if coming else frames, kept)
+    kept = 2 * (back + geometry.window + BEFORE + AHEAD + DEPTH)
+    recent = Recent(Replay(frames(), kept) if coming else frames, geometry.window)
     outputs = restored(
         network, recent, reader.size, cuts=way.cuts, tile=chosen["tile"], overlap=way.overlap, told=told,
         edges=way.edges, precision=way.precision, **some,

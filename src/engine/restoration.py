@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from src.engine.ahead import DEPTH, ahead
 from src.engine.memory import WORKSPACE, peak
-from src.engine.shots import BEFORE, shots
+from src.engine.shots import AHEAD, BEFORE, shots
 from src.engine.stream import passes, reach, stream
 from src.engine.tiles import smaller
 from src.errors import Problem
 
-Source = Callable[[int], Iterable[Tensor]]  # the frames (3, H, W) from a number on, RGB in [0, 1]
+# The frames (3, H, W) from a number on, RGB in [0, 1]; they are read in a thread of their own.
+Source = Callable[[int], Iterable[Tensor]]
 
 
 class Restored(NamedTuple):
@@ -116,7 +118,7 @@ def _by_shots(
     local = None if back is None or back < shot else back - shot
     begin = shot + reach(network, local, **some)
     known = 1 if after is None else max(shot, math.floor(after)) + 1  # frames before it are not of another shot
-    frames = _marked(source, begin, known, cuts)
+    frames = ahead(_marked(source, begin, known, cuts))
     following = next(frames, None)
 
     def of_shot() -> Iterator[Tensor]:
@@ -186,20 +188,19 @@ class Recent:
 
     Args:
         source: what to watch.
-        kept: how many frames.
+        window: input frames that an output frame may come late.
     """
 
-    def __init__(self, source: Source, kept: int) -> None:
-        self._source, self._size = source, kept
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, source: Source, window: int) -> None:
+        self._source = source
+        self._kept: deque[tuple[int, Tensor]] = deque(maxlen=window + AHEAD + 2 * DEPTH)
 
     def __call__(self, number: int) -> Iterator[Tensor]:
         self._kept.clear()
-        for at, frame in enumerate(self._source(number), start=number):
-            self._kept[at] = frame
-            self._kept.pop(at - self._size, None)
-            yield frame
+        for item in enumerate(self._source(number), start=number):
+            self._kept.append(item)
+            yield item[1]
 
     def __getitem__(self, number: int) -> Tensor:
         """Frame ``number``, or the nearest that is kept."""
-        return self._kept[min(self._kept, key=lambda at: abs(at - number))]
+        return min(self._kept.copy(), key=lambda item: abs(item[0] - number))[1]

@@ -98,7 +98,7 @@ class Signal:
 
 def to_tensor(samples: torch.Tensor, depth: int = 8) -> torch.Tensor:
     """A frame of integers (H, W, 3) of ``depth`` bits as what networks take: (3, H, W) float32 in [0, 1]."""
-    return samples.float().div_(2**depth - 1).permute(2, 0, 1)
+    return samples.float().div_(2**depth - 1).permute(2, 0, 1).contiguous()
 
 
 def to_samples(frame: torch.Tensor, depth: int = 8) -> torch.Tensor:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.ahead import Behind, ahead
+from src.engine.ahead import DEPTH, Behind, ahead
 from src.engine.restoration import Recent, Replay, fitting_tile, restored
+from src.engine.shots import AHEAD
 from src.engine.stream import stream
 from src.errors import Problem
 from src.geometry import Geometry
@@ -98,7 +99,7 @@ class Short(Repeat):
 def test_memory_that_runs_out_loses_nothing():
     video = film(height=96, width=128)
     told = []
-    source = Replay(video, kept=20)
+    source = Replay(video, kept=30)
     shapes = list(restored(Short(room=64 * 64 + 1), source, (96, 128), overlap=16, told=told.append))
     expected = run(Repeat(scale=2), video)
     assert [item.time for item in shapes] == [item.time for item in expected]
@@ -108,7 +109,7 @@ def test_memory_that_runs_out_loses_nothing():
 
 def test_memory_that_never_suffices_is_one_sentence():
     with pytest.raises(Problem, match="does not suffice for tiles of 64 pixels"):
-        list(restored(Short(room=0), Replay(film(height=96, width=128), kept=20), (96, 128), told=lambda _: None))
+        list(restored(Short(room=0), Replay(film(height=96, width=128), kept=30), (96, 128), told=lambda _: None))
 
 
 def test_tiles_fit_the_memory():
@@ -120,13 +121,13 @@ def test_tiles_fit_the_memory():
 
 
 def test_recent_frames_can_be_looked_at_again():
-    video = film()
-    recent = Recent(lambda number: iter(video[number:]), kept=4)
+    video, window = film(), 1 + AHEAD + 2 * DEPTH
+    recent = Recent(lambda number: iter(video[number:]), window=1)
     frames = recent(3)
-    for _ in range(6):
+    for _ in range(20):
         next(frames)
-    assert torch.equal(recent[8], video[8])
-    assert torch.equal(recent[0], video[5])
+    assert torch.equal(recent[20], video[20])
+    assert torch.equal(recent[0], video[23 - window])
 
 
 def test_replay_keeps_so_many():
