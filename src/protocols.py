@@ -44,6 +44,8 @@ class Protocol:
         skip: frames at the beginning and at the end of each clip that do not count.
         clip_length: output frames of one pass of the network; None is the network's own window.
         padding: input frames on either side of those of a pass that are only looked at; None is the network's own.
+        edges: what networks see before the first and behind the last frame of a clip: that frame again (``replicate``)
+            or the clip mirrored in it (``reflect``).
         ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
         factor: output frames for each input frame, for networks that may be applied to their own output again and
             again: what comes of each time is scored. None is once.
@@ -60,6 +62,7 @@ class Protocol:
     skip: tuple[int, int] = (0, 0)
     clip_length: int | None = None
     padding: int | None = None
+    edges: Literal["replicate", "reflect"] = "replicate"
     ensemble: int = 1
     factor: int | None = None
     input_scale: bool = False
@@ -74,6 +77,7 @@ class Protocol:
             (_pair(self.skip), "skip", "two numbers of frames, 0 or more"),
             (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
             (self.padding is None or _whole(self.padding, 0), "padding", "a number of frames, 0 or more, or null"),
+            (self.edges in ("replicate", "reflect"), "edges", "replicate or reflect"),
             (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
             (self.factor is None or _whole(self.factor, 2), "factor", "a number of frames, 2 or more, or null"),
             (self.factor is None or self.ensemble == 1, "ensemble", "1 where there is a factor"),
@@ -118,6 +122,7 @@ class Protocol:
             "skip": list(self.skip),
             "clip_length": self.clip_length,
             "padding": self.padding,
+            "edges": self.edges,
             "ensemble": self.ensemble,
             "factor": self.factor,
             "input_scale": self.input_scale,

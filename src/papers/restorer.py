@@ -122,6 +122,7 @@ class Restorer(LightningModule):
             clip_length=rules.clip_length,
             padding=rules.padding,
             length=clip.frames,
+            edges=rules.edges,
             copies=rules.ensemble,
             watch=compare if rules.factor else None,
         )
