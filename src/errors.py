@@ -15,4 +15,13 @@ class CheckpointError(Problem):
 
 
 class VideoError(Problem):
-    """A video or frame folder that cannot be read or written; the message names the file."""
+    """A video or frame folder that cannot be read or written; the message names the file.
+
+    Args:
+        sentence: what is wrong.
+        readable: how many frames there are before that, where a video breaks off.
+    """
+
+    def __init__(self, sentence: str, readable: int = 0) -> None:
+        super().__init__(sentence)
+        self.readable = readable

@@ -25,7 +25,7 @@ from src.engine.memory import frames_within, free
 from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
 from src.engine.shots import AHEAD, shots
 from src.engine.stream import Edges, even, passes
-from src.errors import Problem
+from src.errors import Problem, VideoError
 from src.ops.resize import imresize
 from src.video.mux import join
 from src.video.pixels import to_samples
@@ -194,8 +194,14 @@ class Restoration:
         Raises:
             VideoError: the input breaks off, or the output cannot be written.
         """
-        for stretch in stretches(parts):
-            self._run(stretch, advance, told)
+        try:
+            for stretch in stretches(parts):
+                self._run(stretch, advance, told)
+        except VideoError as error:
+            if not error.readable:
+                raise
+            sentence = f"{error}; max_frames={error.readable} overwrite=true restores what precedes it"
+            raise VideoError(sentence) from error
 
     def _run(self, stretch: range, advance: Callable[[], None], told: Any) -> None:
         place, end = self.frames_of(stretch[0]).start, self.frames_of(stretch[-1]).stop

@@ -434,7 +434,8 @@ class _Decoder:
                 if self._unbroken:  # it fails for good
                     self.close()
                     reached = f"frame {self._next} of {self.index.count}"
-                    raise VideoError(f"{self.path} breaks at {reached}: {in_words(error)}") from error
+                    sentence = f"{self.path} breaks at {reached}: {in_words(error)}"
+                    raise VideoError(sentence, readable=self._next) from error
                 onward = False
 
     def _begin(self) -> None:

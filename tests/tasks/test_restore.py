@@ -287,6 +287,7 @@ def test_what_people_really_have(tmp_path):
             assert abs(ours.end - ours.times[0] - (expected - start)) <= frame
         if len(theirs) <= 40:
             assert samples(output) == samples(source), source.name
+    assert "max_frames=28" in outcomes["corrupted_h264.mp4"]
     assert not any("\n" in said for said in outcomes.values())
     refused = {name for name, said in outcomes.items() if said}
     assert refused == {
