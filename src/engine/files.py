@@ -206,7 +206,7 @@ class Restoration:
     def _run(self, stretch: range, advance: Callable[[], None], told: Any) -> None:
         place, end = self.frames_of(stretch[0]).start, self.frames_of(stretch[-1]).stop
         number = self.shown[place][0]
-        recent = Recent(self._frames, self.geometry.window)
+        recent = Recent(self._frames, self.geometry.window if self.way.compare else 0)
         outputs = self._restored(recent, number, self._shot(stretch[0], number), self.way.cuts, told)
         with _Parts(self) as written, Behind(written.write) as behind:
             for restored_number, item in zip(count(number), outputs):
@@ -282,7 +282,7 @@ class Restoration:
     def preview(self, place: int) -> Path:
         """Restores one of the frames that are shown, writes it as a PNG into a folder beside the output, says where."""
         number, time = self.shown[place]
-        recent = Recent(self._frames, self.geometry.window)
+        recent = Recent(self._frames, self.geometry.window if self.way.compare else 0)
         item = next(self._restored(recent, number, 0, False, print))
         path = self.output.with_name(f"{self.output.stem}.preview") / f"{place:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

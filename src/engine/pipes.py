@@ -53,7 +53,7 @@ def restore_pipe(
 
     back = DISTANT - reach(network, Fraction(DISTANT), **some)
     kept = 2 * (back + geometry.window + BEFORE + AHEAD + DEPTH)
-    recent = Recent(Replay(frames(), kept) if coming else frames, geometry.window)
+    recent = Recent(Replay(frames(), kept) if coming else frames, geometry.window if way.compare else 0)
     outputs = restored(
         network, recent, reader.size, cuts=way.cuts, tile=chosen["tile"], overlap=way.overlap, told=told,
         edges=way.edges, precision=way.precision, **some,

@@ -188,12 +188,12 @@ class Recent:
 
     Args:
         source: what to watch.
-        window: input frames that an output frame may come late.
+        window: input frames that an output frame may come late; 0: nobody is going to look, and only the last is kept.
     """
 
     def __init__(self, source: Source, window: int) -> None:
         self._source = source
-        self._kept: deque[tuple[int, Tensor]] = deque(maxlen=window + AHEAD + 2 * DEPTH)
+        self._kept: deque[tuple[int, Tensor]] = deque(maxlen=window + AHEAD + 2 * DEPTH if window else 1)
 
     def __call__(self, number: int) -> Iterator[Tensor]:
         self._kept.clear()
