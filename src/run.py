@@ -47,7 +47,7 @@ def main() -> None:
     try:
         compose_and_call()
     except KeyboardInterrupt:
-        print("Interrupted; add resume=true to the same command to go on.", file=sys.stderr)
+        print("Interrupted; the same command goes on, a training or sweep with resume=true.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         _tell(error)

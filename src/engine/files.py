@@ -28,6 +28,7 @@ from src.engine.stream import Edges, even, passes
 from src.errors import Problem, VideoError
 from src.ops.resize import imresize
 from src.video.mux import join
+from src.video.output import failed
 from src.video.pixels import to_samples
 from src.video.reader import open_video
 from src.video.writer import VideoWriter, codec_for
@@ -53,6 +54,7 @@ class Way:
         slow_motion: keeps the frame rate, so that a network that adds frames stretches time; without sound.
         constant_rate: frames evenly in time where the input's are not.
         deinterlace: fields become frames.
+        fps: frames a second of folders of images; None: 25.
         compare: ``side`` writes input and output beside each other, ``divider`` with a divider that moves.
     """
 
@@ -72,7 +74,16 @@ class Way:
     slow_motion: bool = False
     constant_rate: bool = False
     deinterlace: bool = True
+    fps: float | None = None
     compare: Literal["side", "divider"] | None = None
+
+    @property
+    def rate(self) -> Fraction | None:
+        """``fps`` as a fraction: 29.97 is 30000/1001."""
+        if self.fps is None:
+            return None
+        exact = Fraction(round(self.fps * 1001), 1001)
+        return exact if abs(float(exact) - self.fps) < 5e-4 and exact.numerator % 1000 == 0 else Fraction(str(self.fps))
 
     def plan(self) -> dict[str, Any]:
         """What the pixels and parts of an output depend on, ready for JSON."""
@@ -129,7 +140,7 @@ class Restoration:
         anew: bool = False,
     ) -> None:
         self.network, self.source, self.output, self.way, self.device = network, source, output, way, device
-        self.reader = open_video(source, deep=True, deinterlace=way.deinterlace)
+        self.reader = open_video(source, fps=way.rate, deep=True, deinterlace=way.deinterlace)
         self.length = min(len(self.reader), way.max_frames or len(self.reader))
         self.geometry = passes(network, padding=self._padding)
         self.times = self.geometry.output_times(self.length)
@@ -182,7 +193,10 @@ class Restoration:
         chosen = choose(self.network, self.reader.size, self.way, self.device)
         if hasattr(self.network, "padding"):
             chosen["clip_length"] = even(self.network, self.length, chosen["clip_length"])
-        return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", anew=self.anew)
+        try:
+            return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", anew=self.anew)
+        except OSError as error:
+            raise failed(self.output, error) from error
 
     def frames_of(self, part: int) -> range:
         """The places in ``shown`` that a part holds."""

@@ -38,7 +38,7 @@ def restore_pipe(
         told: is told what a person should know.
     """
     coming, going = source == PIPE, output == PIPE
-    asked: dict[str, Any] = {"deep": True, "deinterlace": way.deinterlace}
+    asked: dict[str, Any] = {"fps": way.rate, "deep": True, "deinterlace": way.deinterlace}
     reader: Any = open_pipe(sys.stdin.buffer, **asked) if coming else open_video(source, **asked)
     padding = way.padding if hasattr(network, "padding") else None
     chosen = choose(network, reader.size, way, device)

@@ -31,7 +31,7 @@ from src.video.reader import find_videos
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
 LEAST = {"segment": 1, "overlap": 0, "preview": 0, "max_frames": 1, "memory": 0, "tile": 0, "padding": 0, "context": 0}
-SAYS = Console(stderr=True)  # for standard output may be the video
+SAYS = Console(stderr=True, markup=False, highlight=False)  # for standard output may be the video
 
 
 def restore(config: DictConfig, directory: Path) -> None:
@@ -56,7 +56,10 @@ def restore(config: DictConfig, directory: Path) -> None:
     open_one = partial(Restoration, network, way=way, weights=weights, anew=config.overwrite)
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, open_one, list(zip(sources, outputs, strict=True)), config.preview)
-    trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
+    try:
+        trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
+    except SystemExit as leaving:  # Lightning's way to leave after Ctrl-C
+        raise KeyboardInterrupt from leaving
     work.conclude(trainer)
 
 
@@ -243,7 +246,7 @@ class _Work(pl.LightningModule):
 @contextmanager
 def _progress(whole: Restoration, parts: Sequence[int]) -> Iterator[Callable[[], None]]:
     """A bar with frames a second and the time left; what it yields counts a frame."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=SAYS) as bar:
         count = sum(len(whole.frames_of(part)) for part in parts)
         task = bar.add_task(whole.source.name, total=count, pace="")

@@ -135,7 +135,8 @@ def check(path: Path, encoder: str = "") -> None:
         raise VideoError(f"{path} is a folder, name a file to write the video to")
     if encoder and path.suffix.lower() != ".nut":
         with av.open(os.devnull, "w", format=CONTAINERS[path.suffix.lower()]) as container:
-            if encoder not in container.supported_codecs:
+            listed = encoder in container.supported_codecs and (encoder, path.suffix.lower()) != ("libsvtav1", ".mov")
+            if not listed:  # QuickTime's muxer lists AV1, and refuses it at last
                 raise VideoError(f"{path} cannot hold {encoder}, write {path.stem}.mkv instead")
 
 

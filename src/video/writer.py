@@ -164,6 +164,7 @@ class VideoWriter:
             check(self.path, self._codec.encoder)
         if not self._folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd:
             fit = ", ".join(name for name, other in CODECS.items() if other.odd)
+            fit += f", in {self.path.stem}.mkv" if self.path.suffix.lower() == ".webm" else ""
             raise VideoError(f"{self._name} has no odd sizes such as {size[1]}x{size[0]}, choose one of {fit}")
 
     def __enter__(self) -> VideoWriter:
