@@ -25,7 +25,7 @@ from src.engine.memory import frames_within, free
 from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
 from src.engine.shots import AHEAD, shots
 from src.engine.stream import Edges, even, passes
-from src.errors import Problem, VideoError
+from src.errors import VideoError
 from src.ops.resize import imresize
 from src.video.mux import join
 from src.video.output import failed
@@ -231,6 +231,8 @@ class Restoration:
                     advance()
                 if place == end:
                     break
+            if place < end:
+                raise VideoError(f"{self.source} gave frames for {place} of {end} to be shown, and then ended")
 
     def _restored(self, source: Source, number: int, shot: int, cuts: bool, told: Any) -> Iterator[Restored]:
         """Output frames from a number on, the one before which lies in a shot."""
@@ -279,6 +281,10 @@ class Restoration:
 
     def finish(self) -> None:
         """Makes the output of its parts, with all else that the source holds beside its frames, and removes them."""
+        if missing := self.journal.missing(self.parts):
+            raise VideoError(
+                f"{self.output} lacks {len(missing)} of {self.parts} parts: the same command restores them"
+            )
         parts = [path for path, _ in self.journal.finished().values()]
         if self.output.suffix:
             cut_off = self.length < len(self.reader) and not self.way.slow_motion
@@ -328,8 +334,8 @@ class _Parts:
             self._whole.journal.finish(part, shot)
 
     def __exit__(self, *exception: Any) -> None:
-        if self._writer is not None:  # half a part
-            self._writer.__exit__(*exception) if exception[0] else self._writer.__exit__(Problem, Problem(), None)
+        if self._writer is not None:  # half a part, since something went wrong
+            self._writer.__exit__(*exception)
 
 
 def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.device) -> dict[str, Any]:
@@ -377,7 +383,11 @@ def _gather(parts: Sequence[Path], folder: Path) -> None:
     draft.mkdir(parents=True)
     frames = (frame for part in parts for frame in sorted(part.iterdir()))
     for number, frame in enumerate(frames):
-        os.link(frame, draft / f"{number:08d}{frame.suffix}")
+        target = draft / f"{number:08d}{frame.suffix}"
+        try:
+            os.link(frame, target)
+        except OSError:  # not every file system has links
+            shutil.copyfile(frame, target)
     if folder.is_dir():
         folder.rmdir()  # it is empty
     os.replace(draft, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,8 @@ def restore_pipe(
     geometry = passes(network, **some)
 
     def frames(number: int = 0) -> Iterator[Tensor]:
-        some = reader.frames() if coming else reader.frames(number, way.max_frames)
-        limit = range(way.max_frames) if coming and way.max_frames else None
-        some = some if limit is None else (frame for frame, _ in zip(some, limit, strict=False))
-        return (to_tensor(frame, reader.signal.depth).to(device) for frame in some)
+        given = islice(reader.frames(), way.max_frames) if coming else reader.frames(number, way.max_frames)
+        return (to_tensor(frame, reader.signal.depth).to(device) for frame in given)
 
     back = DISTANT - reach(network, Fraction(DISTANT), **some)
     kept = 2 * (back + geometry.window + BEFORE + AHEAD + DEPTH)

@@ -30,7 +30,17 @@ from src.video.reader import find_videos
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
-LEAST = {"segment": 1, "overlap": 0, "preview": 0, "max_frames": 1, "memory": 0, "tile": 0, "padding": 0, "context": 0}
+LEAST = {
+    "segment": 1,
+    "overlap": 0,
+    "preview": 0,
+    "max_frames": 1,
+    "memory": 0,
+    "tile": 0,
+    "padding": 0,
+    "context": 0,
+    "fps": 0.01,
+}
 SAYS = Console(stderr=True, markup=False, highlight=False)  # for standard output may be the video
 
 

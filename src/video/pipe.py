@@ -22,7 +22,8 @@ from src.errors import VideoError
 from src.video.fields import Deinterlacer
 from src.video.pixels import Signal, from_rgb, guessed, to_rgb
 from src.video.probe import decoded, dimensions, in_words, turn_of
-from src.video.reader import DEFAULT_FPS, Watch, turned
+from src.video.reader import DEFAULT_FPS, turned
+from src.video.watch import Watch
 
 STDIN = Path("-")
 

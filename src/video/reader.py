@@ -15,17 +15,15 @@ import importlib.util
 import logging
 import os
 import re
-import threading
-import time
 import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import av
 import numpy as np
@@ -36,9 +34,9 @@ from src.video.fields import Deinterlacer
 from src.video.images import is_deep, load, load_deep
 from src.video.pixels import RGB, Signal, to_rgb, to_tensor
 from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
+from src.video.watch import Watch
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
-T = TypeVar("T")
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -356,43 +354,6 @@ class _Fork:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Fork.begun)
-
-
-class Watch:
-    """Does work in a thread of its own and gives it up when nothing has come of it for too long."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self.timeout, self.lost = path, timeout, False
-        self.beat()
-
-    def beat(self) -> None:
-        """Say that work goes on: a packet or a frame has come."""
-        self._last = time.monotonic()
-
-    def __call__(self, work: Callable[[], T]) -> T:
-        outcome: list[T] = []
-        failure: list[BaseException] = []
-        done = threading.Event()
-
-        def run() -> None:
-            try:
-                outcome.append(work())
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                done.set()
-
-        self.beat()
-        threading.Thread(target=run, daemon=True, name=f"decoding {self.path.name}").start()
-        while not done.wait(max(0.0, self._last + self.timeout - time.monotonic())):
-            if time.monotonic() - self._last >= self.timeout:
-                self.lost = True  # the thread may still be inside the decoder, which nobody must touch again
-                raise VideoError(f"{self.path} was given up: its decoder has given nothing for {self.timeout:g} s")
-        if failure and isinstance(failure[0], av.FFmpegError):
-            raise VideoError(f"{self.path} cannot be read as video: {in_words(failure[0])}") from failure[0]
-        if failure:
-            raise failure[0]
-        return outcome[0]
 
 
 class _Decoder:

@@ -1,7 +1,8 @@
 """Frames into video files and folders of images, with what goes with the video that they were made from.
 
-What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes,
-however many processors there are. A file appears under its name only when it is whole.
+What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes
+where the codec is lossless; x264 has been seen to differ from run to run. A file appears under its name only when it is
+whole.
 """
 
 from __future__ import annotations
