@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.errors import Problem
-from src.metrics import PSNR, SSIM, Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
+from src.metrics import Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
 from src.ops.resize import imresize
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -281,21 +281,6 @@ def test_forward_gives_the_score_of_one_frame() -> None:
     assert scores.compute()["psnr"].item() == pytest.approx(psnr(estimate[:3], target[:3]).mean().item())
 
 
-@pytest.mark.parametrize(("metric", "measure"), [(PSNR, psnr), (SSIM, ssim)])
-def test_metrics_of_their_own(metric: type[PSNR] | type[SSIM], measure: Any) -> None:
-    long, short = clip(0, frames=5), clip(1, frames=2, noise=0.2)
-    gathered = metric(luma=True, crop=1)
-    gathered.update(*long, clip=0)
-    gathered.update(*short, clip=1)
-    gathered.update(*clip(5, frames=5), clip=0)  # clip 0 once more
-    expected = (measure(*long, luma=True, crop=1).mean() + measure(*short, luma=True, crop=1).mean()) / 2
-    torch.testing.assert_close(gathered.compute(), expected)
-    batched = metric(luma=True, crop=1)
-    batched.update(torch.stack([long[0][:2], short[0]]), torch.stack([long[1][:2], short[1]]), torch.tensor([3, 1]))
-    expected = (measure(long[0][:2], long[1][:2], True, 1).mean() + measure(*short, True, 1).mean()) / 2
-    torch.testing.assert_close(batched.compute(), expected)
-
-
 # Several processes
 
 
@@ -320,10 +305,6 @@ def worker(rank: int, world: int, port: int, out: str) -> None:
     give(padded, 2, range(2 + rank))  # and accumulation goes on from each process's own rows
     found["onwards"] = padded.compute()
 
-    single = PSNR()
-    if rank == 1:
-        single.update(*clip(0), clip=4)
-    found["single"] = single.compute()
     torch.save(found, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -344,4 +325,3 @@ def test_two_processes_one_of_them_empty(tmp_path: Path) -> None:
         assert first["lone"][name].item() == pytest.approx(value, rel=1e-12), name
         assert first["padded"][name].item() == pytest.approx(value, rel=1e-12), name
     assert first["onwards"]["psnr"].item() == pytest.approx(expected_summary({0: 7, 1: 3, 2: 3})["psnr"], rel=1e-12)
-    torch.testing.assert_close(first["single"], psnr(*clip(0)).mean())
