@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config import CONF, compose
-from src.tasks.report import Point, Study, draw, markdown, order, tabulate
+from src.tasks.study import Point, Study, draw, markdown, order, tabulate
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 
@@ -77,7 +77,7 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     if "frames_per_pass" in name:  # options of a study's task can be given beside it
         assert compose(f"ablation={name}", "bench.height=8").bench.models is None
     options = OmegaConf.to_container(node.hydra.callbacks.study)
-    assert options.pop("_target_") == "src.tasks.report.Study"
+    assert options.pop("_target_") == "src.tasks.study.Study"
     study = Study(**options)
     assert study.name == name
     assert study.compare in study.columns
