@@ -1,8 +1,7 @@
 """Frames into video files and folders of images, with what goes with the video that they were made from.
 
-What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes
-where the codec is lossless; x264 has been seen to differ from run to run. A file appears under its name only when it is
-whole.
+What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes.
+A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -272,6 +271,10 @@ class VideoWriter:
         codec, options = self._codec, dict(self._codec.options)
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
+        if codec.encoder.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264's AVX-512 code weighs what the last blocks of a row pass on with what memory held before, so that
+            # equal frames gave other bytes each time; its AVX2 code does not.
+            options["x264-params"] = "asm=avx2"
         if codec.presets:
             options["preset"] = self._preset or codec.preset
         if codec.light:
