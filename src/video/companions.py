@@ -38,6 +38,12 @@ def opened(source: Path) -> Any:
         raise VideoError(f"{source} cannot be opened to copy its audio: {error.strerror}") from error
 
 
+def heard_from(source: Path) -> Fraction | None:
+    """When the first sound of a file begins, on its clock, in seconds; None where there is none."""
+    with opened(source) as container:
+        return min(((stream.start_time or 0) * stream.time_base for stream in container.streams.audio), default=None)
+
+
 class Companions:
     """What goes with a picture, copied packet by packet from the file that the picture was made from.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any
 import av
 
 from src.errors import VideoError
-from src.video.companions import Companions
+from src.video.companions import Companions, heard_from
 from src.video.output import About, Output, failed
 from src.video.probe import in_words
 
@@ -32,7 +33,7 @@ def join(
 
     Args:
         parts: ``.nut`` files of :class:`src.video.writer.VideoWriter`, encoded alike, with times on one clock. Where
-            they begin before 0, all is moved so that it begins there.
+            they, or the sound with them, begin before 0, all is moved so that it begins there.
         path: the video file to write; an old one is replaced.
         source: a file whose sound, subtitles, chapters and metadata are copied (see :class:`Companions`).
         start: time of the first frame, on the clock of the parts, in seconds.
@@ -50,7 +51,11 @@ def join(
     period = max(1, round(1 / about.fps / base))
     end = marks[-1] + period if until is None else max(marks[-1] + 1, round(until / base))
     decoded, lasts = _schedule(order, marks, end, period)
-    lift = max(0, -marks[0])  # as MP4 leaves out what comes before 0
+    shift = Fraction(start) - Fraction(origin)
+    heard = heard_from(source) if source and since is None else None
+    early = 0 if heard is None else -math.floor((heard + shift) / base)
+    # MP4 leaves out what comes before 0. Less than a frame of that is what encoders of sound put there to begin with.
+    lift = max(0, -marks[0], early if early > period else 0)
     with Output(path) as output, ExitStack() as stack:
         try:
             first = stack.enter_context(av.open(os.path.abspath(parts[0]))).streams.video[0]
@@ -58,7 +63,7 @@ def join(
         except (ValueError, av.FFmpegError) as error:
             raise VideoError(f"{path} cannot hold {_codec(parts[0])}, write {path.stem}.mkv instead") from error
         output.describe(video, about, base)
-        shift = Fraction(start) - Fraction(origin) + lift * base
+        shift += lift * base
         since, until = (None if time is None else time + lift * base for time in (since, until))
         companions = Companions(output, source, shift, since=since, until=until, picture=video, metadata=metadata)
         stack.callback(companions.close)

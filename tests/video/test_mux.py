@@ -106,8 +106,8 @@ def test_times_below_zero_are_moved(tmp_path: Path) -> None:
     assert reader.times == tuple(TIMES)
 
 
-def film(path: Path, text: str = "subrip") -> Path:
-    """Two seconds with two languages, a commentary, subtitles, chapters and a font."""
+def film(path: Path, text: str = "subrip", late: int = 0) -> Path:
+    """Two seconds with two languages, a commentary, subtitles, chapters and a font; the picture ``late`` frames late."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
@@ -137,7 +137,7 @@ def film(path: Path, text: str = "subrip") -> Path:
             container.mux(packet)
         for index, frame in enumerate(scene(50)):
             picture = av.VideoFrame.from_ndarray(frame, "rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, 25)
+            picture.pts, picture.time_base = index + late, Fraction(1, 25)
             container.mux(video.encode(picture))
         container.mux(video.encode(None))
         for number, sound in enumerate(sounds):
@@ -205,6 +205,17 @@ def test_all_that_goes_with_a_film_is_kept(tmp_path: Path, source: str, target: 
         assert [(a, b, w["title"]) for a, b, w in chapters] == [(0, Fraction(4, 5), "One"), (Fraction(4, 5), 2, "Two")]
         fonts = [(stream.name, stream.data) for stream in container.streams.attachments]
         assert fonts == ([("font.ttf", b"glyphs")] if (source, target) == ("film.mkv", "a.mkv") else [])
+
+
+@pytest.mark.parametrize("target", ["a.mkv", "a.mp4", "a.mov"])
+def test_sound_may_begin_before_the_picture(tmp_path: Path, target: str) -> None:
+    origin, path = film(tmp_path / "film.mkv", late=10), tmp_path / target
+    begin = open_video(origin).times[0]
+    assert begin > Fraction(1, 4)
+    join(parts(tmp_path, scene(12), TIMES, codec="h264"), path, source=origin, start=TIMES[0], origin=begin)
+    assert samples(origin) == samples(path)
+    for before, after in zip(streams(origin).values(), streams(path).values(), strict=True):
+        assert all(abs(old - new) <= Fraction(1, 1000) for (old, _), (new, _) in zip(before, after, strict=True))
 
 
 def test_sound_ends_and_begins_with_the_picture_where_that_is_asked(tmp_path: Path) -> None:
