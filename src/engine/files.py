@@ -8,12 +8,11 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,95 +20,15 @@ from torch import Tensor, nn
 
 from src.engine.ahead import Behind
 from src.engine.journal import Journal, stretches
-from src.engine.memory import frames_within, free
-from src.engine.restoration import Recent, Restored, Source, fitting_tile, restored
+from src.engine.restoration import Recent, Restored, Source, restored
 from src.engine.shots import AHEAD, shots
-from src.engine.stream import Edges, even, passes
+from src.engine.stream import even, passes
+from src.engine.way import FINE, Clock, Pace, Way, choose, picture
 from src.errors import VideoError
-from src.ops.resize import imresize
 from src.video.mux import join
-from src.video.output import failed
-from src.video.pixels import to_samples
+from src.video.output import failed, put_folder
 from src.video.reader import open_video
 from src.video.writer import VideoWriter, codec_for
-
-STEADY = Fraction(2, 1000)  # seconds that a frame may be off its place in a steady rate: containers round to 1 ms
-FINE = Fraction(1, 90000)  # seconds that times are rounded to where there is no steady rate
-SWEEP = 4  # seconds that a moving divider takes from one side to the other and back
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """How videos are restored and written; see conf/task/restore.yaml for what is not said here.
-
-    Args:
-        codec, quality, preset: see :class:`src.video.writer.VideoWriter`.
-        max_frames: only so many input frames.
-        memory: bytes that a pass may take; None: half of what is free.
-        padding, edges, precision: see :func:`src.engine.stream.stream`.
-        context: see there; for recurrent networks, whose passes become so much longer at either end.
-        cuts, overlap: see :func:`src.engine.restoration.restored`.
-        tile: side of the tiles in input pixels; 0: whole frames; None: as large as memory allows.
-        segment: output frames in a part: what is lost at most when a restoration is cut off.
-        slow_motion: keeps the frame rate, so that a network that adds frames stretches time; without sound.
-        constant_rate: frames evenly in time where the input's are not.
-        deinterlace: fields become frames.
-        fps: frames a second of folders of images; None: 25.
-        compare: ``side`` writes input and output beside each other, ``divider`` with a divider that moves.
-    """
-
-    codec: str = "auto"
-    quality: int | None = None
-    preset: str | None = None
-    max_frames: int | None = None
-    memory: int | None = None
-    padding: int | None = None
-    context: int = 1
-    edges: Edges = "replicate"
-    precision: torch.dtype = torch.float32
-    cuts: bool = True
-    tile: int | None = None
-    overlap: int = 32
-    segment: int = 48
-    slow_motion: bool = False
-    constant_rate: bool = False
-    deinterlace: bool = True
-    fps: float | None = None
-    compare: Literal["side", "divider"] | None = None
-
-    @property
-    def rate(self) -> Fraction | None:
-        """``fps`` as a fraction: 29.97 is 30000/1001."""
-        if self.fps is None:
-            return None
-        exact = Fraction(round(self.fps * 1001), 1001)
-        return exact if abs(float(exact) - self.fps) < 5e-4 and exact.numerator % 1000 == 0 else Fraction(str(self.fps))
-
-    def plan(self) -> dict[str, Any]:
-        """What the pixels and parts of an output depend on, ready for JSON."""
-        options = {name: value for name, value in vars(self).items() if name not in ("memory", "tile")}
-        return {**options, "precision": str(self.precision)}
-
-
-class Clock:
-    """From output times, in input frames, to seconds since the first frame.
-
-    Args:
-        times: when input frames are shown, in seconds.
-        end: when the last ends.
-        fps: their rate.
-    """
-
-    def __init__(self, times: Sequence[Fraction], end: Fraction, fps: Fraction) -> None:
-        self.fps = fps
-        self._marks = [time - times[0] for time in (*times, end)]
-        self.steady = all(abs(mark - number / fps) <= STEADY for number, mark in enumerate(self._marks[:-1]))
-
-    def __call__(self, time: Fraction) -> Fraction:
-        if self.steady:
-            return time / self.fps
-        below = min(max(0, int(time // 1)), len(self._marks) - 2)
-        return self._marks[below] + (time - below) * (self._marks[below + 1] - self._marks[below])
 
 
 class Restoration:
@@ -117,8 +36,8 @@ class Restoration:
 
     Args:
         network: see :func:`src.engine.stream.stream`; on ``device``, in evaluation mode.
-        source: a video file or a folder of frames.
-        output: a video file, or a folder (no suffix).
+        source: a video file, a folder of frames, or a pattern of their names.
+        output: a video file, or a folder (no suffix); one that is there is replaced, if it is a folder only of frames.
         way: how.
         device: of the network.
         weights: what tells one network from another, so that no output is made by two.
@@ -153,9 +72,9 @@ class Restoration:
         return self.way.padding if hasattr(self.network, "padding") else None
 
     @cached_property
-    def fps(self) -> Fraction:
-        """Frames a second of the output; the mean where they are not evenly spaced."""
-        return self.reader.fps if self.way.slow_motion else self.reader.fps / self.geometry.spacing
+    def pace(self) -> Pace:
+        """How fast the output runs."""
+        return Pace.of(self.geometry, self.reader.fps, self.way.slow_motion)
 
     @cached_property
     def clock(self) -> Clock:
@@ -166,14 +85,12 @@ class Restoration:
     @cached_property
     def shown(self) -> list[tuple[int, Fraction]]:
         """What the output shows: numbers of restored frames, and from when on, in seconds since the first."""
-        exposures = self.geometry.exposures
-        lag = exposures[0] / 2 if exposures else 0  # an exposure is shown from where it begins
-        stretch = 1 / self.geometry.spacing if self.way.slow_motion else 1
+        fps, stretch, lag = self.pace
         marks = [self.clock(time - lag) * stretch for time in self.times]
         if self.clock.steady or not self.way.constant_rate:
             return list(enumerate(marks))
         last = self.clock(Fraction(self.length)) * stretch
-        evenly = (Fraction(k) / self.fps for k in range(max(1, round(last * self.fps))))
+        evenly = (Fraction(k) / fps for k in range(max(1, round(last * fps))))
         return [(max(0, bisect_right(marks, time) - 1), time) for time in evenly]
 
     @cached_property
@@ -184,9 +101,9 @@ class Restoration:
     @cached_property
     def journal(self) -> Journal:
         """The parts that there are; opening it makes their folder."""
-        state = self.source.stat()
+        extent = self.source.stat().st_size if self.source.is_file() else len(self.reader)
         plan = {
-            "input": [str(self.source.resolve()), state.st_size if self.source.is_file() else len(self.reader)],
+            "input": [str(self.source.resolve()), extent],
             "network": self.weights,
             **self.way.plan(),
         }
@@ -269,7 +186,7 @@ class Restoration:
         """A writer of this output's frames."""
         return VideoWriter(
             path,
-            self.fps,
+            self.pace.fps,
             codec=codec_for(self.output, self.way.codec, self.reader.signal.depth),
             quality=self.way.quality,
             preset=self.way.preset,
@@ -338,44 +255,6 @@ class _Parts:
             self._writer.__exit__(*exception)
 
 
-def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.device) -> dict[str, Any]:
-    """What a restoration has to know beside ``way``, by the names that :func:`src.engine.restoration.restored` has.
-
-    Returns:
-        ``tile``, as memory allows; ``clip_length`` and ``context`` where passes may have any length.
-    """
-    memory = way.memory or free(device) // 2
-    tile = fitting_tile(network, size, way.overlap, memory) if way.tile is None else way.tile or None
-    geometry = passes(network)
-    clip_length, context = None, 0
-    if hasattr(network, "padding"):
-        height, width = (min(length, tile or length) for length in size)
-        clip_length = frames_within(network, height, width, memory, way.padding)
-    elif geometry.elastic and geometry.window > 1:
-        context = way.context
-        clip_length = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
-    return {"tile": tile, "clip_length": clip_length, "context": context}
-
-
-def picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, way: Way) -> Tensor:
-    """An output frame (3, s*H, s*W) as it is written, (s*H, s*W, 3) of ``depth`` bits; ``before`` is the input's."""
-    if way.compare:
-        frame = compared(imresize(before, frame.shape[-1] // before.shape[-1]), frame, time, way.compare)
-    return to_samples(frame, depth)
-
-
-def compared(before: Tensor, after: Tensor, time: Fraction, how: str) -> Tensor:
-    """Two frames (3, H, W) in one: side by side, or with a divider that moves with the time in seconds."""
-    if how == "side":
-        return torch.cat([before.to(after), after], dim=-1).clamp(0, 1)
-    width = after.shape[-1]
-    phase = float(time % SWEEP) / SWEEP
-    place = round(width * (1 - abs(1 - 2 * phase)))
-    both = torch.cat([before.to(after)[..., :place], after[..., place:]], dim=-1).clamp(0, 1)
-    both[..., max(0, place - 1) : place + 1] = 1
-    return both
-
-
 def _gather(parts: Sequence[Path], folder: Path) -> None:
     """The frames of parts as one folder, numbered from 0; they are linked, so that this can be cut off, too."""
     draft = folder.absolute().with_name(f".{folder.name}.whole")
@@ -388,9 +267,7 @@ def _gather(parts: Sequence[Path], folder: Path) -> None:
             os.link(frame, target)
         except OSError:  # not every file system has links
             shutil.copyfile(frame, target)
-    if folder.is_dir():
-        folder.rmdir()  # it is empty
-    os.replace(draft, folder)
+    put_folder(draft, folder)
 
 
 def fingerprint(file: str | Path | None, description: Mapping[str, Any]) -> str:

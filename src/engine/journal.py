@@ -6,16 +6,20 @@ which input frame the shot begins that the part ends in, which is all that going
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.errors import Problem
 
+log = logging.getLogger(__name__)
 NAME = re.compile(r"(\d{6})-(\d+)(\.nut)?")
 
 
@@ -42,7 +46,7 @@ class Journal:
         suffix: str = ".nut",
         anew: bool = False,
     ) -> None:
-        self.folder, self.suffix = self.place(output), suffix
+        self.output, self.folder, self.suffix = output, self.place(output), suffix
         file = self.folder / "plan.json"
         given = json.loads(json.dumps(plan))
         if not file.exists():
@@ -56,11 +60,28 @@ class Journal:
                 "overwrite=true to begin anew."
             )
         if changed:
-            self.clear()
+            with self.held():  # nobody else is at them
+                self.clear()
             self.folder.mkdir(parents=True)
             _write_once(file, json.dumps({"plan": given, "chosen": chosen}, indent=1))
             before = {"chosen": chosen}
         self.chosen: dict[str, Any] = before["chosen"]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps another command from restoring the same output meanwhile; ended in any way, this one holds it no more.
+
+        Raises:
+            Problem: another one is at it.
+        """
+        with (self.folder / "held").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Problem(f"{self.output} is being restored by another command: wait for it, or end it.") from error
+            except OSError as error:  # not every file system has locks
+                log.debug("%s is not held: %s", self.folder, error)
+            yield
 
     @staticmethod
     def place(output: Path) -> Path:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from src.engine.ahead import DEPTH, Behind
-from src.engine.files import FINE, STEADY, Way, choose, picture
 from src.engine.restoration import Recent, Replay, restored
 from src.engine.shots import AHEAD, BEFORE
 from src.engine.stream import passes, reach
+from src.engine.way import FINE, STEADY, Pace, Way, choose, picture
+from src.errors import Problem
 from src.video.pipe import PipeReader, Y4MWriter, open_pipe, y4m_writer
 from src.video.pixels import to_tensor
 from src.video.reader import FrameReader, open_video
@@ -37,8 +38,13 @@ def restore_pipe(
         way: how; a pipe has no parts, and standard output is of one rate and without sound.
         device: of the network.
         told: is told what a person should know.
+
+    Raises:
+        Problem: standard output is to be encoded, which it is not.
     """
     coming, going = source == PIPE, output == PIPE
+    if going and (way.codec, way.quality, way.preset) != ("auto", None, None):
+        raise Problem("Standard output is YUV4MPEG2, which has no codec, quality or preset: pipe it into ffmpeg -i -.")
     asked: dict[str, Any] = {"fps": way.rate, "deep": True, "deinterlace": way.deinterlace}
     reader: Any = open_pipe(sys.stdin.buffer, **asked) if coming else open_video(source, **asked)
     padding = way.padding if hasattr(network, "padding") else None
@@ -57,9 +63,7 @@ def restore_pipe(
         network, recent, reader.size, cuts=way.cuts, tile=chosen["tile"], overlap=way.overlap, told=told,
         edges=way.edges, precision=way.precision, **some,
     )  # fmt: skip
-    fps = reader.fps if way.slow_motion else reader.fps / geometry.spacing
-    stretch = 1 / geometry.spacing if way.slow_motion else Fraction(1)
-    lag = geometry.exposures[0] / 2 if geometry.exposures else Fraction(0)
+    fps, stretch, lag = Pace.of(geometry, reader.fps, way.slow_motion)
     timed = (
         (
             _seconds(reader, item.time - lag) * stretch,
@@ -79,7 +83,7 @@ def restore_pipe(
         for time, frame in _steady(timed, fps) if going else timed:
             behind.put((frame,) if going else (frame, time))
             count += 1
-    told(f"{'standard output' if going else output}: {count} frames, {float(fps):.3f} a second")
+    told(f"{'standard output' if going else output}: {count} frames, {float(fps):.3f} a second, pictures only")
 
 
 def _seconds(reader: FrameReader | PipeReader, time: Fraction) -> Fraction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from src.config import build_network, build_trainer, plain
-from src.engine.files import Restoration, Way, fingerprint
+from src.engine.files import Restoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.pipes import PIPE, restore_pipe
 from src.engine.tiles import GRID
+from src.engine.way import Way
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.papers.cascade import again
-from src.video.reader import find_videos
+from src.video.reader import find_videos, is_pattern, is_video
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
@@ -122,25 +123,40 @@ def _sources(given: Any) -> list[Path]:
     found: list[Path] = []
     for name in given if isinstance(given, ListConfig) else [given]:
         path = Path(str(name)).expanduser()
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if path.is_dir():
             found += find_videos(path) or [path]
-        elif path.exists() or not matches:
+        elif path.exists() or is_pattern(path):
             found.append(path)
         else:
-            found += matches
-    if missing := [path for path in found if not path.exists()]:
-        raise Problem(f"input={missing[0]} does not exist, and is no pattern that anything matches.")
+            found += _matches(path) or [path]
+    if missing := [path for path in found if not (path.exists() or is_pattern(path))]:
+        several = [part.strip() for part in str(missing[0]).split(",")]
+        meant = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
+        hint = f"; several are given as 'input=[{','.join(several)}]'" if meant else ""
+        raise Problem(f"input={missing[0]} does not exist, and is no pattern that anything matches{hint}.")
     return list(dict.fromkeys(found))
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """The videos that a pattern matches, or what it matches where none of that looks like one."""
+    if pattern.parent.is_dir():  # whose name may hold brackets, which are no pattern
+        inside = list(pattern.parent.glob(pattern.name))
+    else:
+        inside = [Path(match) for match in glob.iglob(str(pattern), recursive=True)]
+    shown = sorted(path for path in inside if path.name[0] != ".")
+    return [path for path in shown if is_video(path)] or shown
 
 
 def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
     """Where each video goes: to ``output``, or, where several may be meant, into that folder under its own name."""
     output = Path(str(config.output)).expanduser()
-    several = isinstance(config.input, ListConfig) or sources != [Path(str(config.input)).expanduser()]
+    plain = not isinstance(config.input, ListConfig) and sources == [Path(str(config.input)).expanduser()]
+    several = len(sources) > 1 or not (plain or output.suffix)
     if several and output.suffix:
         raise Problem(f"There are {len(sources)} videos to restore, so output={output} must be a folder (no suffix).")
-    names = [source.stem if source.is_file() else source.name for source in sources]
+    names = [
+        source.stem if source.is_file() else (source if source.is_dir() else source.parent).name for source in sources
+    ]
     if len(set(names)) < len(names):  # as in a/clip.mp4 and b/clip.mp4
         names = [f"{source.parent.name}_{name}" for source, name in zip(sources, names, strict=True)]
     if len(set(names)) < len(names):
@@ -185,13 +201,11 @@ class _Work(pl.LightningModule):
         self.network, self.videos, self.preview = network, videos, preview
         self._open_one = open_one
         self.failures: dict[int, str] = {}
-        self.shared: set[int] = set()  # videos whose parts are spread over the ranks
+        self.shared: dict[int, tuple[list[int], float]] = {}  # whose parts are spread over the ranks: which, since when
 
     def predict_step(self, share: Sequence[int]) -> int:
         video, rank, world = (int(number) for number in share)
         output = self.videos[video][1]
-        if world > 1:
-            self.shared.add(video)
         try:
             if len(self.videos) > 1 and output.exists() and not Journal.place(output).exists():
                 SAYS.print(f"{output} is there already.", soft_wrap=True)
@@ -202,11 +216,14 @@ class _Work(pl.LightningModule):
             if rank == 0:
                 self._begin(whole, len(missing))
             begun = time.monotonic()
-            with _progress(whole, mine) as advance:
-                whole.run(mine, advance, SAYS.print)
-            if world == 1:
-                whole.finish()
-                SAYS.print(_summary(whole, mine, time.monotonic() - begun), soft_wrap=True)
+            if world > 1:
+                self.shared[video] = missing, begun
+            with whole.journal.held() if rank == 0 else nullcontext():
+                with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:
+                    whole.run(mine, advance, SAYS.print)
+                if world == 1:
+                    whole.finish()
+                    SAYS.print(_summary(whole, mine, time.monotonic() - begun), soft_wrap=True)
         except Problem as problem:
             self.failures[video] = str(problem)
             if len(self.videos) > 1:
@@ -223,6 +240,8 @@ class _Work(pl.LightningModule):
                 "its fields become frames" if whole.way.deinterlace else "deinterlace=true makes frames of its fields"
             )
             SAYS.print(f"{whole.source} is interlaced: {does}.", soft_wrap=True)
+        if whole.reader.signal.lost:
+            SAYS.print(f"{whole.source} has {' and '.join(whole.reader.signal.lost)}: left out.", soft_wrap=True)
         if 0 < missing < whole.parts:
             there = whole.parts - missing
             SAYS.print(f"Going on with {whole.output}: {there} of {whole.parts} parts are there.", soft_wrap=True)
@@ -242,10 +261,10 @@ class _Work(pl.LightningModule):
             torch.distributed.all_gather_object(gathered, self.failures)
             failures = {video: said for rank in gathered for video, said in rank.items()}
         if trainer.is_global_zero:
-            for video in sorted(self.shared - failures.keys()):
-                whole = self._open(video)
+            for video in sorted(self.shared.keys() - failures.keys()):
+                whole, (parts, begun) = self._open(video), self.shared[video]
                 whole.finish()
-                SAYS.print(_summary(whole, (), 0), soft_wrap=True)
+                SAYS.print(_summary(whole, parts, time.monotonic() - begun), soft_wrap=True)
         if failures and len(self.videos) == 1:
             raise Problem(failures[0])
         if failures:
@@ -254,12 +273,15 @@ class _Work(pl.LightningModule):
 
 
 @contextmanager
-def _progress(whole: Restoration, parts: Sequence[int]) -> Iterator[Callable[[], None]]:
-    """A bar with frames a second and the time left; what it yields counts a frame."""
+def _progress(whole: Restoration, parts: Sequence[int], *, of: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar with frames a second and the time left, of one process of ``of``; what it yields counts a frame."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=SAYS) as bar:
+    with Progress(
+        *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=SAYS, disable=not shown
+    ) as bar:
         count = sum(len(whole.frames_of(part)) for part in parts)
-        task = bar.add_task(whole.source.name, total=count, pace="")
+        share = f" (the first process's share of {of})" if of > 1 else ""
+        task = bar.add_task(f"{whole.source.name}{share}", total=count, pace="")
 
         def advance() -> None:
             speed = bar.tasks[0].speed
@@ -272,5 +294,5 @@ def _summary(whole: Restoration, parts: Sequence[int], seconds: float) -> str:
     frames, last = len(whole.shown), float(whole.shown[-1][1])
     restored = sum(len(whole.frames_of(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
-    lasts = last + 1 / float(whole.fps)
-    return f"{whole.output}: {frames} frames, {lasts:.2f} s at {float(whole.fps):.3f} a second{pace}"
+    fps = float(whole.pace.fps)
+    return f"{whole.output}: {frames} frames, {last + 1 / fps:.2f} s at {fps:.3f} a second{pace}"

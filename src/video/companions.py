@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ QUICKTIME_NAMES = {
     "deu": "ger", "ell": "gre", "isl": "ice", "mkd": "mac", "nld": "dut", "sqi": "alb", "swe": "sve", "zho": "chi",
 }
 # fmt: on
+COVER = av.stream.Disposition.attached_pic
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ class Companions:
     """What goes with a picture, copied packet by packet from the file that the picture was made from.
 
     Made, it has added to ``output`` every audio and subtitle stream that the container can hold, with language and
-    disposition, chapters, attachments (Matroska) and what the source says of itself. What it cannot hold is left out,
-    with a warning.
+    disposition, chapters, cover, attachments (Matroska) and what the source says of itself. What it cannot hold is left
+    out, with a warning.
 
     Args:
         output: where to.
@@ -83,6 +85,11 @@ class Companions:
             origin = self._open.enter_context(opened(source))
             for stream in (*origin.streams.audio, *origin.streams.subtitles):
                 self._add(stream)
+            covers = [self._cover(stream) for stream in origin.streams.video if stream.disposition & COVER]
+            if data := [stream.index for stream in origin.streams.data]:
+                log.warning(
+                    "%s has data (positions, time codes) in stream %s: left out", source, ", ".join(map(str, data))
+                )
             if output.suffix == ".mkv":
                 for stream in origin.streams.attachments:
                     container.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
@@ -94,7 +101,7 @@ class Companions:
             if any(key.startswith("com.apple.quicktime.") for key in origin.metadata) and output.suffix == ".mov":
                 container.container_options["movflags"] = "use_metadata_tags"  # else only names of iTunes are kept
             self._name(origin, picture)
-            self._packets = self._moved(origin)
+            self._packets = chain(filter(None, covers), self._moved(origin))
         container.metadata.update(metadata or {})
         self._ahead = next(self._packets, None)
 
@@ -113,6 +120,24 @@ class Companions:
         added.metadata.update(self._words(stream))
         added.disposition = stream.disposition
         self._streams[stream.index] = added
+
+    def _cover(self, stream: Any) -> av.Packet | None:
+        """The picture that a file is shown by, where it is one packet of the output, too."""
+        with opened(Path(stream.container.name)) as again:  # as the packets of this one are still to come
+            packet = next((p for p in again.demux(again.streams[stream.index]) if p.size), None)
+        if packet is None or self._output.suffix not in (".mp4", ".m4v", ".mkv"):
+            log.warning("%s cannot hold the cover of %s: left out", self._output.path, self._source)
+            return None
+        name = stream.codec_context.name.replace("mjpeg", "jpeg")
+        if self._output.suffix == ".mkv":
+            self._output.container.add_attachment(
+                f"cover.{name}".replace("jpeg", "jpg"), f"image/{name}", bytes(packet)
+            )
+            return None
+        packet.stream = self._output.container.add_stream_from_template(stream)
+        packet.stream.disposition = stream.disposition
+        packet.pts = packet.dts = 0
+        return packet
 
     def _recoded(self, stream: Any) -> Any:
         """A stream for subtitles in the container's own format of text; None where either is none."""
@@ -143,7 +168,7 @@ class Companions:
 
     def _name(self, origin: Any, picture: Any) -> None:
         stream = origin.streams.best("video")
-        if stream is not None and not stream.disposition & av.stream.Disposition.attached_pic:
+        if stream is not None and not stream.disposition & COVER:
             picture.metadata.update(self._words(stream))
             picture.disposition = stream.disposition
 

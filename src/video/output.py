@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,8 @@ from src.video.matroska import write_aspect
 from src.video.pixels import Signal
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".nut": "nut"}
+
+FRAME = re.compile(r"\d{8,}\.png")  # the name of a frame in a folder
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +141,25 @@ def check(path: Path, encoder: str = "") -> None:
         with av.open(os.devnull, "w", format=CONTAINERS[path.suffix.lower()]) as container:
             listed = encoder in container.supported_codecs and (encoder, path.suffix.lower()) != ("libsvtav1", ".mov")
             if not listed:  # QuickTime's muxer lists AV1, and refuses it at last
-                raise VideoError(f"{path} cannot hold {encoder}, write {path.stem}.mkv instead")
+                fit = ".mov" if encoder == "prores_ks" else ".mkv"
+                raise VideoError(f"{path} cannot hold {encoder}, write {path.stem}{fit} instead")
+
+
+def check_folder(path: Path) -> None:
+    """Raises a VideoError where a folder of frames cannot be put: what is there is no such folder, nor empty."""
+    if path.exists() and (not path.is_dir() or not all(FRAME.fullmatch(entry.name) for entry in path.iterdir())):
+        raise VideoError(f"{path} is not empty and holds more than frames, name another folder to write frames to")
+
+
+def put_folder(draft: Path, path: Path) -> None:
+    """Puts a folder of frames in its place, instead of the frames that are there."""
+    old = path.absolute().with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.is_dir():
+        os.replace(path, old)
+    os.replace(draft, path)
+    synced(path.absolute().parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def failed(path: Path, error: Exception) -> VideoError:

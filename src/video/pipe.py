@@ -161,6 +161,11 @@ def _head(file: BinaryIO) -> tuple[Any, Any, Iterator[av.VideoFrame], av.VideoFr
     stream.thread_type = "SLICE"
     frames = decoded(container, stream)
     first = next(frames, None)
+    if first is None and container.format.name.startswith("mov"):
+        raise VideoError(
+            "standard input holds no frames that can be decoded: the index of such a file lies behind its pictures, "
+            "where no pipe goes back to; give the file itself, or ffmpeg -i <file> -c copy -f matroska - |"
+        )
     if first is None:
         raise VideoError("standard input holds no frames that can be decoded")
     return container, stream, frames, first

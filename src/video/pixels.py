@@ -18,6 +18,7 @@ from typing import Any, cast
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type as SideData
 from av.video.format import VideoFormat
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
@@ -28,6 +29,12 @@ LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0
 LUMA_601 = (0.299, 0.114)
 # Rounds each of Y, Cb and Cr to the nearest, and takes chroma from every pixel rather than from every other.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+# What comes with frames that is of no use to others.
+LOST = {
+    SideData.DOVI_METADATA: "Dolby Vision's metadata",
+    SideData.DYNAMIC_HDR_PLUS: "HDR10+'s metadata",
+    SideData.A53_CC: "closed captions",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Signal:
         mastering: of the display that it was graded on, x and y of red, green, blue and white, then its least and
             greatest luminance in cd/m2; empty where the source does not say.
         light: greatest and mean greatest luminance of the content, cd/m2; empty where the source does not say.
+        lost: what else comes with each frame, and goes with it when the frame is restored.
     """
 
     depth: int = 8
@@ -52,6 +60,7 @@ class Signal:
     transfer: int = int(ColorTrc.UNSPECIFIED)
     mastering: tuple[Fraction, ...] = ()
     light: tuple[int, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
@@ -64,7 +73,7 @@ class Signal:
         elif matrix in (RGB, 3):  # which Y, Cb and Cr cannot be, and what is reserved
             matrix = UNSPECIFIED
         primaries, transfer = (int(tag) or UNSPECIFIED for tag in (frame.color_primaries, frame.color_trc))
-        return cls(depth, matrix, full, primaries, transfer, _mastering(frame), _light(frame))
+        return cls(depth, matrix, full, primaries, transfer, _mastering(frame), _light(frame), _lost(frame))
 
     def settled(self, pixels: str, source_size: tuple[int, int] | None, matrix: int = BT709) -> Signal:
         """What becomes of the signal where it is coded as ``pixels``.
@@ -252,6 +261,11 @@ def _mastering(frame: av.VideoFrame) -> tuple[Fraction, ...]:
     if not (primaries and luminance and all(numbers[1::2])):
         return ()
     return tuple(Fraction(p, q) for p, q in zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _lost(frame: av.VideoFrame) -> tuple[str, ...]:
+    kinds = {data.type for data in cast(Any, frame.side_data)}
+    return tuple(name for kind, name in LOST.items() if kind in kinds)
 
 
 def _light(frame: av.VideoFrame) -> tuple[int, ...]:

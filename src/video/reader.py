@@ -11,6 +11,7 @@ uint8, or, of a deep reader, uint16 with values of as many bits as ``signal.dept
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import logging
 import os
@@ -63,7 +64,8 @@ def open_video(
     """Open a video file or a folder of images.
 
     Args:
-        path: the file, or the folder whose images, in natural order of their names, are the frames.
+        path: the file, or the folder whose images, in natural order of their names, are the frames, or a pattern of
+            their names (``shot/left_*.png``).
         backend: who reads. ``auto`` takes decord where it is known to return the right frames, else PyAV.
         timeout: seconds after which a decoder that gives nothing is given up.
         fps: the frame rate of a source that has none of its own (25 unless told).
@@ -75,12 +77,13 @@ def open_video(
         VideoError: there is nothing to read, or ``backend`` cannot read it exactly.
     """
     path = Path(path)
-    if not path.exists():
+    images = path.is_dir() or is_pattern(path)
+    if not path.exists() and not images:
         raise VideoError(f"{path} does not exist")
-    if path.is_dir() != (backend == "frames") and backend != "auto":
-        raise VideoError(f"{path} is {'a folder' if path.is_dir() else 'a file'}, which {backend} does not read")
+    if images != (backend == "frames") and backend != "auto":
+        raise VideoError(f"{path} is {'a folder' if images else 'a file'}, which {backend} does not read")
     rate = Fraction(fps) if fps else DEFAULT_FPS
-    if path.is_dir():
+    if images:
         return FolderReader(path, rate, deep)
     return FileReader(path, backend, timeout, rate, deep, deinterlace)
 
@@ -118,6 +121,21 @@ def is_video(path: str | Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path is a pattern of the names of images, and of nothing else, in a folder that there is."""
+    if path.exists() or not glob.has_magic(path.name) or not path.parent.is_dir():
+        return False
+    shown = [entry for entry in path.parent.glob(path.name) if entry.name[0] != "."]
+    return len(shown) > 1 and all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in shown)
+
+
+def _images(path: Path) -> list[Path]:
+    """The images of a folder, or those in a folder that a pattern of names matches, in natural order."""
+    entries = path.iterdir() if path.is_dir() else path.parent.glob(path.name)
+    files = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
 class FrameReader(ABC):
     """Frames of one clip by number. Not to be read from several threads at once.
 
@@ -149,7 +167,9 @@ class FrameReader(ABC):
     @property
     def name(self) -> str:
         """What to call the clip: the name of the folder, or of the file without its suffix."""
-        return self.path.name if self.path.is_dir() else self.path.stem
+        if self.path.is_file():
+            return self.path.stem
+        return (self.path.parent if is_pattern(self.path) else self.path).name
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         """The frames ``indices``, in any order, repeats allowed: ``(T, H, W, 3)``.
@@ -192,13 +212,15 @@ class FrameReader(ABC):
 
 
 class FolderReader(FrameReader):
-    """Images of one folder. Grey becomes RGB, transparency is dropped, 16 bits become 8 unless ``deep``."""
+    """Images of one folder, or those of it that match a pattern.
+
+    Grey becomes RGB, transparency is dropped, 16 bits become 8 unless ``deep``.
+    """
 
     backend = "frames"
 
     def __init__(self, path: Path, fps: Fraction, deep: bool = False) -> None:
-        files = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
-        self.files = sorted((file for file in files if file.name[0] != "."), key=lambda file: _natural(file.name))
+        self.files = _images(path)
         if not self.files:
             raise VideoError(f"{path} holds no images to take as frames")
         kinds = sorted({file.suffix.lower().replace("jpeg", "jpg") for file in self.files})

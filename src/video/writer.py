@@ -25,7 +25,7 @@ from PIL import Image
 from src.errors import VideoError
 from src.video.companions import opened
 from src.video.mux import join
-from src.video.output import About, Output, check, failed, synced
+from src.video.output import About, Output, check, check_folder, failed, put_folder
 from src.video.pixels import Signal, from_rgb, rescaled, to_samples
 from src.video.reader import open_video
 
@@ -88,8 +88,8 @@ class VideoWriter:
     Args:
         path: a video file, whose suffix chooses the container, or a folder (no suffix, or a slash at the end), which
             then holds ``00000000.png``, ``00000001.png`` and so on, of 16 bits where ``signal`` has more than 8. An old
-            file is replaced, a full folder refused. A ``.nut`` is a part, for :func:`src.video.mux.join`: parts that
-            are written with the same arguments fit together.
+            file, or a folder of nothing but such frames, is replaced. A ``.nut`` is a part, for
+            :func:`src.video.mux.join`: parts that are written with the same arguments fit together.
         fps: frames a second, kept exactly up to a denominator of 65536.
         codec: ``h264`` (8 bits), ``hevc``, ``av1``, ``prores`` (4:2:2), ``ffv1`` (RGB, exact at every depth, for
             archives), ``lossless`` (RGB H.264, 8 bits), or ``auto``: AV1 in .webm, else H.264 for 8 bits and HEVC for
@@ -107,7 +107,7 @@ class VideoWriter:
             depends what players take an untagged picture for.
 
     Raises:
-        VideoError: the container cannot hold the codec, or the folder is not empty.
+        VideoError: the container cannot hold the codec, or the folder holds something else.
     """
 
     def __init__(
@@ -156,11 +156,11 @@ class VideoWriter:
         """Finds out, as far as that goes beforehand, whether such a file can be written, of frames ``(height, width)``.
 
         Raises:
-            VideoError: the container cannot hold the codec, the codec has no such size, or the folder is not empty.
+            VideoError: the container cannot hold the codec, the codec has no such size, or a folder holds other things.
         """
-        if self._folder and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise VideoError(f"{self.path} is not empty, name another folder to write frames to")
-        if not self._folder:
+        if self._folder:
+            check_folder(self.path)
+        else:
             check(self.path, self._codec.encoder)
         if not self._folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd:
             fit = ", ".join(name for name, other in CODECS.items() if other.odd)
@@ -306,7 +306,7 @@ class VideoWriter:
                 raise VideoError(f"{self.path} was not written, as there were no frames for it")
             if self._folder:
                 if kind is None:
-                    self._show()
+                    put_folder(self._part, self.path)
                 return
             if kind is None:
                 self._mux(self._video.encode(None))
@@ -323,12 +323,6 @@ class VideoWriter:
             else:
                 self._output.abandon()
                 self._part.unlink(missing_ok=True)
-
-    def _show(self) -> None:
-        if self.path.exists():
-            self.path.rmdir()  # it is empty
-        os.replace(self._part, self.path)
-        synced(self.path.absolute().parent)
 
 
 def write_video(path: str | Path, frames: Iterable[torch.Tensor | np.ndarray], fps: Fraction, **options: Any) -> None:

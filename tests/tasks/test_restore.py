@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.engine.files import Clock, Restoration, Way
+from src.engine.files import Restoration
 from src.engine.journal import Journal, stretches
+from src.engine.way import Clock, Way
 from src.errors import Problem
 from src.papers.baselines import Bicubic, Blend
 from src.video.reader import open_video

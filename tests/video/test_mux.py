@@ -107,7 +107,7 @@ def test_times_below_zero_are_moved(tmp_path: Path) -> None:
 
 
 def film(path: Path, text: str = "subrip", late: int = 0) -> Path:
-    """Two seconds with two languages, a commentary, subtitles, chapters and a font; the picture ``late`` frames late."""
+    """Two seconds with two languages, subtitles, chapters and a font; the picture begins ``late`` frames late."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"

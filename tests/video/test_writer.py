@@ -208,8 +208,14 @@ def test_folders_of_frames(tmp_path: Path, name: str) -> None:
     assert sorted(entry.name for entry in path.iterdir()) == [f"{i:08d}.png" for i in range(11)]
     assert np.array_equal(np.asarray(Image.open(path / "00000010.png")), frames[10])
     assert np.array_equal(open_video(path).read(range(11)).numpy(), frames)
+    with VideoWriter(target, NTSC) as writer:
+        writer.write(frames[3])
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert np.array_equal(open_video(path).read([0])[0].numpy(), frames[3])
+    (path / "notes.txt").write_text("mine")
     with pytest.raises(VideoError, match="is not empty"):
         VideoWriter(target, NTSC).__enter__()
+    assert sorted(entry.name for entry in path.iterdir()) == ["00000000.png", "notes.txt"]
 
 
 @pytest.mark.parametrize(
