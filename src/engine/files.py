@@ -160,7 +160,6 @@ class Restoration:
             after=self.times[number - 1] if number else None,
             shot=shot,
             cuts=cuts,
-            overlap=self.way.overlap,
             told=told,
             **self.journal.chosen,
             padding=self._padding,

@@ -60,7 +60,7 @@ def restore_pipe(
     kept = 2 * (back + geometry.window + BEFORE + AHEAD + DEPTH)
     recent = Recent(Replay(frames(), kept) if coming else frames, geometry.window if way.compare else 0)
     outputs = restored(
-        network, recent, reader.size, cuts=way.cuts, tile=chosen["tile"], overlap=way.overlap, told=told,
+        network, recent, reader.size, cuts=way.cuts, tile=chosen["tile"], overlap=chosen["overlap"], told=told,
         edges=way.edges, precision=way.precision, **some,
     )  # fmt: skip
     fps, stretch, lag = Pace.of(geometry, reader.fps, way.slow_motion)

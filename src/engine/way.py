@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from src.engine.memory import frames_within, free
 from src.engine.restoration import fitting_tile
 from src.engine.stream import Edges, passes
+from src.engine.tiles import GRID
+from src.errors import Problem
 from src.geometry import Geometry
 from src.ops.resize import imresize
 from src.video.pixels import to_samples
 
 STEADY = Fraction(2, 1000)  # seconds that a frame may be off its place in a steady rate: containers round to 1 ms
 FINE = Fraction(1, 90000)  # seconds that times are rounded to where there is no steady rate
+OVERLAP = 32  # input pixels that tiles share, where the network does not ask for more
 SWEEP = 4  # seconds that a moving divider takes from one side to the other and back
 
 
@@ -32,7 +35,8 @@ class Way:
         memory: bytes that a pass may take; None: half of what is free.
         padding, edges, precision: see :func:`src.engine.stream.stream`.
         context: see there; for recurrent networks, whose passes become so much longer at either end.
-        cuts, overlap: see :func:`src.engine.restoration.restored`.
+        cuts: see :func:`src.engine.restoration.restored`.
+        overlap: input pixels that tiles share; None: what the network asks for.
         tile: side of the tiles in input pixels; 0: whole frames; None: as large as memory allows.
         segment: output frames in a part: what is lost at most when a restoration is cut off.
         slow_motion: keeps the frame rate, so that a network that adds frames stretches time; without sound.
@@ -53,7 +57,7 @@ class Way:
     precision: torch.dtype = torch.float32
     cuts: bool = True
     tile: int | None = None
-    overlap: int = 32
+    overlap: int | None = None
     segment: int = 48
     slow_motion: bool = False
     constant_rate: bool = False
@@ -122,10 +126,17 @@ def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.de
     """What a restoration has to know beside ``way``, by the names that :func:`src.engine.restoration.restored` has.
 
     Returns:
-        ``tile``, as memory allows; ``clip_length`` and ``context`` where passes may have any length.
+        ``tile``, as memory allows, and ``overlap``; ``clip_length`` and ``context`` where passes may have any length.
+
+    Raises:
+        Problem: tiles of the size asked for would be nothing but overlap.
     """
     memory = way.memory or free(device) // 2
-    tile = fitting_tile(network, size, way.overlap, memory) if way.tile is None else way.tile or None
+    asked: Any = max((part.overlap for part in network.modules() if hasattr(part, "overlap")), default=OVERLAP)
+    overlap = asked if way.overlap is None else way.overlap
+    if way.tile and way.tile < overlap + GRID:
+        raise Problem(f"tile={way.tile} is too small: it is at least {GRID} more than overlap={overlap}.")
+    tile = fitting_tile(network, size, overlap, memory) if way.tile is None else way.tile or None
     geometry = passes(network)
     clip_length, context = None, 0
     if hasattr(network, "padding"):
@@ -134,7 +145,7 @@ def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.de
     elif geometry.elastic and geometry.window > 1:
         context = way.context
         clip_length = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
-    return {"tile": tile, "clip_length": clip_length, "context": context}
+    return {"tile": tile, "overlap": overlap, "clip_length": clip_length, "context": context}
 
 
 def picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, way: Way) -> Tensor:

@@ -183,6 +183,8 @@ class VTSR(nn.Module):
         interpolating: start as doing next to nothing instead of at random.
     """
 
+    overlap = 256  # input pixels that tiles have to share to give the whole frame to 1e-3: MobileNetV2 sees far
+
     def __init__(
         self,
         *,

@@ -22,7 +22,6 @@ from src.config import build_network, build_trainer, plain
 from src.engine.files import Restoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.pipes import PIPE, restore_pipe
-from src.engine.tiles import GRID
 from src.engine.way import Way
 from src.errors import Problem
 from src.nn.blocks import count_parameters
@@ -107,8 +106,6 @@ def _way(config: DictConfig) -> Way:
     for name, least in LEAST.items():
         if config[name] is not None and config[name] < least:
             raise Problem(f"{name}={config[name]} is too small: it is at least {least}.")
-    if config.tile and config.tile < config.overlap + GRID:
-        raise Problem(f"tile={config.tile} is too small: it is at least {GRID} more than overlap={config.overlap}.")
     given = {name: config[name] for name in Way.__dataclass_fields__}
     given["memory"] = int(config.memory * 2**30) if config.memory else None
     given["precision"] = PRECISIONS[str(config.precision)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from fractions import Fraction
 from itertools import pairwise
@@ -11,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from av.subtitles.subtitle import SubtitleSet
+from PIL import Image
 
 from src.errors import VideoError
 from src.video.mux import join
@@ -216,6 +218,31 @@ def test_sound_may_begin_before_the_picture(tmp_path: Path, target: str) -> None
     assert samples(origin) == samples(path)
     for before, after in zip(streams(origin).values(), streams(path).values(), strict=True):
         assert all(abs(old - new) <= Fraction(1, 1000) for (old, _), (new, _) in zip(before, after, strict=True))
+
+
+def test_the_cover_stays(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 10, 10)).save(picture, "JPEG")
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        video, cover = container.add_stream("libx264", rate=25), container.add_stream("mjpeg", rate=1)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.start_encoding()
+        packet = av.Packet(picture.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = cover, 0, 0, True
+        container.mux_one(packet)
+        for frame in scene(12):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(video.encode(None))
+    pieces = parts(tmp_path, scene(12), TIMES, codec="h264")
+    for name in ("a.mp4", "a.mkv"):
+        join(pieces, tmp_path / name, source=tmp_path / "in.mp4")
+        with av.open(str(tmp_path / name)) as container:
+            [cover] = [s for s in container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
+            held = [bytes(packet) for packet in container.demux(cover) if packet.size]
+        assert held == [picture.getvalue()]
+        assert len(open_video(tmp_path / name)) == 12
 
 
 def test_sound_ends_and_begins_with_the_picture_where_that_is_asked(tmp_path: Path) -> None:
