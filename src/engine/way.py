@@ -132,7 +132,8 @@ def choose(network: nn.Module, size: tuple[int, int], way: Way, device: torch.de
         Problem: tiles of the size asked for would be nothing but overlap.
     """
     memory = way.memory or free(device) // 2
-    asked: Any = max((part.overlap for part in network.modules() if hasattr(part, "overlap")), default=OVERLAP)
+    modules: Any = network.modules()
+    asked = max((part.overlap for part in modules if hasattr(part, "overlap")), default=OVERLAP)
     overlap = asked if way.overlap is None else way.overlap
     if way.tile and way.tile < overlap + GRID:
         raise Problem(f"tile={way.tile} is too small: it is at least {GRID} more than overlap={overlap}.")
