@@ -1,10 +1,8 @@
-"""What watches training: throughput, one line a validation, sample frames; and the W&B logger's set-up."""
+"""What watches training: throughput, one line a validation, sample frames, offsets that explode."""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
 import time
 from functools import partial
 from itertools import islice
@@ -225,43 +223,3 @@ class OffsetGuard(Callback):
             optimizer.load_state_dict(state)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-
-
-def wandb_logger(*, save_dir: str | Path, project: str, **options: Any) -> WandbLogger:
-    """A W&B logger that never asks: offline where there is no key or no network.
-
-    The run is named after its directory, and goes on under the same id when the directory's run is resumed.
-    """
-    directory = Path(save_dir)
-    if "WANDB_MODE" not in os.environ:
-        os.environ["WANDB_MODE"] = "online" if _has_key() and _reachable() else "offline"
-    os.environ.setdefault("WANDB_SILENT", "true")
-    directory.mkdir(parents=True, exist_ok=True)
-    note = directory / "wandb_id.txt"
-    identity = note.read_text().strip() if note.exists() else os.urandom(4).hex()
-    note.write_text(identity + "\n")
-    name = "/".join(directory.parts[-3:])
-    return WandbLogger(
-        save_dir=directory,
-        project=project,
-        name=name,
-        id=identity,
-        group=directory.parent.name,
-        resume="allow",
-        **options,
-    )
-
-
-def _has_key() -> bool:
-    netrc = Path.home() / (".netrc" if os.name != "nt" else "_netrc")
-    return bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text(errors="ignore"))
-
-
-def _reachable() -> bool:
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    name, _, port = host.partition(":")
-    try:
-        socket.create_connection((name, int(port or 443)), timeout=3).close()
-        return True
-    except OSError:
-        return False

@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import wandb
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
+from src import dashboard
 from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
@@ -48,9 +48,8 @@ def _run(
     resume_from = last if config.resume and last.exists() else None
     if resume_from:
         _keep_rows(trainer, directory / "metrics.csv", torch.load(last, weights_only=True)["global_step"])
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_hyperparams({**plain(config), "commit": commit()})
+    parameters = count_parameters(restorer.network)
+    dashboard.describe(trainer.loggers, {**plain(config), "commit": commit(), "parameters": parameters})
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
@@ -59,11 +58,11 @@ def _run(
             outcome = score(config, directory, trainer, restorer, data, last)
             _log_table(trainer, outcome)
     except BaseException as error:
-        wandb.finish(exit_code=1)
+        dashboard.finish(1)
         if isinstance(error, SystemExit) and trainer.interrupted:  # Lightning's way to leave after Ctrl-C
             raise KeyboardInterrupt from error
         raise
-    wandb.finish(exit_code=0)
+    dashboard.finish(0)
     best = last.with_name("best.ckpt")
     scored = "scored above" if outcome else "not scored: this data set has nothing to test on"
     print(f"Weights: {last}, {scored}" + (f"; {best} is the best in validation" if best.exists() else ""))
@@ -83,11 +82,8 @@ def _keep_rows(trainer: pl.Trainer, file: Path, steps: int) -> None:
 
 
 def _log_table(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:
-    names = list(outcome["summary"])
+    scores = {f"test/{name}": value for name, value in outcome["summary"].items() if value is not None}
     for logger in trainer.loggers:
-        scores = {f"test/{name}": value for name, value in outcome["summary"].items() if value is not None}
         logger.log_metrics(scores, step=trainer.global_step)
         logger.save()
-        if isinstance(logger, WandbLogger):
-            rows = [[clip, *(scores.get(name) for name in names)] for clip, scores in outcome["clips"].items()]
-            logger.log_table("evaluation", columns=["clip", *names], data=rows)
+    dashboard.log_scores(trainer.loggers, outcome["clips"], list(outcome["summary"]))
