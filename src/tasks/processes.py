@@ -84,7 +84,7 @@ class Processes(Launcher):
         setup_globals()
         folder = points.folder_of(self.config)
         configs = [self._compose(list(given), initial_job_idx + i) for i, given in enumerate(job_overrides)]
-        environments = places(configs, self.at_once)
+        environments = places(configs, self.at_once, visible_devices())
         free, waiting, running = list(range(len(environments))), deque(configs), list[Running]()
         with _sigterm_as_interrupt():
             try:
@@ -147,7 +147,15 @@ class Processes(Launcher):
         self.context.callbacks.on_job_end(config=config, job_return=outcome)
 
 
-def places(configs: Sequence[DictConfig], at_once: int | None) -> list[dict[str, str]]:
+def visible_devices() -> list[str]:
+    """The CUDA devices that there are for this process, as CUDA_VISIBLE_DEVICES has them."""
+    if not torch.cuda.is_available():
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def places(configs: Sequence[DictConfig], at_once: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
     """What the environments of points that run at the same time have of their own: devices, and threads.
 
     A place has as many devices as the most demanding point takes. Where more places are asked for than there are
@@ -155,11 +163,9 @@ def places(configs: Sequence[DictConfig], at_once: int | None) -> list[dict[str,
     """
     shares: list[dict[str, str]] = [{}]
     trainers = [config.trainer for config in configs]
-    if torch.cuda.is_available() and any(t.accelerator in ("auto", "gpu", "cuda") for t in trainers):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        devices = visible if visible[0] else [str(number) for number in range(torch.cuda.device_count())]
+    if devices and any(trainer.accelerator in ("auto", "gpu", "cuda") for trainer in trainers):
         taken = [len(devices) if t.devices in ("auto", -1, "-1") else t.devices for t in trainers]
-        if all(isinstance(count, int) for count in taken):  # devices by name stay whose they are
+        if all(isinstance(count, int) for count in taken):  # where they are given by number, all points see all
             most = min(max(taken), len(devices))
             groups = [devices[first : first + most] for first in range(0, len(devices) - most + 1, most)]
             shares = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
