@@ -168,6 +168,8 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> str:
 
 
 def _unknown_choice(group: str, choice: str) -> str:
+    if choice.startswith("submitit_"):
+        return f"hydra/launcher={choice} is a package of its own: pip install -e '.[slurm]'."
     folder = CONF / group
     choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
     close = difflib.get_close_matches(choice, choices, n=1, cutoff=0.5)

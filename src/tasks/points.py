@@ -70,10 +70,9 @@ def entry_of(folder: Path, config: DictConfig) -> Entry | None:
 
 def begin(config: DictConfig) -> Entry:
     """A new entry for the point of a sweep that ``config`` is of."""
-    overrides = [override for override in config.hydra.overrides.task if not override.startswith("resume=")]
     log = log_file(config)
     return Entry(
-        overrides=overrides,
+        overrides=[override for override in _typed(config)["task"] if not override.startswith("resume=")],
         number=config.hydra.job.num,
         directory=_from_runs(run_directory(config), config),
         command=shlex.join([_interpreter(), *arguments(config)]),
@@ -84,7 +83,7 @@ def begin(config: DictConfig) -> Entry:
 def asked(config: DictConfig) -> dict[str, list[str]]:
     """What a sweep was asked for: each option with its values, those of the study first."""
     params = config.hydra.sweeper.get("params") or {}
-    given = [*(f"{key}={values}" for key, values in params.items()), *config.hydra.overrides.task]
+    given = [*(f"{key}={values}" for key, values in params.items()), *_typed(config)["task"]]
     options = {}
     for override in OverridesParser.create().parse_overrides(given):
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
@@ -117,12 +116,12 @@ def log_file(config: DictConfig) -> Path:
 
 def arguments(config: DictConfig) -> list[str]:
     """What Python is given to run a point by itself, or to go on with it: ``-m src.run ...``."""
-    hydra = config.hydra
-    own = [override for override in hydra.overrides.hydra if not override.startswith(PARENTS)]
-    places = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    if any(override.startswith(("hydra.sweep.dir", "hydra.sweep.subdir")) for override in hydra.overrides.hydra):
+    typed = _typed(config)
+    own = [override for override in typed["hydra"] if not override.startswith(PARENTS)]
+    places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    if any(override.startswith(("hydra.sweep.dir", "hydra.sweep.subdir")) for override in typed["hydra"]):
         own.append(f"hydra.run.dir='{run_directory(config)}'")
-    task = [_unquoted(override) for override in hydra.overrides.task if not override.startswith("resume=")]
+    task = [_unquoted(override) for override in typed["task"] if not override.startswith("resume=")]
     folders = [f"--config-dir={place}" for place in places]
     return ["-m", "src.run", *folders, *task, *own, "resume=true", "hydra.mode=RUN"]
 
@@ -131,6 +130,11 @@ def label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
     """A point in a few words: the options that its sweep varies."""
     varied = [o for o in overrides if len(options.get(o.partition("=")[0], ())) > 1]
     return " ".join(varied) or " ".join(overrides)
+
+
+def _typed(config: DictConfig) -> dict[str, list[str]]:
+    """The overrides of a command line, ``task`` and ``hydra``, as they were typed: without values for ``${...}``."""
+    return OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[return-value]
 
 
 def _unquoted(override: str) -> str:

@@ -133,7 +133,7 @@ class Processes(Launcher):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
             self._tell(config, None)
         elif before and before.status == "failed" and not self.retry:
-            print(f"Failed before, and not tried again: {before.message}", flush=True)
+            self._tell(config, before.message)
         elif (directory / "config.yaml").exists() and not config.resume and not begun(config, directory):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
             self._tell(config, f"{directory} already holds a run of another configuration: choose another seed=<n>.")

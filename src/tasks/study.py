@@ -71,6 +71,7 @@ class Study(Callback):
         self.asked = points.asked(config)
         self.count = math.prod(len(values) for values in self.asked.values())
         self.began: dict[int, float] = {}  # seconds since 1970
+        self.failed: list[points.Entry] = []
         self.finished: dict[str, Point] = {}  # what has been read of them, by directory
 
     @rank_zero_only
@@ -92,7 +93,8 @@ class Study(Callback):
             return
         entry, was = points.begin(config), points.entry_of(self.folder, config)
         label = points.label(entry.overrides, self.asked)
-        entry.seconds = round(time.time() - self.began[entry.number], 1)
+        now = time.time()
+        entry.seconds = round(now - self.began.get(entry.number, now), 1)
         if was and was.status == "finished":
             entry.status, entry.seconds = was.status, was.seconds
             print(f"Finished before: {label}{self._figure(entry)}", flush=True)
@@ -103,7 +105,10 @@ class Study(Callback):
             error = job_return._return_value
             kind = "" if isinstance(error, Problem) else f"{type(error).__name__}: "
             entry.status, entry.message = "failed", kind + " ".join(str(error).split())
-            print(f"Failed: {label}: {entry.message}\n{self._again(entry)}", flush=True)
+            if was and was.status == "failed":  # and not tried again
+                entry = was
+            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}\n{self._again(entry)}", flush=True)
+            self.failed.append(entry)
         entry.write(self.folder)
         self.finished.pop(entry.directory, None)
         self._write(points.read(self.folder))
@@ -119,10 +124,9 @@ class Study(Callback):
             raise SystemExit(1) from error
         if text:
             print(f"\n{text}\nTable and plot: {self.folder}")
-        failed = [entry for entry in entries if entry.status == "failed" and self._is_asked(entry)]
-        if failed:
-            print(f"\n{len(failed)} of {self.count} points failed; hydra.launcher.retry=true tries them again:")
-            for entry in failed:
+        if self.failed:
+            print(f"\n{len(self.failed)} of {self.count} points failed; hydra.launcher.retry=true tries them again:")
+            for entry in self.failed:
                 print(f"\n{entry.message}\n{self._again(entry)}", flush=True)
             raise SystemExit(1)
 

@@ -134,7 +134,7 @@ def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
     assert "| 1 | 20.500 |" in table
     assert not json.loads((folder / "table.json").read_text())["complete"]
     with pytest.raises(SystemExit) as left:
-        study().on_multirun_end(whole)
+        callback.on_multirun_end(whole)
     assert left.value.code == 1
     assert "hydra.launcher.retry=true" in capsys.readouterr().out
     columns["psnr"] = "results/sumary/psnr"  # Hydra would make a warning of what a callback raises
@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path):  # noqa: F811
-    kill = "{_target_: tests.tasks.test_sweeps.KillOnce, frames: '${model.network.frames}', marker: '%s'}"
+    kill = "{_target_: tests.tasks.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
     command = ["-m", *SWEEP, f"data.root={clips}", f"paths.runs={tmp_path / 'runs'}", "model.network.frames=9999,3,1"]
     command += [f"+callbacks.kill={kill % (tmp_path / 'killed')}", "hydra.launcher.at_once=2"]
     said = run(*command, fails=True)
@@ -169,7 +169,7 @@ def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path): 
     written = finished.stat().st_mtime_ns
 
     said = run(*command, fails=True)  # nothing is left but what failed
-    assert said.count("Failed before, and not tried again") == 2
+    assert said.count("Failed before: ") == 2
     assert "Point" not in said
     said = run(*command, "hydra.launcher.retry=true", fails=True)
     assert said.count("Point ") == 2  # the killed one goes on from its checkpoint
@@ -202,6 +202,7 @@ def test_a_sweep_that_is_interrupted_ends_with_its_points_and_goes_on(clips, tmp
         pytest.skip("needs /proc")
     steps = ["trainer.max_steps=60", "trainer.val_check_interval=60", "trainer.devices=2", "trainer.strategy=ddp"]
     command = ["-m", *SWEEP, *steps, f"data.root={clips}", f"paths.runs={tmp_path}", "model.network.frames=1,3"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where these tests run in a shell's background
     sweeping = subprocess.Popen([sys.executable, "-m", "src.run", *command], cwd=ROOT)
     deadline = time.monotonic() + 300
     while not list(tmp_path.rglob("last.ckpt")):
