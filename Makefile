@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test check slow accelerator lock clean
+.PHONY: help demo ablations test check slow accelerator lock clean
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -23,6 +23,10 @@ demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compa
 	$(RUN) task=restore input=datasets/procedural/test/scene_0000.mp4 output=$(DEMO)/restored.mp4 max_frames=8 overwrite=true \
 	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
 	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Video: $(DEMO)/restored.mp4"
+
+ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= AT_ONCE= RUNS= RETRY=true MORE=
+	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
+	    MORE="$(MORE)" STUDIES="$(STUDIES)" experiments/ablations.sh
 
 test: $(VENV)/.ready  ## set up, then check
 	@$(MAKE) --no-print-directory check

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import re
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning.pytorch as pl
 from hydra import compose as hydra_compose
@@ -167,6 +168,8 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> str:
 
 
 def _unknown_choice(group: str, choice: str) -> str:
+    if choice.startswith("submitit_"):
+        return f"hydra/launcher={choice} is a package of its own: pip install -e '.[slurm]'."
     folder = CONF / group
     choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
     close = difflib.get_close_matches(choice, choices, n=1, cutoff=0.5)
@@ -281,23 +284,45 @@ def claim(config: DictConfig, directory: Path, *, first: bool = True) -> Iterato
         )
     directory.mkdir(parents=True, exist_ok=True)
     new = not any(directory.iterdir())
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    (directory / "commit.txt").write_text(commit() + "\n")
     try:
-        yield
+        with _locked(directory / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True))
+            file.flush()
+            (directory / "commit.txt").write_text(commit() + "\n")
+            yield
     except Problem:
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
             shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def finished(config: DictConfig, directory: Path) -> bool:
-    """Whether ``directory`` holds this very run with its results, so that there is nothing to go on with."""
-    if not ((directory / "results.json").exists() and (directory / "config.yaml").exists()):
+@contextmanager
+def _locked(file: Path) -> Iterator[TextIO]:
+    """``file``, empty and open for writing, which no other process can have at the same time."""
+    with file.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Problem(f"{file.parent} is a run that goes on in another process: wait for it, or end it.") from error
+        except OSError:  # a file system without locks
+            pass
+        stream.truncate(0)
+        yield stream
+
+
+def begun(config: DictConfig, directory: Path) -> bool:
+    """Whether ``directory`` holds this very run, so that it can go on; Hydra's own part of ``config`` is left out."""
+    if not (directory / "config.yaml").exists():
         return False
-    before, now = OmegaConf.load(directory / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    before, now = OmegaConf.load(directory / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(run, resolve=True))
     before.resume = now.resume = None
     return before == now
+
+
+def finished(config: DictConfig, directory: Path) -> bool:
+    """Whether ``directory`` holds this very run with its results, so that there is nothing to go on with."""
+    return (directory / "results.json").exists() and begun(config, directory)
 
 
 def commit() -> str:

@@ -13,11 +13,12 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be told 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF, explain, finished, quoted
+from src.config import CONF, begun, explain, finished, quoted
 from src.errors import Problem
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
@@ -30,6 +31,9 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 def compose_and_call(config: DictConfig) -> None:
     """Hydra's entry: the composed configuration to the task."""
     directory = Path(HydraConfig.get().runtime.output_dir)
+    of_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN  # by a launcher that gives points no command of their own
+    if of_a_sweep and begun(config, directory):
+        config.resume = True
     if config.resume and finished(config, directory):
         print(f"{directory} is finished, with results.json: nothing left to do.")
         return
@@ -37,7 +41,8 @@ def compose_and_call(config: DictConfig) -> None:
         get_method(config.task._target_)(config, directory)
     except Exception as error:  # told here, before Hydra adds lines of its own
         _leave_nothing_empty(directory)
-        _tell(error)
+        if not of_a_sweep:
+            _tell(error)
         raise
 
 
@@ -47,7 +52,7 @@ def main() -> None:
     try:
         compose_and_call()
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on, a training or sweep with resume=true.", file=sys.stderr)
+        print("Interrupted; the same command goes on, a training with resume=true.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         _tell(error)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import statistics
+import time
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,24 +23,29 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONF, described
+from src.config import CONF, finished
+from src.errors import Problem
 from src.protocols import COLUMNS
+from src.tasks import points
 from src.tasks.bench import count
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
-UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 
 
 class Study(Callback):
-    """Hydra's callback that keeps the points of a multirun and, at its end, writes ``table.md`` and ``plot.svg``.
+    """Hydra's callback that writes down the points of a multirun, and makes ``table.md`` and ``plot.svg`` of them.
+
+    What it knows of points is in their files (:mod:`src.tasks.points`), so it does not matter which launcher runs them,
+    in which process, and on which machine. The table is written again whenever a point ends. In a run by itself it
+    does nothing.
 
     Args:
         name: of the study, and of its folder under ``ablations/`` in the runs.
         title: what the table shows.
         columns: what is read of each point, by title: ``results/...`` of its results.json, ``network/...`` an
             attribute of its network, ``count/parameters`` or ``count/gflops`` at 320x180, ``metrics/...`` the median
-            of a column of metrics.csv.
+            of a column of metrics.csv. Without any there is no table.
         compare: the column that the plot and the order are about; the paper's has the same name.
         curves: a figure of single frames (``psnr``, ``ssim``) to be drawn over time, clip by clip, into ``curves.svg``.
         published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` that says which point
@@ -45,44 +54,139 @@ class Study(Callback):
 
     def __init__(
         self,
-        name: str,
-        title: str,
-        columns: Mapping[str, str],
+        name: str = "",
+        title: str = "",
+        columns: Mapping[str, str] | None = None,
         compare: str = "psnr",
         curves: str | None = None,
         published: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.title, self.columns, self.compare, self.curves = name, title, dict(columns), compare, curves
+        self.name, self.title, self.columns = name, title, dict(columns or {})
+        self.compare, self.curves = compare, curves
         self.published, self.finding = _published(**published) if published else ({}, "")
-        self.points: list[Point] = []
+        self.folder: Path | None = None  # of a multirun
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.folder, self.runs = points.folder_of(config), Path(config.paths.runs)
+        self.asked = points.asked(config)
+        self.count = math.prod(len(values) for values in self.asked.values())
+        self.began: dict[int, float] = {}  # seconds since 1970
+        self.failed: list[points.Entry] = []
+        self.finished: dict[str, Point] = {}  # what has been read of them, by directory
+
+    @rank_zero_only
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not self.folder:
+            return
+        entry = points.begin(config)
+        self.began[entry.number] = time.time()
+        before = points.entry_of(self.folder, config)
+        if finished(config, points.run_directory(config)):
+            entry.status, entry.seconds = "finished", before.seconds if before else None
+        else:
+            print(f"Point {entry.number + 1} of {self.count}: {points.label(entry.overrides, self.asked)}", flush=True)
+        entry.write(self.folder)
+
+    @rank_zero_only
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        point = Point(Path(config.hydra.runtime.output_dir), list(config.hydra.overrides.task))
-        if job_return.status is JobStatus.COMPLETED and (point.directory / "results.json").exists():
-            self.points.append(point)
+        if not self.folder:
+            return
+        entry, was = points.begin(config), points.entry_of(self.folder, config)
+        label = points.label(entry.overrides, self.asked)
+        now = time.time()
+        entry.seconds = round(now - self.began.get(entry.number, now), 1)
+        if was and was.status == "finished":
+            entry.status, entry.seconds = was.status, was.seconds
+            print(f"Finished before: {label}{self._figure(entry)}", flush=True)
+        elif job_return.status is JobStatus.COMPLETED:
+            entry.status = "finished"
+            print(f"Finished in {entry.seconds:.0f} s: {label}{self._figure(entry)}", flush=True)
+        else:
+            error = job_return._return_value
+            kind = "" if isinstance(error, Problem) else f"{type(error).__name__}: "
+            entry.status, entry.message = "failed", kind + " ".join(str(error).split())
+            if was and was.status == "failed":  # and not tried again
+                entry = was
+            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}\n{self._again(entry)}", flush=True)
+            self.failed.append(entry)
+        entry.write(self.folder)
+        self.finished.pop(entry.directory, None)
+        self._write(points.read(self.folder))
 
     @rank_zero_only
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        rows = tabulate(self.points, self.columns, self.published)
+        assert self.folder
+        try:
+            entries = points.read(self.folder)
+            text = self._write(entries)
+        except Exception as error:  # Hydra would go on with a warning
+            traceback.print_exc()
+            raise SystemExit(1) from error
+        if text:
+            print(f"\n{text}\nTable and plot: {self.folder}")
+        if self.failed:
+            print(f"\n{len(self.failed)} of {self.count} points failed; hydra.launcher.retry=true tries them again:")
+            for entry in self.failed:
+                print(f"\n{entry.message}\n{self._again(entry)}", flush=True)
+            raise SystemExit(1)
+
+    def _write(self, entries: Sequence[points.Entry]) -> str:
+        """Writes the table of what is finished, and returns it; empty where there is none."""
+        assert self.folder
+        done = [entry for entry in entries if entry.status == "finished"]
+        for entry in done:
+            self.finished.setdefault(entry.directory, Point(self.runs / entry.directory, entry.overrides))
+        members = [self.finished[entry.directory] for entry in done]
+        members = [point for point in members if (point.directory / "results.json").exists()]
+        rows = tabulate(members, self.columns, self.published, self.asked) if self.columns else []
         if not rows:
-            return
+            return ""
         options: dict[str, list[str]] = {}
-        for point in self.points:
+        for point in members:
             for key, value in point.overrides.items():
-                if key not in UNSAID and value not in options.setdefault(key, []):
+                if key not in points.UNSAID and value not in options.setdefault(key, []):
                     options[key].append(value)
         asked = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
-        folder = Path(config.paths.runs) / "ablations" / self.name / (described(asked) or "as_published")
-        folder.mkdir(parents=True, exist_ok=True)
+        whole = len(done) == len(entries) and sum(map(self._is_asked, done)) == self.count
         text = markdown(rows, self.title, self.compare, asked, self.finding)
-        (folder / "table.md").write_text(text)
-        (folder / "table.json").write_text(
-            json.dumps({"title": self.title, "overrides": asked, "rows": rows}, indent=2)
-        )
-        draw(rows, self.title, self.compare, folder / "plot.svg")
+        if not whole:
+            text = f"{self._missing(entries)}\n\n{text}"
+        table = {"title": self.title, "overrides": asked, "complete": whole, "rows": rows}
+        _replace(self.folder / "table.md", text)
+        _replace(self.folder / "table.json", json.dumps(table, indent=2))
+        draw(rows, self.title, self.compare, self.folder / "plot.svg")
         if self.curves:
-            draw_frames(self.points, self.curves, self.title, folder / "curves.svg")
-        print(f"\n{text}\nTable and plot: {folder}")
+            draw_frames(members, self.curves, self.title, self.folder / "curves.svg")
+        return text
+
+    def _is_asked(self, entry: points.Entry) -> bool:
+        """Whether a point is one of this sweep, and not of another with other seeds, say, whose table is the same."""
+        pairs = [override.partition("=")[::2] for override in entry.overrides]
+        return all(value in self.asked.get(key, ()) for key, value in pairs if key not in points.UNSAID)
+
+    def _missing(self, entries: Sequence[points.Entry]) -> str:
+        """What a table lacks, as a sentence and, for each point that failed, a line."""
+        done, failed = ([e for e in entries if e.status == status] for status in ("finished", "failed"))
+        text = (
+            f"**Incomplete**: {len(done)} of {max(self.count, len(entries))} points are finished, {len(failed)} failed."
+        )
+        for entry in failed:
+            text += f"\n- {points.label(entry.overrides, self.asked)}: {entry.message}"
+        return text
+
+    def _again(self, entry: points.Entry) -> str:
+        """Where to look, and what to type, for a point that failed."""
+        return (f"    its output: {self.runs / entry.log}\n" if entry.log else "") + f"    {entry.command}"
+
+    def _figure(self, entry: points.Entry) -> str:
+        """The figure that a finished point is about, for a line of a log."""
+        point = Point(self.runs / entry.directory, entry.overrides)
+        source = self.columns.get(self.compare, "results/summary/psnr")
+        if not source.startswith("results/") or not (point.directory / "results.json").exists():
+            return ""
+        with suppress(KeyError):
+            return f": {self.compare} {_cell(point.value(source))}"
+        return ""
 
 
 class Point:
@@ -91,6 +195,7 @@ class Point:
     def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
         self.directory = directory
         self.overrides = dict(override.partition("=")[::2] for override in overrides)
+        self.values: dict[str, Any] = {}  # what has been read, by source
 
     @cached_property
     def config(self) -> DictConfig:
@@ -104,6 +209,11 @@ class Point:
 
     def value(self, source: str) -> Any:
         """What a column's source (see :class:`Study`) says of this run."""
+        if source not in self.values:
+            self.values[source] = self._value(source)
+        return self.values[source]
+
+    def _value(self, source: str) -> Any:
         kind, _, rest = source.partition("/")
         if kind == "metrics":
             with (self.directory / "metrics.csv").open(newline="") as stream:
@@ -127,25 +237,30 @@ class Point:
 
 
 def tabulate(
-    points: Sequence[Point], columns: Mapping[str, str], published: Mapping[Any, Row] | None = None
+    members: Sequence[Point],
+    columns: Mapping[str, str],
+    published: Mapping[Any, Row] | None = None,
+    asked: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Row]:
     """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
 
-    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation.
+    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
+    are the options that differ between points, or that have several values in what was ``asked``.
     """
-    keys = {key for point in points for key in point.overrides} - {"seed"}
-    varied = sorted(k for k in keys if len({point.overrides.get(k) for point in points}) > 1)
+    keys = {key for point in members for key in point.overrides} - {"seed", *points.UNSAID}
+    several = {key for key, values in (asked or {}).items() if len(values) > 1}
+    varied = sorted(k for k in keys if k in several or len({point.overrides.get(k) for point in members}) > 1)
     groups: dict[tuple[str | None, ...], list[Point]] = {}
-    for point in points:
+    for point in members:
         groups.setdefault(tuple(point.overrides.get(key) for key in varied), []).append(point)
     rows = []
-    for values, members in groups.items():
+    for values, seeds in groups.items():
         row: Row = {"point": _number(" ".join(str(value) for value in values))}
         if published:
             theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
             row |= {f"paper: {name}": value for name, value in theirs.items()}
         for title, source in columns.items():
-            found = [member.value(source) for member in members]
+            found = [member.value(source) for member in seeds]
             row[title] = statistics.mean(found) if len(found) > 1 and None not in found else found[0]
             if len(found) > 1 and None not in found and source.startswith("results/"):
                 row[f"{title} deviation"] = statistics.stdev(found)
@@ -210,16 +325,16 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
         figure.savefig(file)
 
 
-def draw_frames(points: Sequence[Point], figure: str, title: str, file: Path, most: int = 8) -> None:
+def draw_frames(members: Sequence[Point], figure: str, title: str, file: Path, most: int = 8) -> None:
     """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
     from matplotlib import rc_context  # only here: training does without
     from matplotlib.figure import Figure
 
-    clips = list(points[0].results["clips"])[:most]
+    clips = list(members[0].results["clips"])[:most]
     drawn = Figure(figsize=(8, 2 * len(clips)), layout="constrained")
     grid = drawn.subplots(len(clips), 1, squeeze=False)
     for axes, clip in zip(grid[:, 0], clips, strict=True):
-        for point in points:
+        for point in members:
             frames = point.results["clips"][clip]["frames"]
             values = [math.nan if frame[figure] is None else frame[figure] for frame in frames]
             label = point.overrides.get("experiment", point.directory.name)
@@ -252,6 +367,13 @@ def _number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes a file that others may be reading or, on another machine, writing."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,9 @@
+"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.tasks.processes`."""
+
+from __future__ import annotations
+
+from src.tasks import processes
+
+
+class Processes(processes.Processes):
+    """``hydra/launcher=processes``, under the name that Hydra asks for."""
