@@ -63,27 +63,30 @@ def trained(experiment: str | None = None, *, _root_: DictConfig) -> str | None:
 
     ``${trained:edvr_vimeo}`` are those that it leaves with that experiment.
     """
-    if experiment is None and "optimizer" not in _root_.model:
+    if "optimizer" not in _root_.model:
         return None
     if not HydraConfig.initialized():
         needed("checkpoint")
+    return _left_by(experiment, _root_)
+
+
+def stages(*experiments: str, _root_: DictConfig) -> list[str] | None:
+    """``${stages:a,b}``: the weights that the same command leaves with each experiment; none outside a command."""
+    return [_left_by(experiment, _root_) for experiment in experiments] if HydraConfig.initialized() else None
+
+
+def _left_by(experiment: str | None, config: DictConfig) -> str:
+    """The last checkpoint of the run that the command at hand describes, with another experiment if one is given."""
     asked = HydraConfig.get()
     head = experiment or asked.runtime.choices.get("experiment") or "train"
     name = described([override for override in asked.overrides.task if not override.startswith("test=")])
-    run = Path(_root_.paths.runs) / head / name / f"seed={_root_.seed}"
+    run = Path(config.paths.runs) / head / name / f"seed={config.seed}"
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise Problem(
             f"checkpoint is needed here, and {run} has none: train {head} with the same options first, or give "
             "checkpoint=<file>."
         )
     return str(run / "checkpoints" / "last.ckpt")
-
-
-def stages(*experiments: str, _root_: DictConfig) -> list[str | None] | None:
-    """``${stages:a,b}``: the weights that the same command leaves with each experiment; none outside a command."""
-    if not HydraConfig.initialized():
-        return None
-    return [trained(experiment, _root_=_root_) for experiment in experiments]
 
 
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatch
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -118,12 +119,16 @@ def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
     params = OmegaConf.load(CONF / "ablation" / f"{name}.yaml").hydra.sweeper.params
     sweep = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
     for overrides in product(*sweep):
-        options = ("size=mini", "data=procedural", "logger=csv", "checkpoint=null")
-        config = compose(f"ablation={name}", *overrides, *options)
-        if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
-            config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
-        restorer = build_restorer(config, build_network(config))
-        assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale
+        fits(*overrides) if "experiment" in params else fits(f"ablation={name}", *overrides)
+
+
+@cache  # points of several studies are made once
+def fits(*overrides: str) -> None:
+    config = compose(*overrides, "size=mini", "data=procedural", "logger=csv", "checkpoint=null")
+    if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
+        config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
+    restorer = build_restorer(config, build_network(config))
+    assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale
 
 
 def tested(folder: Path, psnr: float, *overrides: str) -> Point:
