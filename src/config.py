@@ -14,12 +14,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import lightning.pytorch as pl
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf
@@ -53,15 +54,47 @@ def groups(full: int, *, _root_: DictConfig) -> int:
     return max(1, round(full * _root_.size.width))
 
 
-def needed(option: str) -> None:
+def needed(option: str) -> NoReturn:
     """``${needed:checkpoint}``: an option that an experiment cannot do without; for "???" does not cover a default."""
     raise Problem(f"{option} is needed here and has no default; give {option}=<value>.")
+
+
+def trained(experiment: str | None = None, *, _root_: DictConfig) -> str | None:
+    """``${trained:}``: the weights that the same command leaves without ``test=``, or none of what needs no training.
+
+    ``${trained:edvr_vimeo}`` are those that it leaves with that experiment.
+    """
+    if "optimizer" not in _root_.model:
+        return None
+    if not HydraConfig.initialized():
+        needed("checkpoint")
+    return _left_by(experiment, _root_)
+
+
+def stages(*experiments: str, _root_: DictConfig) -> list[str] | None:
+    """``${stages:a,b}``: the weights that the same command leaves with each experiment; none outside a command."""
+    return [_left_by(experiment, _root_) for experiment in experiments] if HydraConfig.initialized() else None
+
+
+def _left_by(experiment: str | None, config: DictConfig) -> str:
+    """The last checkpoint of the run that the command at hand describes, with another experiment if one is given."""
+    asked = HydraConfig.get()
+    head = experiment or asked.runtime.choices.get("experiment") or "train"
+    name = described([override for override in asked.overrides.task if not override.startswith("test=")])
+    run = Path(config.paths.runs) / head / name / f"seed={config.seed}"
+    if not (run / "checkpoints" / "last.ckpt").exists():
+        raise Problem(
+            f"checkpoint is needed here, and {run} has none: train {head} with the same options first, or give "
+            "checkpoint=<file>."
+        )
+    return str(run / "checkpoints" / "last.ckpt")
 
 
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
     """``${run_name:${hydra:runtime.choices},${hydra:overrides.task}}``: what was asked for, as a path.
 
-    The experiment (or the task, where there is none), then every other override but those in ``UNNAMED``.
+    The experiment (or the task, where there is none), then every other override but those in ``UNNAMED``, and
+    ``test=own``, which leaves a run as it is.
     """
     head = choices.get("experiment") or choices.task
     name = described([override for override in overrides if override != f"task={head}"])
@@ -70,7 +103,7 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
 def described(overrides: Sequence[str]) -> str:
     """Overrides as the name of a folder; empty where none of them is to be named."""
-    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED)]
+    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED) and o != "test=own"]
     pairs = sorted(override.partition("=")[::2] for override in named)
     parts = [f"{key}={_short(key, value)}" for key, value in pairs]
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
@@ -107,7 +140,7 @@ def quoted(override: str) -> str:
 
 def register_resolvers() -> None:
     """Makes the resolvers above known to OmegaConf; done on import."""
-    for resolver in (width, depth, groups, needed, run_name):
+    for resolver in (width, depth, groups, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

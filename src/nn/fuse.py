@@ -41,6 +41,17 @@ class TemporalAttention(nn.Module):
         return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
 
+class TemporalFuse(ConvFuse):
+    """TSA's temporal half alone: frames weighed, then :class:`ConvFuse`. (B, T, C, H, W) to (B, C, H, W)."""
+
+    def __init__(self, channels: int, *, frames: int) -> None:
+        super().__init__(channels, frames=frames)
+        self.weigh = TemporalAttention(channels)
+
+    def forward(self, aligned: Tensor) -> Tensor:
+        return super().forward(self.weigh(aligned, aligned.shape[1] // 2))
+
+
 class TSA(nn.Module):
     """Temporal and spatial attention (EDVR, Section 3.3, Equations 5 to 7): (B, T, C, H, W) to (B, C, H, W).
 

@@ -23,7 +23,7 @@ from src.errors import Problem
 from src.nn.align import DeformablePack, PyramidAlign
 from src.nn.blocks import SLOPE, Blend, ResidualBlock
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder, PreDeblur
-from src.nn.fuse import TSA, ConvFuse, TemporalAttention
+from src.nn.fuse import TSA, ConvFuse, TemporalAttention, TemporalFuse
 from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
 from src.ops.resize import imresize
@@ -70,6 +70,8 @@ def start_adding_little(network: nn.Module, *, differences: bool = False) -> Non
                 part.fuse.weight[:carriers] = faint
             if differences:
                 _tell_apart(part.fuse, carriers)
+        if isinstance(part, TemporalFuse):
+            _compare_evenly(part)
         if isinstance(part, TSA):
             _start_as_convolution(part)
         if isinstance(part, Reconstruct):
@@ -117,6 +119,8 @@ def _carry_to_reconstruction(network: nn.Module) -> int:
             carry(part.mix, [1.0], carriers)
         elif isinstance(part, ResidualBlock):
             carry(part.conv2, [0.0], carriers)  # nothing is added to them
+        elif hasattr(part, "spare"):  # blocks of another kind
+            part.spare(carriers)  # type: ignore[operator]
         elif isinstance(part, DeformablePack | PyramidAlign):
             _carry_through_alignment(part, carriers)
         elif isinstance(part, Blend):
@@ -222,10 +226,16 @@ def _start_as_convolution(part: TSA) -> None:
     for conv in even:
         conv.weight.zero_()
         conv.bias.zero_()
-    _compare_nothing(part.weigh)
-    fuse.weight *= 2  # similarity starts at one half
+    _compare_evenly(part)
     fuse.bias += LIFT
     shift.bias -= LIFT
+
+
+@torch.no_grad()
+def _compare_evenly(part: TSA | TemporalFuse) -> None:
+    """All frames start as alike, and what that halves is doubled by the convolution behind."""
+    _compare_nothing(part.weigh)
+    part.fuse.weight *= 2  # similarity starts at one half
 
 
 @torch.no_grad()

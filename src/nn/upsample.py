@@ -19,13 +19,22 @@ class Reconstruct(nn.Module):
     """Residual blocks, sub-pixel upscaling step by step, two convolutions. (N, C, H, W) to (N, 3, s*H, s*W).
 
     The last step and the convolution behind it have 64 channels whatever C is, as in EDVR and Zooming SlowMo.
+
+    Args:
+        channels: C.
+        blocks: residual blocks of EDSR's kind.
+        scale: s.
+        head: channels of the last step.
+        body: other blocks in their place, (N, C, H, W) to the same.
     """
 
-    def __init__(self, channels: int, *, blocks: int, scale: int = 4, head: int = 64) -> None:
+    def __init__(
+        self, channels: int, *, blocks: int = 0, scale: int = 4, head: int = 64, body: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if scale not in STEPS:
             raise ValueError(f"scale must be one of {list(STEPS)}, got {scale}")
-        self.trunk = trunk(channels, blocks)
+        self.trunk = body or trunk(channels, blocks)
         self.steps = STEPS[scale]
         self.scale = math.prod(self.steps)
         widths = [channels] * len(self.steps) + [head] if self.steps else [channels]

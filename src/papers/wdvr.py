@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
 from src.nn.blocks import trim
-from src.nn.start import start_enlarging
+from src.nn.start import FAINT, start_enlarging
 from src.papers.reference import Reference, Rule, count
 
 MEAN = 0.5  # taken from the input, added to the output
@@ -90,6 +91,16 @@ class Wide(nn.Module):
             needed = min(margin, left * self.reach)
             x, margin = trim(x, margin - needed), needed
         return x
+
+    @torch.no_grad()
+    def spare(self, channels: int) -> None:
+        """Starts by adding next to nothing to the first ``channels``, which carry what a network interpolates."""
+        for block in self.blocks:
+            last: Any = block[-1]  # type: ignore[index]
+            weight = last.weight.clone()
+            weight[:channels] *= FAINT
+            last.weight = weight
+            last.bias[:channels] = 0
 
     @classmethod
     def cost(cls, units: int, activations: int) -> int:

@@ -6,11 +6,13 @@ import csv
 import json
 import math
 import os
+import re
 import statistics
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from src.tasks.bench import count
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
+PAIR = re.compile(r"\d+(\.\d+)?/[01]\.\d+")  # PSNR and SSIM, as papers print them
 
 
 class Study(Callback):
@@ -44,12 +47,17 @@ class Study(Callback):
         name: of the study, and of its folder under ``ablations/`` in the runs.
         title: what the table shows.
         columns: what is read of each point, by title: ``results/...`` of its results.json, ``network/...`` an
-            attribute of its network, ``count/parameters`` or ``count/gflops`` at 320x180, ``metrics/...`` the median
-            of a column of metrics.csv. Without any there is no table.
+            attribute of its network, ``count/parameters``, ``count/parameters_m`` (millions) or ``count/gflops`` at
+            320x180, ``metrics/...`` the median of a column of metrics.csv. Before it may stand, apart by spaces,
+            overrides of the point that it is read of (``test=vid4``, patterns with ``*``), and ``ratio``: to the first
+            row. Without any there is no table.
         compare: the column that the plot and the order are about; the paper's has the same name.
         curves: a figure of single frames (``psnr``, ``ssim``) to be drawn over time, clip by clip, into ``curves.svg``.
-        published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` that says which point
-            a row is, and in ``rows`` the key of each point, where that is not what the point is called.
+        across: overrides that make columns instead of rows.
+        hide: points that are there for others alone, by what they are called.
+        published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` (or columns) that
+            says which point a row is, and in ``rows`` the key of each point, where that is not what the point is
+            called. Points of one row of the paper's are one row.
     """
 
     def __init__(
@@ -59,10 +67,13 @@ class Study(Callback):
         columns: Mapping[str, str] | None = None,
         compare: str = "psnr",
         curves: str | None = None,
+        across: Sequence[str] = (),
+        hide: Sequence[str] = (),
         published: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.title, self.columns = name, title, dict(columns or {})
         self.compare, self.curves = compare, curves
+        self.across, self.hide = tuple(across), tuple(hide)
         self.published, self.finding = _published(**published) if published else ({}, "")
         self.folder: Path | None = None  # of a multirun
 
@@ -138,7 +149,9 @@ class Study(Callback):
             self.finished.setdefault(entry.directory, Point(self.runs / entry.directory, entry.overrides))
         members = [self.finished[entry.directory] for entry in done]
         members = [point for point in members if (point.directory / "results.json").exists()]
-        rows = tabulate(members, self.columns, self.published, self.asked) if self.columns else []
+        rows = (
+            tabulate(members, self.columns, self.published, self.asked, self.across, self.hide) if self.columns else []
+        )
         if not rows:
             return ""
         options: dict[str, list[str]] = {}
@@ -181,7 +194,7 @@ class Study(Callback):
     def _figure(self, entry: points.Entry) -> str:
         """The figure that a finished point is about, for a line of a log."""
         point = Point(self.runs / entry.directory, entry.overrides)
-        source = self.columns.get(self.compare, "results/summary/psnr")
+        source = self.columns.get(self.compare, "results/summary/psnr").split()[-1]
         if not source.startswith("results/") or not (point.directory / "results.json").exists():
             return ""
         with suppress(KeyError):
@@ -221,7 +234,7 @@ class Point:
             return statistics.median(figures) if figures else None
         if kind == "count":
             counted = count(self.config, 180, 320)
-            return counted["flops"] / 1e9 if rest == "gflops" else counted[rest]
+            return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
         if kind == "network":
             with torch.device("meta"):
                 found: Any = instantiate(self.config.model.network)
@@ -230,8 +243,8 @@ class Point:
             return found
         found = self.results
         for part in rest.split("/"):
-            if part not in found and (part in FIGURES or rest.startswith("levels/")):
-                return None  # a protocol does not measure everything
+            if part not in found and (part in FIGURES or rest.startswith(("levels/", "clips/", "subsets/"))):
+                return None  # a protocol does not measure everything, and another data set has other clips
             found = next(iter(found.values())) if part == "*" else found[part]
         return found
 
@@ -241,31 +254,55 @@ def tabulate(
     columns: Mapping[str, str],
     published: Mapping[Any, Row] | None = None,
     asked: Mapping[str, Sequence[str]] | None = None,
+    across: Sequence[str] = (),
+    hide: Sequence[str] = (),
 ) -> list[Row]:
     """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
 
     A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
     are the options that differ between points, or that have several values in what was ``asked``.
     """
-    keys = {key for point in members for key in point.overrides} - {"seed", *points.UNSAID}
+    keys = {key for point in members for key in point.overrides} - {"seed", *across, *points.UNSAID}
     several = {key for key, values in (asked or {}).items() if len(values) > 1}
     varied = sorted(k for k in keys if k in several or len({point.overrides.get(k) for point in members}) > 1)
-    groups: dict[tuple[str | None, ...], list[Point]] = {}
+    groups: dict[Any, list[Point]] = {}  # by row of the paper's, where it has one
+    names: dict[Any, Any] = {}
     for point in members:
-        groups.setdefault(tuple(point.overrides.get(key) for key in varied), []).append(point)
-    rows = []
-    for values, seeds in groups.items():
-        row: Row = {"point": _number(" ".join(str(value) for value in values))}
+        own = " ".join(str(point.overrides.get(key)) for key in varied)
+        name = _number(own or members[0].overrides.get("experiment", ""))
+        theirs = (published or {}).get(name)
+        group = id(theirs) if theirs else name
+        names.setdefault(group, name)
+        groups.setdefault(group, []).append(point)
+    rows: list[Row] = []
+    for group, alike in groups.items():
+        if names[group] in hide:
+            continue
+        row: Row = {"point": names[group]}
         if published:
             theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
             row |= {f"paper: {name}": value for name, value in theirs.items()}
         for title, source in columns.items():
-            found = [member.value(source) for member in seeds]
-            row[title] = statistics.mean(found) if len(found) > 1 and None not in found else found[0]
-            if len(found) > 1 and None not in found and source.startswith("results/"):
+            *conditions, path = source.split()
+            found = [member.value(path) for member in _meant(alike, conditions)]
+            seeds = len(found) > 1 and None not in found
+            row[title] = statistics.mean(found) if seeds else next(iter(found), None)
+            if seeds and path.startswith("results/"):
                 row[f"{title} deviation"] = statistics.stdev(found)
         rows.append(row)
+    for title, source in columns.items():
+        if "ratio" in source.split():
+            first = rows[0][title] if rows else None
+            for row in rows:
+                row[title] = row[title] / first if first and row[title] is not None else None
     return rows
+
+
+def _meant(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
+    """All seeds of the first point that has the overrides ``conditions``."""
+    wanted = [condition.partition("=")[::2] for condition in conditions if "=" in condition]
+    fitting = [m for m in members if all(fnmatch(str(m.overrides.get(key)), value) for key, value in wanted)]
+    return [m for m in fitting if m.overrides | {"seed": ""} == fitting[0].overrides | {"seed": ""}]
 
 
 def order(rows: Sequence[Row], compare: str) -> str:
@@ -293,7 +330,7 @@ def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[
     """The table as Markdown, with what was asked for, how the order agrees, and what the paper found."""
     names = list(rows[0])
     lines = [f"**{title}** ({' '.join(overrides)})", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
+    lines += [f"| {' | '.join(_cell(row.get(name)) for name in names)} |" for row in rows]
     for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
         lines += ["", remark] if remark else []
     return "\n".join(lines) + "\n"
@@ -350,14 +387,32 @@ def draw_frames(members: Sequence[Point], figure: str, title: str, file: Path, m
 
 
 def _published(
-    file: str, table: str, key: str = "", rows: Mapping[Any, Any] | None = None
+    file: str, table: str, key: str | Sequence[str] = "", rows: Mapping[Any, Any] | None = None
 ) -> tuple[dict[Any, Row], str]:
-    """The rows of a table of a paper's ``published.yaml`` by point, and what it says in words."""
+    """The rows of a table of a paper's ``published.yaml`` by point, and what it says in words.
+
+    A cell ``PSNR/SSIM`` is two: ``<column>`` and ``<column> SSIM``.
+    """
     content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
     node = content["tables"][table]
     found = [dict(zip(node["columns"], row, strict=True)) for row in node.get("rows", ())]
-    by_key = {row[key]: row for row in found}
+    pairs = {name for row in found for name, value in row.items() if isinstance(value, str) and PAIR.fullmatch(value)}
+    found = [_apart(row, pairs) for row in found]
+    keys = [key] if isinstance(key, str) else list(key)
+    by_key = {row[keys[0]] if len(keys) == 1 else " ".join(str(row[k]) for k in keys): row for row in found}
     return {point: by_key[name] for point, name in (rows or {k: k for k in by_key}).items()}, node.get("finding", "")
+
+
+def _apart(row: Row, pairs: Collection[str]) -> Row:
+    """A row whose columns ``pairs`` hold "PSNR/SSIM", each as two columns of numbers."""
+    apart: Row = {}
+    for name, value in row.items():
+        if name in pairs:
+            psnr, _, ssim = (value or "").partition("/")
+            apart |= {name: float(psnr) if psnr else None, f"{name} SSIM": float(ssim) if ssim else None}
+        else:
+            apart[name] = value
+    return apart
 
 
 def _number(text: str) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from src.config import CONF, compose
+from src.config import CONF, build_data, build_network, build_restorer, compose
 from src.tasks.study import Point, Study, draw, markdown, order, tabulate
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
@@ -82,12 +84,91 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     assert study.name == name
     assert study.compare in study.columns
     params = {key: str(values).split(",") for key, values in node.hydra.sweeper.params.items()}
-    for point in product(*params.values()):
-        overrides = [f"{key}={value}" for key, value in zip(params, point, strict=True)]
-        config = compose(f"ablation={name}", *overrides)
-        if "experiment" in params:  # a study leaves its experiments as they are
+    points = [dict(zip(params, point, strict=True)) for point in product(*params.values())]
+    for point in points:
+        overrides = [f"{key}={value}" for key, value in point.items()]
+        if "experiment" in params and point.get("test", "own") == "own":  # a study leaves its experiments as they are
+            config = compose(f"ablation={name}", *overrides)
             alone = compose(f"task={config.task._target_.rpartition('.')[2]}", *overrides)
             assert (config.model, config.data, config.degradation) == (alone.model, alone.data, alone.degradation)
-    points = {" ".join(point) for point in product(*(values for values in params.values() if len(values) > 1))}
-    assert study.finding or not options.get("published") or {str(point) for point in study.published} == points
+    kept = [key for key, values in params.items() if len(values) > 1 and key not in study.across] or ["experiment"]
+    named = {" ".join(point.get(key, "") for key in kept) for point in points}
+    assert study.finding or {str(point) for point in study.published} <= named
+    assert set(study.hide) < named
     assert all(study.compare in row for row in study.published.values())
+    for source in study.columns.values():  # overrides that a column is read of are those of some point
+        conditions = [word.partition("=")[::2] for word in source.split()[:-1] if "=" in word]
+        assert any(all(fnmatch(point.get(k, ""), v) for k, v in conditions) for point in points), source
+    for title in study.columns:
+        assert (
+            not study.published
+            or title in OWN
+            or title.endswith("SSIM")
+            or title in next(iter(study.published.values()))
+        ), title
+
+
+OWN = {  # columns of ours that no paper has beside it
+    "psnr", "ssim", "psnr of one", "parameters", "gflops", "seconds a step", "padding", "frames a second",
+    "peak memory", "ssim_input_scale", "pulsing, dB a frame", "swing of PSNR", "swing of SSIM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
+    params = OmegaConf.load(CONF / "ablation" / f"{name}.yaml").hydra.sweeper.params
+    sweep = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+    for overrides in product(*sweep):
+        fits(*overrides) if "experiment" in params else fits(f"ablation={name}", *overrides)
+
+
+@cache  # points of several studies are made once
+def fits(*overrides: str) -> None:
+    config = compose(*overrides, "size=mini", "data=procedural", "logger=csv", "checkpoint=null")
+    if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
+        config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
+    restorer = build_restorer(config, build_network(config))
+    assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale
+
+
+def tested(folder: Path, psnr: float, *overrides: str) -> Point:
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"summary": {"psnr": psnr}, "clips": {}}))
+    return Point(folder, overrides)
+
+
+def test_what_is_tested_elsewhere_is_a_column_of_its_row(tmp_path):
+    points = [
+        tested(tmp_path / str(number), psnr, f"experiment={experiment}", f"test={test}", f"seed={seed}", "size=mini")
+        for number, (experiment, test, seed, psnr) in enumerate(
+            [
+                ("a", "own", 0, 30.0), ("a", "vid4", 0, 24.0), ("a", "vid4", 1, 26.0),
+                ("a_s2", "own", 0, 31.0), ("stage", "own", 0, 9.0), ("b", "own", 0, 28.0),
+            ]
+        )
+    ]  # fmt: skip
+    columns = {
+        "own": "test=own results/summary/psnr",
+        "vid4": "test=vid4 results/summary/psnr",
+        "second": "experiment=*_s2 results/summary/psnr",
+        "clip": "results/clips/000/psnr",
+        "share": "ratio results/summary/psnr",
+    }
+    theirs = {"own": 1.0}
+    rows = tabulate(points, columns, {"a": theirs, "a_s2": theirs}, across=("test",), hide=("stage",))
+    assert [row["point"] for row in rows] == ["a", "b"]
+    assert (rows[0]["own"], rows[0]["vid4"], rows[0]["second"], rows[0]["clip"]) == (30.0, 25.0, 31.0, None)
+    assert rows[0]["vid4 deviation"] == pytest.approx(2**0.5)
+    assert (rows[1]["own"], rows[1]["vid4"], rows[1]["paper: own"]) == (28.0, None, None)
+    assert rows[1]["share"] == pytest.approx(28 / 30)
+    assert "| b | - | 28.000 | - |" in markdown(rows, "", "own", [])
+    (single,) = tabulate(points[:2], columns, {"a": theirs}, across=("experiment", "test"))
+    assert (single["point"], single["paper: own"], single["vid4"]) == ("a", 1.0, 24.0)
+
+
+def test_pairs_of_a_paper_are_two_columns():
+    study = Study(
+        name="x", title="x", columns={"average": "results/summary/psnr"}, compare="average",
+        published={"file": "experiments/edvr/published.yaml", "table": "table1_vid4_y", "key": "method"},
+    )  # fmt: skip
+    assert (study.published["EDVR"]["average"], study.published["EDVR"]["average SSIM"]) == (27.35, 0.8264)

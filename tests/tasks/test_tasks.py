@@ -147,6 +147,18 @@ def test_evaluate_scores_a_checkpoint_as_its_training_did(clips, trained, tmp_pa
     assert "PSNR" in said
 
 
+def test_what_was_trained_is_scored_on_something_else_by_the_same_command(clips, trained):
+    same = ["experiment=zsm_vimeo", "test=vid4_zsm_3", *TINY, f"data.root={clips}", f"paths.runs={trained.parents[2]}"]
+    run(*same, "trainer.max_steps=4")
+    (other,) = {*trained.parents[1].glob("*/seed=0/results.json")} - {trained / "results.json"}
+    scored = json.loads(other.read_text())["protocol"]
+    assert (scored["name"], scored["clip_length"]) == ("vid4_zsm_3", 3)
+    assert scored["checkpoint"] == str(trained / "checkpoints" / "last.ckpt")
+    said = run(*same, "trainer.max_steps=5", fails=True)
+    assert "train zsm_vimeo with the same options first" in said
+    assert "Traceback" not in said
+
+
 def test_restore_a_video(clips, trained, tmp_path):
     source = tmp_path / "with_audio.mp4"
     with av.open(str(clips / "left.mp4")) as video, av.open(str(source), "w") as out:
