@@ -25,6 +25,7 @@ from src.tasks.bench import count
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
+COUNTED = (180, 320)  # input pixels, height and width, for which operations are counted
 UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 
 
@@ -102,6 +103,11 @@ class Point:
         """The run's ``results.json``."""
         return json.loads((self.directory / "results.json").read_text())
 
+    @cached_property
+    def counted(self) -> dict[str, int]:
+        """Parameters and operations of its network at 320x180."""
+        return count(self.config, *COUNTED)
+
     def value(self, source: str) -> Any:
         """What a column's source (see :class:`Study`) says of this run."""
         kind, _, rest = source.partition("/")
@@ -110,8 +116,7 @@ class Point:
                 figures = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
             return statistics.median(figures) if figures else None
         if kind == "count":
-            counted = count(self.config, 180, 320)
-            return counted["flops"] / 1e9 if rest == "gflops" else counted[rest]
+            return self.counted["flops"] / 1e9 if rest == "gflops" else self.counted[rest]
         if kind == "network":
             with torch.device("meta"):
                 found: Any = instantiate(self.config.model.network)
@@ -127,14 +132,19 @@ class Point:
 
 
 def tabulate(
-    points: Sequence[Point], columns: Mapping[str, str], published: Mapping[Any, Row] | None = None
+    points: Sequence[Point],
+    columns: Mapping[str, str],
+    published: Mapping[Any, Row] | None = None,
+    varied: Sequence[str] | None = None,
 ) -> list[Row]:
     """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
 
-    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation.
+    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. A point is
+    called by its values of ``varied``, or of the options that differ among ``points``.
     """
-    keys = {key for point in points for key in point.overrides} - {"seed"}
-    varied = sorted(k for k in keys if len({point.overrides.get(k) for point in points}) > 1)
+    if varied is None:
+        keys = {key for point in points for key in point.overrides} - {"seed"}
+        varied = sorted(k for k in keys if len({point.overrides.get(k) for point in points}) > 1)
     groups: dict[tuple[str | None, ...], list[Point]] = {}
     for point in points:
         groups.setdefault(tuple(point.overrides.get(key) for key in varied), []).append(point)
@@ -168,10 +178,22 @@ def order(rows: Sequence[Row], compare: str) -> str:
             text += f" {sign} {rows[number]['point']}"
         return text
 
-    ranks = np.argsort(np.argsort([theirs, ours])).astype(float)
-    agreement = np.corrcoef(ranks)[0, 1]
-    correlation = f"; rank correlation {agreement:.2f}" if len(rows) > 2 else ""  # of two it is 1 or -1
+    agreement = rank_correlation(theirs, ours)
+    correlation = (
+        f"; rank correlation {agreement:.2f}" if len(rows) > 2 and agreement is not None else ""
+    )  # of two: 1, -1
     return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}{correlation}."
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal."""
+    ranks = []
+    for values in (np.asarray(one, float), np.asarray(other, float)):
+        below, equal = values[:, None] > values, values[:, None] == values
+        ranks.append(below.sum(1) + (equal.sum(1) - 1) / 2)
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
