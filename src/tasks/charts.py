@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 42
+WIDTH, HEIGHT = 420, 262
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 22, 42
 MOST = 240  # points of a line; the page shows no more
 
 
@@ -62,8 +62,8 @@ def curves(given: Sequence[Curve], title: str, x_label: str, y_label: str, *, lo
     kept = [(curve, points) for curve, points in kept if points]
     xs = [x for _, points in kept for x, _ in points]
     ys = [y for _, points in kept for _, y in points]
-    if not xs:
-        return None
+    if len(set(xs)) < 2:
+        return None  # figures of one moment are no curve; tables have them
     log = log and min(ys) > 0
     across, up = _Axis(xs, LEFT, WIDTH - RIGHT), _Axis(ys, HEIGHT - BOTTOM, TOP, log=log)
     ends = [f"{curve.label}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for curve, points in kept]
@@ -103,7 +103,8 @@ def scatter(dots: Sequence[Dot], title: str, x_label: str, y_label: str) -> Char
     taken: list[tuple[float, float, float]] = []  # left, right and base line of labels
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = across(dot.x), up(dot.y)
-        side, length = ("end" if x > WIDTH / 2 else "start"), 6.2 * len(dot.label)
+        length = 6.2 * len(dot.label)
+        side = "start" if x + 9 + length < WIDTH or x < WIDTH / 3 else "end"
         left = x - 9 - length if side == "end" else x + 9
         base = y + 4
         while any(left < r and left + length > b and abs(base - at) < 12 for b, r, at in taken):
@@ -157,7 +158,8 @@ class _Axis:
             if len(inside) < 2:
                 inside = [mark for mark in MaxNLocator(3).tick_values(low, high) if low <= mark <= high]
         else:
-            room = (high - low) * 0.04 or abs(high) * 0.01 or 1.0
+            least = abs(high) / 1000 or 1.0  # what differs by less is level
+            room = max((high - low) * 0.04, (least - (high - low)) / 2)
             low, high = low - room, high + room
             inside = [mark for mark in MaxNLocator(5).tick_values(low, high) if low <= mark <= high]
         self.low, self.high = low, high

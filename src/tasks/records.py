@@ -17,7 +17,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONF, compose, described
+from src.config import CONF, PATHS, compose, described
 from src.nn.blocks import count_parameters
 from src.tasks.bench import count
 from src.tasks.published import Sweepable
@@ -250,7 +250,7 @@ class Block:
         """In what its runs differ from the published experiment; empty where in nothing that is known of."""
         sizes = {point.size for point in self.points} - {"full"}
         found = sorted(sizes)
-        first = self.points[0]
+        first = next((point for point in self.points if point.metrics), self.points[0])
         try:
             given = {key: first.overrides[key] for key in self.study.params if key in first.overrides}
             recipe = compose(f"ablation={self.study.name}", *(f"{key}={value}" for key, value in given.items()))
@@ -309,6 +309,7 @@ def blocks(study: Sweepable, folder: Path) -> list[Block]:
         except (ValueError, KeyError, TypeError):  # being written
             continue
         given = dict(override.partition("=")[::2] for override in overrides)
+        given = {key: value.strip("'") if key in PATHS else value for key, value in given.items()}  # Hydra's quotes
         options = [f"{k}={v}" for k, v in sorted(given.items()) if k not in (*study.params, *UNSAID, "seed")]
         block = found.setdefault("\n".join(options), Block(study, options))
         run = Run(place, overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import statistics
@@ -27,6 +28,7 @@ from src.tasks.records import Block, Run, blocks, command, network, runs
 from src.tasks.tables import Grid, grid
 
 SIDE = 560  # pixels that a frame on the page is wide at most
+EACH = 3  # pairs of frames of a block at most
 COLORS = 8  # of the page's style sheet
 
 
@@ -96,7 +98,17 @@ class Entry:
 
     @property
     def anchor(self) -> str:
+        """Where it is on the page."""
         return f"{self.table.folder}-{self.table.key}"
+
+    @property
+    def state(self) -> str:
+        """Its status, and that it is mini where nothing in it is of the paper's size, or else not as published."""
+        found = [shown.block.departures for shown in self.shown if shown.block.done]
+        if not found or not all(found):
+            return self.status
+        mini = all(departures[0].startswith("mini") for departures in found)
+        return f"{self.status}, {'mini' if mini else 'not as published'}"
 
 
 class Content:
@@ -155,9 +167,8 @@ class Content:
         """Of each point a pair of frames, of the clip that most of them have."""
         samples = {point: seeds[0].samples for point, seeds in block.members.items()}
         clips = [clip for found in samples.values() for clip in found]
-        for point, found in samples.items():
-            if not found or self.pictures <= 0:
-                continue
+        pictured = [(point, found) for point, found in samples.items() if found]
+        for point, found in pictured[: min(EACH, self.pictures)]:
             clip = max(found, key=clips.count)
             self.pictures -= 1
             yield pair(found[clip], f"{clip}, {point}")
@@ -200,8 +211,9 @@ class Content:
         charts: list[Chart | None] = []
         for networks in alike.values():
             first = next(iter(networks.values()))[0]
-            about = f"{first.data}; {first.degradation}"
-            labels = told_apart([self.where(seeds[0]).rpartition("/")[0] for seeds in networks.values()])
+            sizes = sorted({seeds[0].size.partition(":")[0] for seeds in networks.values()})
+            about = f"{' and '.join(sizes)}: {first.data}; {first.degradation}"
+            labels = called(list(networks))
             scores = {
                 name: statistics.mean(r.results["summary"]["psnr"] for r in seeds) for name, seeds in networks.items()
             }
@@ -240,14 +252,50 @@ class Content:
         return found
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------
 
 
-def told_apart(paths: Sequence[str]) -> list[str]:
-    """Names without the options that all of them have."""
+def told_apart(paths: Sequence[str], most: int = 48) -> list[str]:
+    """Names without the options that all of them have, and of what is long the beginning and the end."""
     parts = [path.replace("/", ",").split(",") for path in paths]
     common = set.intersection(*map(set, parts)) if len(parts) > 1 else set(parts[0][1:])
-    return [" ".join(part for part in name if part not in common) or name[0] for name in parts]
+    found = [" ".join(part for part in name if part not in common) or name[0] for name in parts]
+    return [name if len(name) <= most else f"{name[: most - 13]}\N{HORIZONTAL ELLIPSIS}{name[-12:]}" for name in found]
+
+
+def called(networks: Sequence[str]) -> list[str]:
+    """Short names of networks as :func:`src.tasks.records.network` gives them: the class, and what tells it apart."""
+    leaves = [dict(_leaves(json.loads(text))) for text in networks]
+    found: list[str] = []
+    for own in leaves:
+        alike = [other for other in leaves if other.get("_target_") == own.get("_target_")]
+        apart = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        parts = [_leaf(key, own[key]) for key in ["_target_", *apart] if key.endswith("_target_") and key in own]
+        found.append(" ".join(dict.fromkeys(parts)) or "network")
+    for name in {name for name in found if found.count(name) > 1}:  # then their numbers say it
+        same = [number for number, other in enumerate(found) if other == name]
+        for number in same:
+            own = leaves[number]
+            apart = [key for key in own if any(leaves[other].get(key) != own[key] for other in same)]
+            found[number] = " ".join([name, *dict.fromkeys(_leaf(key, own[key]) for key in apart[:2])])
+    return found
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, json.dumps(node) if isinstance(node, list) else node
+
+
+def _leaf(key: str, value: Any) -> str:
+    if key.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    return f"{key.rpartition('.')[2]} {Path(value).name if isinstance(value, str) else value}"
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
 
 
 def learning(members: dict[str, list[Run]], experiment: str = "") -> list[Chart]:

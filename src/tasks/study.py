@@ -186,9 +186,12 @@ def order(rows: Sequence[Row], compare: str) -> str:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal."""
+    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal.
+
+    Values count to the fourth decimal, as papers print them at most.
+    """
     ranks = []
-    for values in (np.asarray(one, float), np.asarray(other, float)):
+    for values in (np.round(one, 4), np.round(other, 4)):
         below, equal = values[:, None] > values, values[:, None] == values
         ranks.append(below.sum(1) + (equal.sum(1) - 1) / 2)
     if any(np.ptp(rank) == 0 for rank in ranks):

@@ -87,8 +87,8 @@ def _ours(block: Block, point: str, columns: Sequence[str], table: Table) -> Lin
         text = shown(value, places)
         cells.append(text + (f" ± {shown(spread, places)}" if spread is not None else ""))
         exact.append("" if value is None else f"{value}" + (f" ± {spread}" if spread is not None else ""))
-    label = "here" + (f", {len(seeds)} seeds" if len(seeds) > 1 else "")
     first = seeds[0]
+    label = f"here{', mini' if first.size != 'full' else ''}{f', {len(seeds)} seeds' if len(seeds) > 1 else ''}"
     about = f"{first.size}; {first.data}; {first.protocol or first.results.get('device', '')}"
     return Line("here", cells, label, exact, f"{point}: {about}" if point else about)
 
@@ -103,7 +103,7 @@ def _agreement(table: Table, block: Block | None, printed: Sequence[str], extra:
             if block and isinstance(ours := block.figure(name, index)[0], int | float) and row[name] is not None
         ]
         value = rank_correlation(*zip(*both, strict=True)) if len(both) > 1 else None
-        word = "" if value is None else "same order" if value > 0 else "reversed"
+        word = "" if len(both) < 2 else "level" if value is None else "same order" if value > 0 else "reversed"
         found.append(f"{value:.2f}".replace("-", MINUS) if len(both) > 2 and value is not None else word)
     return [*found, *("" for _ in extra)] if any(found) else []
 

@@ -51,6 +51,8 @@ def _run(
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_hyperparams({**plain(config), "commit": commit()})
+            if trainer.is_global_zero and (address := logger.experiment.url):  # offline there is none
+                (directory / "wandb_url.txt").write_text(f"{address}\n")
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
