@@ -82,9 +82,10 @@ class LastCheckpoint(Callback):
 
 
 class SampleFrames(Callback):
-    """After every validation, frames of the first validation clips: bicubic, restored, and the target side by side.
+    """After every validation, frames of its first clips: bicubic, restored, and the target side by side.
 
-    Where the network can show its offsets, they are drawn as flow, too, ``<clip>_offsets_step<n>.png``.
+    Those of the first test clips are ``<clip>_test.png``. Where the network can show its offsets, they are drawn as
+    flow, too, ``<clip>_offsets_step<n>.png``.
 
     It comes before the averaging of weights among the callbacks, which takes the validated weights back at this
     point. Written to ``samples/`` in the run's directory, and to W&B and TensorBoard where they are used.
@@ -99,17 +100,23 @@ class SampleFrames(Callback):
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = Path(trainer.default_root_dir) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
         loader: Any = trainer.val_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
             self._save(trainer, self.picture(pl_module, clip), f"samples/{number}", clip.name)
             if hasattr(pl_module.network, "offset_pictures"):
                 self._save(trainer, self.offsets(pl_module, clip), f"offsets/{number}", f"{clip.name}_offsets")
 
-    def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str) -> None:
-        file = f"{name.replace('/', '_')}_step{trainer.global_step:07d}.png"
-        Image.fromarray(picture.numpy()).save(Path(trainer.default_root_dir) / "samples" / file)
+    @rank_zero_only
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loader: Any = trainer.test_dataloaders
+        for number, clip in zip(range(self.clips), loader, strict=False):
+            self._save(trainer, self.picture(pl_module, clip), f"test/{number}", clip.name, "test")
+
+    def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str, when: str = "") -> None:
+        folder = Path(trainer.default_root_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = f"{name.replace('/', '_')}_{when or f'step{trainer.global_step:07d}'}.png"
+        Image.fromarray(picture.numpy()).save(folder / file)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(title, [picture.numpy()], caption=[name])

@@ -279,7 +279,9 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
     """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes nothing yet."""
     trainer = instantiate(config.trainer, _partial_=True)
     if not training:
-        return trainer(default_root_dir=directory, logger=False, enable_checkpointing=False, callbacks=[], **more)
+        return trainer(
+            default_root_dir=directory, logger=False, enable_checkpointing=False, **{"callbacks": [], **more}
+        )
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
     return trainer(default_root_dir=directory, logger=False, callbacks=callbacks)
 

@@ -86,6 +86,11 @@ def describe(loggers: Sequence[Logger], said: Mapping[str, Any]) -> None:
         one.log_hyperparams({**said, "point": point()})
 
 
+def address(loggers: Sequence[Logger]) -> str | None:
+    """Where the run is to be seen; None offline."""
+    return next((one.experiment.url for one in _ours(loggers)), None)
+
+
 def log_scores(loggers: Sequence[Logger], clips: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
     """Every clip's scores as a table."""
     for one in _ours(loggers):

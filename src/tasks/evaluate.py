@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -29,7 +30,8 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         )
     restorer = build_restorer(config, network)
     data = build_data(config, restorer)
-    trainer = build_trainer(config, directory, training=False)
+    samples = (config.callbacks or {}).get("samples")
+    trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
     with claim(config, directory, first=trainer.is_global_zero):

@@ -34,6 +34,7 @@ from src.tasks.bench import count
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
 PAIR = re.compile(r"\d+(\.\d+)?/[01]\.\d+")  # PSNR and SSIM, as papers print them
+COUNTED = (180, 320)  # input pixels, height and width, for which operations are counted
 
 
 class Study(Callback):
@@ -220,6 +221,11 @@ class Point:
         """The run's ``results.json``."""
         return json.loads((self.directory / "results.json").read_text())
 
+    @cached_property
+    def counted(self) -> dict[str, int]:
+        """Parameters and operations of its network at 320x180."""
+        return count(self.config, *COUNTED)
+
     def value(self, source: str) -> Any:
         """What a column's source (see :class:`Study`) says of this run."""
         if source not in self.values:
@@ -233,7 +239,7 @@ class Point:
                 figures = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
             return statistics.median(figures) if figures else None
         if kind == "count":
-            counted = count(self.config, 180, 320)
+            counted = self.counted
             return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
         if kind == "network":
             with torch.device("meta"):
@@ -253,22 +259,21 @@ def tabulate(
     members: Sequence[Point],
     columns: Mapping[str, str],
     published: Mapping[Any, Row] | None = None,
-    asked: Mapping[str, Sequence[str]] | None = None,
+    varied: Collection[str] = (),
     across: Sequence[str] = (),
     hide: Sequence[str] = (),
 ) -> list[Row]:
     """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
 
     A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
-    are the options that differ between points, or that have several values in what was ``asked``.
+    are its values of ``varied``, and of other options that differ between points.
     """
     keys = {key for point in members for key in point.overrides} - {"seed", *across, *points.UNSAID}
-    several = {key for key, values in (asked or {}).items() if len(values) > 1}
-    varied = sorted(k for k in keys if k in several or len({point.overrides.get(k) for point in members}) > 1)
+    named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
     groups: dict[Any, list[Point]] = {}  # by row of the paper's, where it has one
     names: dict[Any, Any] = {}
     for point in members:
-        own = " ".join(str(point.overrides.get(key)) for key in varied)
+        own = " ".join(str(point.overrides.get(key)) for key in named)
         name = _number(own or members[0].overrides.get("experiment", ""))
         theirs = (published or {}).get(name)
         group = id(theirs) if theirs else name
@@ -320,10 +325,25 @@ def order(rows: Sequence[Row], compare: str) -> str:
             text += f" {sign} {rows[number]['point']}"
         return text
 
-    ranks = np.argsort(np.argsort([theirs, ours])).astype(float)
-    agreement = np.corrcoef(ranks)[0, 1]
-    correlation = f"; rank correlation {agreement:.2f}" if len(rows) > 2 else ""  # of two it is 1 or -1
+    agreement = rank_correlation(theirs, ours)
+    correlation = (
+        f"; rank correlation {agreement:.2f}" if len(rows) > 2 and agreement is not None else ""
+    )  # of two: 1, -1
     return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}{correlation}."
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal.
+
+    Values count to the fourth decimal, as papers print them at most.
+    """
+    ranks = []
+    for values in (np.round(one, 4), np.round(other, 4)):
+        below, equal = values[:, None] > values, values[:, None] == values
+        ranks.append(below.sum(1) + (equal.sum(1) - 1) / 2)
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:

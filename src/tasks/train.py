@@ -50,6 +50,8 @@ def _run(
         _keep_rows(trainer, directory / "metrics.csv", torch.load(last, weights_only=True)["global_step"])
     parameters = count_parameters(restorer.network)
     dashboard.describe(trainer.loggers, {**plain(config), "commit": commit(), "parameters": parameters})
+    if trainer.is_global_zero and (address := dashboard.address(trainer.loggers)):
+        (directory / "wandb_url.txt").write_text(f"{address}\n")
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])

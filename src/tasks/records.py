@@ -1,0 +1,329 @@
+"""What was run: the runs on disk, and those that are points of a study."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.config import CONF, PATHS, compose, described
+from src.nn.blocks import count_parameters
+from src.tasks.bench import count
+from src.tasks.points import UNSAID
+from src.tasks.published import Sweepable
+from src.tasks.study import COUNTED, Point, Row, tabulate
+
+MILLIONS = {"parameters_m": "parameters"}  # published in millions, counted in ones
+
+
+class Run(Point):
+    """A run's directory; what cannot be read in it is None, and said in ``notes``."""
+
+    def __init__(self, directory: Path, overrides: Sequence[str] = ()) -> None:
+        super().__init__(directory, overrides)
+        self.notes: list[str] = []
+
+    def value(self, source: str) -> Any:
+        try:
+            return super().value(source)
+        except Exception as error:  # a run of an older version may not fit today's networks
+            self.notes.append(f"{source}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            return None
+
+    @cached_property
+    def readable(self) -> bool:
+        """Whether there are a configuration and results that can be read."""
+        try:
+            return bool(self.config) and isinstance(self.results, dict)
+        except Exception as error:  # half written, or not ours
+            self.notes.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            return False
+
+    @cached_property
+    def trained(self) -> DictConfig:
+        """The configuration of the training that its weights come from; its own, unless that still lies there."""
+        file = self.config.get("checkpoint")
+        origin = Path(file).parents[1] / "config.yaml" if file and len(Path(file).parts) > 2 else None
+        return OmegaConf.load(origin) if origin and origin.is_file() else self.config  # type: ignore[return-value]
+
+    @cached_property
+    def network(self) -> str:
+        """What tells its network from others."""
+        return network(self.trained)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Of its network; None where it cannot be built."""
+        try:
+            return _parameters(self.network)
+        except Exception as error:  # an older version's, or its weights are gone
+            self.notes.append(f"parameters: {type(error).__name__}")
+            return None
+
+    @cached_property
+    def counted(self) -> dict[str, int]:
+        return _counted(network(self.config))
+
+    @cached_property
+    def size(self) -> str:
+        """``full``, or ``mini`` and by how much."""
+        full = _full_size()
+        size = self.trained.get("size") or full
+        if (size.width, size.depth) == (full.width, full.depth):
+            return "full"
+        return f"mini: {size.width:g} of the width, {size.depth:g} of the depth"
+
+    @cached_property
+    def data(self) -> str:
+        """The data set that it was scored on, and how much of it."""
+        place, layout = self.config.data.get("root"), self.config.data.layout.get("_target_", "")
+        protocol = self.results.get("protocol", {})
+        limit = protocol.get("input_frames_limit")
+        counted = protocol.get("clips_counted")
+        parts = [str(layout).rpartition(".")[2], Path(place).name if place else ""]
+        text = " ".join(dict.fromkeys(part for part in parts if part))
+        text += f", {counted} clip{'s' if counted != 1 else ''}" if counted else ""
+        return text + (f", {limit} input frame{'s' if limit != 1 else ''} of each" if limit else "")
+
+    @cached_property
+    def protocol(self) -> str:
+        """By which rules its scores were made, in a sentence; empty for a run without scores."""
+        about = self.results.get("protocol")
+        if not about:
+            return ""
+        counted = about["frames"] + (f" but {about['skip'][0]}+{about['skip'][1]}" if any(about["skip"]) else "")
+        parts = [
+            f"{about['name']}: {str(about['channel']).upper()}" + (f" ({m})" if (m := about["colour_matrix"]) else ""),
+            f"crop {about['crop']}",
+            f"frames: {counted}",
+            f"{about.get('clip_length')} output frames a pass",
+            f"edges {about['edges']}" if about.get("edges") else "",
+            f"ensemble of {about['ensemble']}" if about["ensemble"] != 1 else "",
+            f"{about['factor']} frames of one" if about.get("factor") else "",
+            self.degradation,
+            f"{about.get('clips_counted')} clips, {about.get('frames_counted')} frames",
+            f"data {about.get('data')}",
+            f"mean {about['mean']}",
+            f"commit {str(about.get('commit'))[:12]}",
+        ]
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def degradation(self) -> str:
+        """What was done to the frames before the network saw them."""
+        about = dict(self.results.get("protocol", {}).get("degradation") or {})
+        steps = [step.get("_target_", "").rpartition(".")[2] for step in about.pop("steps", None) or []]
+        said = [f"{key} {value}" for key, value in about.items() if value is not None and not key.startswith("_")]
+        return "degradation: " + (", ".join([*said, *steps]) or "none")
+
+    @property
+    def conditions(self) -> str:
+        """Scores of runs with equal ones can be compared: data, protocol, degradation."""
+        about = dict(self.results["protocol"])
+        own = ("window", "clip_length", "padding", "checkpoint", "commit", "frames_counted", "ensemble", "edges")
+        return json.dumps({key: value for key, value in about.items() if key not in own}, sort_keys=True)
+
+    @property
+    def commit(self) -> str:
+        """Of the code that made it."""
+        file = self.directory / "commit.txt"
+        return file.read_text().strip() if file.is_file() else ""
+
+    @property
+    def address(self) -> str:
+        """Of its page at Weights & Biases, where it has one; only of the web."""
+        file = self.directory / "wandb_url.txt"
+        text = file.read_text().strip() if file.is_file() else ""
+        return text if re.match(r"https?://", text) else ""
+
+    @cached_property
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """Columns of ``metrics.csv`` over steps; empty for a run without training."""
+        columns: dict[str, list[tuple[int, float]]] = {}
+        file = self.directory / "metrics.csv"
+        if file.is_file():
+            with file.open(newline="") as stream:
+                for row in csv.DictReader(stream):
+                    for name, value in row.items():
+                        if name and value and name != "step" and (row.get("step") or "").isdigit():
+                            columns.setdefault(name, []).append((int(row["step"]), float(value)))
+        return columns
+
+    @property
+    def samples(self) -> dict[str, Path]:
+        """By clip its newest picture of frames, bicubic, restored and target side by side; those of the test first."""
+        found: dict[str, Path] = {}
+        for file in sorted((self.directory / "samples").glob("*.png")):
+            match = re.fullmatch(r"(.+)_(?:step\d+|test)", file.stem)
+            if match and not match[1].endswith("_offsets"):
+                found[match[1]] = file  # in order: later steps, then the test
+        return found
+
+
+def network(config: DictConfig) -> str:
+    """A configuration's network as text, equal for equal networks."""
+    return json.dumps(OmegaConf.to_container(config.model.network, resolve=True), sort_keys=True)
+
+
+def _built(text: str) -> DictConfig:
+    return OmegaConf.create({"model": {"network": json.loads(text)}})
+
+
+@cache
+def _parameters(text: str) -> int:  # seeds and evaluations have the same network
+    with torch.device("meta"):
+        return count_parameters(instantiate(_built(text).model.network))
+
+
+@cache
+def _counted(text: str) -> dict[str, int]:
+    return count(_built(text), *COUNTED)
+
+
+@cache
+def _full_size() -> Any:
+    return OmegaConf.load(CONF / "size" / "full.yaml")
+
+
+def runs(folder: Path) -> Iterator[Run]:
+    """Every run under ``folder`` that has results, in the order of their paths."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        if "config.yaml" in files and "results.json" in files:
+            folders.clear()  # what lies in a run is its own
+            yield Run(Path(place))
+
+
+@dataclass
+class Block:
+    """What one study found with one set of options.
+
+    Args:
+        study: which.
+        options: what was asked for beside the study.
+        points: finished runs.
+        open: points that are not finished: overrides, status, message.
+    """
+
+    study: Sweepable
+    options: list[str]
+    points: list[Run] = field(default_factory=list)
+    open: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @cached_property
+    def members(self) -> dict[str, list[Run]]:
+        """Its runs by the point that they are seeds of."""
+        found: dict[str, list[Run]] = {}
+        for run in self.points:
+            found.setdefault(" ".join(str(run.overrides.get(key)) for key in self.study.varied), []).append(run)
+        return found
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """Means and deviations over seeds, by point."""
+        columns, varied = self.study.columns, self.study.varied
+        return {point: tabulate(seeds, columns, varied=varied)[0] for point, seeds in self.members.items()}
+
+    @cached_property
+    def by_index(self) -> dict[int, str]:
+        """Points by the index of the row that they are in the paper's table."""
+        return {self.study.rows[point]: point for point in self.rows if point in self.study.rows}
+
+    @property
+    def done(self) -> int:
+        """Rows that have what the study is about."""
+        points = self.by_index.values() if self.study.rows else self.rows
+        return sum(self.rows[point].get(self.study.compare) is not None for point in points)
+
+    @cached_property
+    def departures(self) -> list[str]:
+        """In what its runs differ from the published experiment; empty where in nothing that is known of."""
+        sizes = {point.size for point in self.points} - {"full"}
+        found = sorted(sizes)
+        first = next((point for point in self.points if point.metrics), self.points[0])
+        try:
+            given = {key: first.overrides[key] for key in self.study.params if key in first.overrides}
+            recipe = compose(f"ablation={self.study.name}", *(f"{key}={value}" for key, value in given.items()))
+        except Exception:  # the study has changed since
+            return [*found, "made by an older version of this study"]
+        if first.results.get("protocol") and recipe.data.layout != first.config.data.layout:
+            found.append(f"not the paper's data: {first.data}")
+        elif first.results.get("protocol", {}).get("input_frames_limit") and not recipe.data.test_frames:
+            found.append(f"only part of the data: {first.data}")
+        steps, whole = first.config.trainer.max_steps, recipe.trainer.max_steps
+        if first.metrics and steps < whole:
+            found.append(f"{steps:,} of {whole:,} steps")
+        return found
+
+    def figure(self, column: str, index: int) -> tuple[Any, float | None]:
+        """Ours for a cell of the paper's table, and its deviation over seeds; None where there is none."""
+        row = self.rows.get(self.by_index.get(index, ""), {})
+        for name in names(column):
+            if row.get(name) is not None:
+                scale = 1e-6 if column in MILLIONS and name == MILLIONS[column] else 1
+                return row[name] * scale, row.get(f"{name} deviation")
+        return None, None
+
+
+def names(column: str) -> list[str]:
+    """What a study may call a column of a paper's: ``fast`` or ``fast psnr``, ``fast SSIM`` or ``fast_ssim``."""
+    stem, pair, _ = column.partition(" SSIM")
+    if pair:
+        return [column, f"{stem} ssim", f"{stem}_ssim", f"ssim_{stem}"]
+    return [
+        column,
+        f"{column} PSNR",
+        f"{column} psnr",
+        f"{column}_psnr",
+        f"psnr_{column}",
+        MILLIONS.get(column, column),
+    ]
+
+
+def command(study: Sweepable, options: Sequence[str], folder: Path) -> str:
+    """The command line of a study whose runs lie, or are to lie, in ``folder``."""
+    place = [] if folder == Path("runs") else [f"paths.runs={folder}"]
+    words = [f"ablation={study.name}", *options, *place, *(["resume=true"] if options else [])]
+    return "python -m src.run " + shlex.join(words)
+
+
+def blocks(study: Sweepable, folder: Path) -> list[Block]:
+    """What was recorded of ``study`` under ``folder``, the runs' own: a block for each set of options."""
+    found: dict[str, Block] = {}
+    for file in sorted((folder / "ablations" / study.name).glob("*/points/*.json")):
+        try:
+            record = json.loads(file.read_text())
+            overrides = [str(override) for override in record["overrides"]]
+            status, message = str(record["status"]), str(record.get("message") or "")
+            place = _lies(Path(str(record["directory"])), folder)
+        except (ValueError, KeyError, TypeError):  # being written
+            continue
+        given = dict(override.partition("=")[::2] for override in overrides)
+        given = {key: value.strip("'") if key in PATHS else value for key, value in given.items()}  # Hydra's quotes
+        options = [f"{k}={v}" for k, v in sorted(given.items()) if k not in (*study.params, *UNSAID, "seed")]
+        block = found.setdefault("\n".join(options), Block(study, options))
+        run = Run(place, overrides)
+        if status == "finished" and run.readable:
+            block.points.append(run)
+        else:
+            about = " ".join(f"{key}={given[key]}" for key in (*study.varied, "seed") if key in given)
+            missing = "its results are gone" if status == "finished" else message
+            block.open.append((about or described(overrides), status, missing))
+    return sorted(found.values(), key=lambda block: -block.done)
+
+
+def _lies(directory: Path, folder: Path) -> Path:
+    """Where a run is, also when all runs were moved together."""
+    moved = folder / Path(*directory.parts[-3:])  # <experiment>/<options>/seed=<n>
+    return directory if directory.is_dir() or not moved.is_dir() else moved

@@ -1,0 +1,397 @@
+"""The report: published figures beside ours, nothing typed by hand, nothing that a name could do to the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import aiohttp
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from src.config import CONF, compose
+from src.errors import Problem
+from src.metrics import FrameScore
+from src.protocols import Protocol, results, write_results
+from src.tasks.charts import Curve, Dot, curves, front, scatter, thinned
+from src.tasks.published import published, studies
+from src.tasks.records import Block, Run, blocks
+from src.tasks.report import in_markdown, report
+from src.tasks.study import rank_correlation
+from src.tasks.tables import grid
+
+EXPERIMENTS = CONF.parent / "experiments"
+TABLES = [table for paper in published(EXPERIMENTS) for table in paper.tables]
+NASTY = "<script>alert(1)</script>|`x`"
+
+
+def finished(runs: Path, design: str, seed: int, psnr: float, clip: str = "street") -> Path:
+    """A run of WDVR's Table 2 as training leaves it, with pictures, and the point that its sweep leaves."""
+    given = ["experiment=wdvr3d_reds", f"model/network/trunk={design}", "size=mini", "data=procedural", f"seed={seed}"]
+    directory = runs / "wdvr3d_reds" / f"data=procedural,model_network_trunk={design},size=mini" / f"seed={seed}"
+    (directory / "samples").mkdir(parents=True)
+    OmegaConf.save(compose(*given, f"paths.runs={runs}"), directory / "config.yaml", resolve=True)
+    frames = [
+        FrameScore(clip=0, time=Fraction(t), psnr=psnr + t, ssim=0.9, temporal_difference_error=None) for t in (0, 1)
+    ]
+    about = {"degradation": {"steps": []}, "data": "datasets/procedural", "commit": "abc", "input_frames_limit": 2}
+    write_results(directory / "results.json", results({0: frames}, protocol=Protocol("rgb"), names=[clip], **about))
+    rows = [f"{step},{1 / (step + 1)},{psnr + step / 100}" for step in (0, 50, 100)]
+    (directory / "metrics.csv").write_text("\n".join(["step,train/loss,validate/psnr", *rows]) + "\n")
+    (directory / "commit.txt").write_text("abcdef0123456789\n")
+    picture = np.zeros((16, 72, 3), np.uint8)
+    picture[:, 24:48] = 255
+    Image.fromarray(picture).save(directory / "samples" / f"{clip.replace('/', '_')}_step0000100.png")
+    points = runs / "ablations" / "wdvr_block_design" / "data=procedural,size=mini" / "points"
+    record(points / f"{design}-{seed}.json", ["ablation=wdvr_block_design", *given], directory, "finished")
+    return directory
+
+
+def record(file: Path, overrides: list[str], directory: Path, status: str, message: str = "") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "overrides": overrides,
+        "directory": str(directory),
+        "status": status,
+        "seconds": 1.0,
+        "message": message,
+    }
+    file.write_text(json.dumps(content))
+
+
+def made(runs: Path, *more: str) -> tuple[str, dict[str, int], Path]:
+    config = compose("task=report", f"paths.runs={runs}", *more)
+    counts = report(config, Path("."))
+    return (Path(config.output) / "index.html").read_text(), counts, Path(config.output)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Three of four designs, one of them of two seeds; the fourth failed."""
+    runs = tmp_path_factory.mktemp("runs")
+    for design, seed, psnr in [("tsas", 0, 27.0), ("tsas", 1, 27.2), ("ias", 0, 26.0)]:
+        finished(runs, design, seed, psnr)
+    odd = finished(runs, "iai", 0, 25.0, clip=NASTY)
+    (odd / "wandb_url.txt").write_text("https://wandb.ai/someone/zeitlupe/runs/1\n")
+    place = runs / "ablations" / "wdvr_block_design" / "data=procedural,size=mini" / "points" / "stas-0.json"
+    given = ["experiment=wdvr3d_reds", "model/network/trunk=stas", "size=mini", "data=procedural", "seed=0"]
+    record(place, given, runs / "nowhere", "failed", f"out of memory {NASTY}")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def page(runs) -> str:
+    return made(runs)[0]
+
+
+def block_design(runs: Path) -> tuple:
+    table = next(table for table in TABLES if table.key == "table2_block_design")
+    (study,) = studies(table)
+    (block,) = blocks(study, runs)
+    return table, block
+
+
+def test_ours_stands_below_the_papers_with_the_difference_and_the_spread_over_seeds(runs):
+    table, block = block_design(runs)
+    shown = grid(table, block)
+    assert shown.words == ["design"]
+    column = shown.figures.index("psnr")
+    lines = {group.names[0]: {line.kind: line.cells[column] for line in group.lines} for group in shown.groups}
+    assert lines["IAI"] == {"paper": "28.70", "here": "25.50", "difference": "\N{MINUS SIGN}3.20"}
+    assert lines["TSAS"]["here"] == "27.60 ± 0.14"  # of 27.5 and 27.7
+    assert lines["STAS"] == {"paper": "28.92"}  # failed
+    labels = {group.names[0]: [line.label for line in group.lines] for group in shown.groups}
+    assert labels["TSAS"][1] == "here, mini, 2 seeds"
+    assert shown.agreement[column] == "1.00"
+    assert block.done == 3
+    assert block.study.expected == 4
+    assert [status for _, status, _ in block.open] == ["failed"]
+
+
+def test_what_is_not_as_published_says_so(runs, page):
+    _, block = block_design(runs)
+    size, data, *_ = block.departures
+    assert size.startswith("mini")
+    assert data == "not the paper's data: procedural, 1 clip, 2 input frames of each"
+    assert '<span class="chip mini">mini' in page
+    assert "partly filled, mini" in page
+    assert "3 of 4 rows" in page
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.folder}-{table.key}")
+def test_every_published_table_is_there_and_not_run_without_runs(table, empty):
+    page, markdown = empty
+    part = page.split(f'<article id="{table.folder}-{table.key}"')[1].split("</article>")[0]
+    assert 'class="state not-run">not run<' in part
+    assert part.count("<tbody") == len(table.rows)
+    named = studies(table)
+    commands = [f"ablation={study.name}" for study in named] or ["no study of conf/ablation repeats it"]
+    assert all("not run</strong> " in part and command in part for command in commands)
+    assert f"## {in_markdown(table.title)}: not run" in markdown[table.folder]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> tuple[str, dict[str, str]]:
+    page, counts, output = made(tmp_path_factory.mktemp("none"))
+    assert counts == {"filled": 0, "partly filled": 0, "not run": len(TABLES)}
+    return page, {file.stem: file.read_text() for file in output.glob("*.md")}
+
+
+def test_no_runs_is_told_in_a_sentence(tmp_path, capsys):
+    made(tmp_path / "nothing")
+    assert "There are no runs with results in" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Problem, match=r"cannot be written.*output=<folder>"):
+        made(tmp_path, f"output={tmp_path}/file")
+
+
+def test_printed_pairs_are_two_columns_with_the_papers_decimals():
+    table = next(table for table in TABLES if table.key == "table3_reds4_sr_clean")
+    shown = grid(table)
+    assert shown.figures[-2:] == ["average", "average SSIM"]
+    assert shown.groups[-1].lines[0].cells[-2:] == ["31.09", "0.8800"]
+    assert Block(studies(TABLES[0])[0], []).figure("average SSIM", 0) == (None, None)
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, and what identifiers there are."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    handle_startendtag = handle_starttag
+
+    def of(self, name: str) -> list[dict]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def test_names_are_harmless_and_nothing_is_fetched(page, runs):
+    elements = Elements(page)
+    assert len(elements.of("script")) == 1
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert not [a for tag in ("link", "script", "img", "iframe") for a in elements.of(tag) if "http" in str(a)]
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in elements.of("img"))
+    text = (runs / "report" / "wdvr.md").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|\\`x\\`" in text
+
+
+def test_everything_is_reached_with_the_keyboard_and_named(page):
+    elements = Elements(page)
+    ids = [a["id"] for _, a in elements.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    tips = [button for button in elements.of("button") if button.get("class") == "how"]
+    assert len(tips) == 3  # TSAS, IAS, IAI
+    for tip in tips:
+        assert tip["aria-describedby"] in ids
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in elements.of("div") if a.get("class") == "scroll")
+    sliders = elements.of("input")
+    assert sliders
+    assert all(s["type"] == "range" and "restored" in s["aria-label"] for s in sliders)
+    for drawing in elements.of("svg"):
+        names = drawing.get("aria-labelledby", "").split()
+        assert drawing.get("aria-hidden") == "true" or (names and all(name in ids for name in names))
+    assert all(image["alt"] for image in elements.of("img"))
+    targets = [a["href"][1:] for a in elements.of("a") if a["href"].startswith("#")]
+    assert set(targets) <= set(ids)
+
+
+def test_links_lead_to_configurations_and_to_the_web_only(page, runs):
+    links = [a["href"] for a in Elements(page).of("a") if not a["href"].startswith("#")]
+    configurations = [runs / "report" / unquote(link) for link in links if link.endswith("config.yaml")]
+    assert len(configurations) == 4
+    assert all(file.is_file() for file in configurations)
+    assert [link for link in links if link.startswith("http")] == ["https://wandb.ai/someone/zeitlupe/runs/1"]
+
+
+def test_an_address_that_is_none_is_no_link(tmp_path):
+    (tmp_path / "wandb_url.txt").write_text("javascript:alert(1)")
+    assert Run(tmp_path).address == ""
+
+
+def test_curves_of_training_and_of_frames_are_drawn(page):
+    assert "PSNR in validation, dB over step. iai: 25 to 26; ias: 26 to 27; tsas: 27 to 28; tsas: 27.2 to 28.2" in page
+    assert "training loss over step" in page
+    assert "Frame by frame" in page
+    assert page.count('class="line c') > 6
+
+
+def test_a_run_that_is_half_written_is_left_out(tmp_path):
+    directory = finished(tmp_path, "ias", 0, 26.0)
+    (directory / "results.json").write_text('{"summary": ')
+    (tmp_path / "ablations/wdvr_block_design/data=procedural,size=mini/points/x.json").write_text("{")
+    page, counts, _ = made(tmp_path)
+    assert counts["not run"] == len(TABLES)
+    assert "its results are gone" in page
+
+
+def test_runs_that_were_moved_together_are_found(tmp_path):
+    finished(tmp_path / "here", "ias", 0, 26.0)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    _, block = block_design(tmp_path / "there")
+    assert block.done == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1, 2, 3, 4, 5], [5, 6, 7, 8, 7], 0.8207826816681233),  # scipy.stats.spearmanr's own example
+        ([1, 2, 2, 3], [1, 2, 3, 4], 0.9486832980505138),
+        ([1, 2, 3], [30.0, 20.0, 10.0], -1.0),
+        ([1.00001, 1.00002, 3], [1, 1, 2], 1.0),  # equal to the fourth decimal
+        ([1, 1, 1], [1, 2, 3], None),
+    ],
+)
+def test_rank_correlation_shares_the_ranks_of_equal_values(one, other, expected):
+    assert rank_correlation(one, other) == (expected and pytest.approx(expected))
+
+
+def test_the_front_holds_what_nothing_cheaper_reaches():
+    points = [(2.0, 30.0), (1.0, 29.0), (3.0, 29.5), (2.0, 31.0), (4.0, 32.0)]
+    assert front(points) == [1, 3, 4]
+    chart = scatter([Dot(f"model {number}", *point) for number, point in enumerate(points)], "t", "x", "PSNR")
+    assert "On the front: model 1, model 3, model 4." in chart.description
+    places = [(x, y) for x, y, *_ in chart.dots]
+    assert all(0 < x < chart.width and 0 < y < chart.height for x, y in places)
+    assert scatter([Dot("alone", 1.0, 2.0)], "t", "x", "y") is None
+    assert scatter([Dot("bicubic", 0.0, 2.0), Dot("zsm", 10.0, 3.0)], "t", "x", "y").x_ticks[0][1] == "0"
+
+
+def test_long_curves_are_thinned_to_means_of_neighbours():
+    assert thinned([(x, 2.0 * x) for x in range(4)], 2) == [(0.5, 1.0), (2.5, 5.0)]
+    assert len(thinned([(x, x) for x in range(10_000)])) <= 240
+    assert curves([Curve("a", [(1, float("nan")), (2, 1.0)])], "t", "x", "y") is None
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Browser:
+    """Chromium without a window, told what to do over its own protocol, so that keys are keys."""
+
+    def __init__(self, executable: str, profile: Path) -> None:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+        self.port = profile / "DevToolsActivePort"
+        self.process = subprocess.Popen(
+            [executable, *options, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL
+        )
+        self.faults: list[dict] = []
+        self.number = 0
+
+    async def connect(self, session: Any) -> None:
+        for _ in range(300):
+            if self.port.exists() and len(lines := self.port.read_text().splitlines()) == 2:
+                break
+            await asyncio.sleep(0.1)
+        async with session.get(f"http://127.0.0.1:{lines[0]}/json/list") as answer:
+            (target, *_) = [one for one in await answer.json() if one["type"] == "page"]
+        self.socket = await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
+        for domain in ("Page", "Runtime", "Log"):
+            await self.tell(f"{domain}.enable")
+
+    async def tell(self, method: str, **params: Any) -> dict:
+        self.number += 1
+        await self.socket.send_json({"id": self.number, "method": method, "params": params})
+        while True:
+            message = await self.socket.receive_json(timeout=60)
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+                self.faults.append(message)
+            if message.get("id") == self.number:
+                assert "error" not in message, message
+                return message["result"]
+
+    async def open(self, address: str) -> None:
+        await self.tell("Page.navigate", url=address)
+        for _ in range(100):
+            if await self.value(f"location.href == {json.dumps(address)} && document.readyState == 'complete'"):
+                return
+            await asyncio.sleep(0.1)
+        raise TimeoutError(address)
+
+    async def value(self, expression: str) -> Any:
+        result = await self.tell("Runtime.evaluate", expression=expression, returnByValue=True)
+        return result["result"].get("value")
+
+    async def press(self, key: str, code: int) -> None:
+        for kind in ("rawKeyDown", "keyUp"):
+            await self.tell("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+        await asyncio.sleep(0.1)
+
+
+async def in_a_browser(browser: Browser, address: str) -> None:
+    look = "getComputedStyle(document.body).backgroundColor"
+    clip = "getComputedStyle(document.querySelector('.before')).clipPath"
+    async with aiohttp.ClientSession() as session:
+        await browser.connect(session)
+        await browser.open(address)
+        await browser.value("document.querySelector('.frames input').focus()")
+        before = await browser.value(clip)
+        for _ in range(5):
+            await browser.press("ArrowRight", 39)
+        assert before == "inset(0px 50% 0px 0px)"
+        assert await browser.value(clip) == "inset(0px 45% 0px 0px)"
+        light = await browser.value(look)
+        await browser.value("document.getElementById('theme').click()")
+        assert (await browser.value("document.documentElement.dataset.theme"), await browser.value(look) != light) == (
+            "dark",
+            True,
+        )
+        await browser.open(address + "#others")
+        assert await browser.value(look) != light  # remembered
+        await browser.value("document.getElementById('theme').click()")
+        assert await browser.value(look) == light
+        for _ in range(400):  # the protocol is come by with the tabulator alone
+            await browser.press("Tab", 9)
+            if await browser.value("document.activeElement.className") == "how":
+                break
+        shown = "getComputedStyle(document.querySelector('.how:focus + .tip')).display"
+        assert await browser.value(shown) == "block"
+        await browser.press("Escape", 27)
+        assert await browser.value(shown) == "none"
+        await browser.tell(
+            "Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True
+        )
+        assert await browser.value("innerWidth") == 400  # tables scroll, the page does not
+        assert await browser.value("document.documentElement.scrollWidth") == 400
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        await browser.value("localStorage.clear()")
+        await browser.tell("Emulation.setEmulatedMedia", features=dark)
+        await browser.tell("Emulation.setScriptExecutionDisabled", value=True)
+        await browser.tell("Page.reload")
+        await asyncio.sleep(1)
+        assert await browser.value(look) != light  # as the system has it
+        widths = await browser.value("[...document.querySelector('.frames').children].map((e) => e.clientWidth)")
+        assert widths[0] == widths[1] > 100  # without scripts both frames stand side by side
+        assert widths[3] == 0
+        await browser.tell("Browser.close")
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_without_an_error(page, runs, tmp_path):
+    """From disk: keys move the slider and find the protocols, the switch changes colours, nothing is too wide."""
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not executable:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    browser = Browser(executable, tmp_path / "profile")
+    try:
+        asyncio.run(in_a_browser(browser, (runs / "report" / "index.html").as_uri()))
+    finally:
+        browser.process.terminate()
+        browser.process.wait(30)
+    assert browser.faults == []
