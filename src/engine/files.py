@@ -82,6 +82,11 @@ class Restoration:
         end = self.reader.times[self.length] if self.length < len(self.reader) else self.reader.end
         return Clock(times, end, self.reader.fps)
 
+    @property
+    def lasts(self) -> Fraction:
+        """How long the output is, in seconds."""
+        return self.clock(Fraction(self.length)) * self.pace.stretch
+
     @cached_property
     def shown(self) -> list[tuple[int, Fraction]]:
         """What the output shows: numbers of restored frames, and from when on, in seconds since the first."""
@@ -207,7 +212,8 @@ class Restoration:
             join(
                 parts,
                 self.output,
-                source=self.source if self.source.is_file() and not self.way.slow_motion else None,
+                source=self.source if self.source.is_file() else None,
+                words_alone=self.way.slow_motion,
                 origin=self.reader.times[0],
                 until=self.clock(Fraction(self.length)) if cut_off else None,
             )
@@ -217,12 +223,12 @@ class Restoration:
 
     def preview(self, place: int) -> Path:
         """Restores one of the frames that are shown, writes it as a PNG into a folder beside the output, says where."""
-        number, time = self.shown[place]
+        number, _ = self.shown[place]
         recent = Recent(self._frames, self.geometry.window if self.way.compare else 0)
         item = next(self._restored(recent, number, 0, False, print))
         path = self.output.with_name(f"{self.output.stem}.preview") / f"{place:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(item.frame, recent[int(item.time)], time, 8, self.way).numpy()).save(path)
+        Image.fromarray(picture(item.frame, recent[int(item.time)], Fraction(0), 8, self.way).numpy()).save(path)
         return path
 
 

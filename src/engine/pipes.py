@@ -83,7 +83,8 @@ def restore_pipe(
         for time, frame in _steady(timed, fps) if going else timed:
             behind.put((frame,) if going else (frame, time))
             count += 1
-    told(f"{'standard output' if going else output}: {count} frames, {float(fps):.3f} a second, pictures only")
+    place = "standard output" if going else output
+    told(f"{place}: {count} frames, {float(fps):.3f} a second; pictures only, as no sound comes through a pipe here")
 
 
 def _seconds(reader: FrameReader | PipeReader, time: Fraction) -> Fraction:

@@ -22,7 +22,7 @@ from src.video.pixels import to_samples
 STEADY = Fraction(2, 1000)  # seconds that a frame may be off its place in a steady rate: containers round to 1 ms
 FINE = Fraction(1, 90000)  # seconds that times are rounded to where there is no steady rate
 OVERLAP = 32  # input pixels that tiles share, where the network does not ask for more
-SWEEP = 4  # seconds that a moving divider takes from one side to the other and back
+SWEEP = Fraction(4)  # seconds that a moving divider takes from one side to the other and back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def compared(before: Tensor, after: Tensor, time: Fraction, how: str) -> Tensor:
     if how == "side":
         return torch.cat([before.to(after), after], dim=-1).clamp(0, 1)
     width = after.shape[-1]
-    phase = float(time % SWEEP) / SWEEP
+    phase = float((time + SWEEP / 4) % SWEEP) / SWEEP  # from the middle on
     place = round(width * (1 - abs(1 - 2 * phase)))
     both = torch.cat([before.to(after)[..., :place], after[..., place:]], dim=-1).clamp(0, 1)
     both[..., max(0, place - 1) : place + 1] = 1

@@ -26,6 +26,7 @@ from src.engine.way import Way
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.papers.cascade import again
+from src.video.companions import heard_from
 from src.video.reader import find_videos, is_pattern, is_video
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -156,8 +157,10 @@ def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
     ]
     if len(set(names)) < len(names):  # as in a/clip.mp4 and b/clip.mp4
         names = [f"{source.parent.name}_{name}" for source, name in zip(sources, names, strict=True)]
-    if len(set(names)) < len(names):
-        raise Problem("Several of the videos have the same name: restore them one by one, or rename some.")
+    if len(set(names)) < len(names):  # as clip.mp4 and clip.mov
+        names = [f"{name}_{source.suffix[1:]}" for source, name in zip(sources, names, strict=True)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem(f"Several of the videos would be called {twice[0]}: restore them one by one, or rename some.")
     outputs = [output / f"{name}{config.container}" for name in names] if several else [output]
     for source, target in zip(sources, outputs, strict=True):
         if target.resolve() == source.resolve():
@@ -210,12 +213,12 @@ class _Work(pl.LightningModule):
             whole = self._open(video)
             missing = whole.journal.missing(whole.parts)
             mine = missing[rank * len(missing) // world : (rank + 1) * len(missing) // world]
-            if rank == 0:
-                self._begin(whole, len(missing))
             begun = time.monotonic()
             if world > 1:
                 self.shared[video] = missing, begun
             with whole.journal.held() if rank == 0 else nullcontext():
+                if rank == 0:
+                    self._begin(whole, len(missing))
                 with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:
                     whole.run(mine, advance, SAYS.print)
                 if world == 1:
@@ -232,11 +235,14 @@ class _Work(pl.LightningModule):
         return self._open_one(source, output, device=self.device)
 
     def _begin(self, whole: Restoration, missing: int) -> None:
+        SAYS.print(_change(whole), soft_wrap=True)
         if whole.reader.interlaced:
             does = (
                 "its fields become frames" if whole.way.deinterlace else "deinterlace=true makes frames of its fields"
             )
             SAYS.print(f"{whole.source} is interlaced: {does}.", soft_wrap=True)
+        if not whole.output.suffix and whole.source.is_file() and heard_from(whole.source) is not None:
+            SAYS.print(f"{whole.output} is a folder of images, which holds no sound.", soft_wrap=True)
         if whole.reader.signal.lost:
             SAYS.print(f"{whole.source} has {' and '.join(whole.reader.signal.lost)}: left out.", soft_wrap=True)
         if 0 < missing < whole.parts:
@@ -280,16 +286,25 @@ def _progress(whole: Restoration, parts: Sequence[int], *, of: int, shown: bool)
         share = f" (the first process's share of {of})" if of > 1 else ""
         task = bar.add_task(f"{whole.source.name}{share}", total=count, pace="")
 
+        begun = time.monotonic()
+
         def advance() -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=1, pace=f"{speed:.2f} frames/s" if speed else "")
+            speed = (bar.tasks[0].completed + 1) / (time.monotonic() - begun)
+            bar.update(task, advance=1, pace=f"{speed:.2f} frames/s")
 
         yield advance
 
 
+def _change(whole: Restoration) -> str:
+    """What goes in and what comes out."""
+    (height, width), scale = whole.reader.size, whole.geometry.scale
+    before = f"{whole.length} frames of {width}x{height}, {float(whole.reader.fps):.3f} a second"
+    after = f"{len(whole.shown)} of {scale * width}x{scale * height}, {float(whole.pace.fps):.3f} a second"
+    return f"{whole.source}: {before}, to {after}"
+
+
 def _summary(whole: Restoration, parts: Sequence[int], seconds: float) -> str:
-    frames, last = len(whole.shown), float(whole.shown[-1][1])
+    frames, lasts = len(whole.shown), float(whole.lasts)
     restored = sum(len(whole.frames_of(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
-    fps = float(whole.pace.fps)
-    return f"{whole.output}: {frames} frames, {last + 1 / fps:.2f} s at {fps:.3f} a second{pace}"
+    return f"{whole.output}: {frames} frames, {lasts:.2f} s{pace}"

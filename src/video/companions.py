@@ -27,6 +27,7 @@ QUICKTIME_NAMES = {
     "deu": "ger", "ell": "gre", "isl": "ice", "mkd": "mac", "nld": "dut", "sqi": "alb", "swe": "sve", "zho": "chi",
 }
 # fmt: on
+QUICKTIME = "com.apple.quicktime."  # what names of Apple's begin with
 COVER = av.stream.Disposition.attached_pic
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Companions:
         source: where from.
         shift: what to add to times of the source for those of the output, in seconds.
         since, until: on the output's clock: what ends before or begins after is left out; None: nothing is.
+        words_alone: takes of the source what it says of itself, and nothing that lasts.
         picture: the video stream of ``output``, which takes over the words said of the source's.
         metadata: what ``output`` says of itself beside, or instead of, what the source says.
 
@@ -73,6 +75,7 @@ class Companions:
         *,
         since: Fraction | None = None,
         until: Fraction | None = None,
+        words_alone: bool = False,
         picture: Any,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -83,27 +86,29 @@ class Companions:
         container = output.container
         if source is not None:
             origin = self._open.enter_context(opened(source))
-            for stream in (*origin.streams.audio, *origin.streams.subtitles):
-                self._add(stream)
-            covers = [self._cover(stream) for stream in origin.streams.video if stream.disposition & COVER]
-            if data := [stream.index for stream in origin.streams.data]:
-                log.warning(
-                    "%s has data (positions, time codes) in stream %s: left out", source, ", ".join(map(str, data))
-                )
-            if output.suffix == ".mkv":
-                for stream in origin.streams.attachments:
-                    container.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
-            self._chapters(origin)
+            if not words_alone:
+                self._packets = self._lasting(origin)
             container.metadata.update(_kept(origin.metadata, OWN))
-            if "com.apple.quicktime.location.ISO6709" in origin.metadata:
-                place = origin.metadata["com.apple.quicktime.location.ISO6709"]
-                container.metadata.setdefault("location", place)  # which is the name that MP4 has for it
-            if any(key.startswith("com.apple.quicktime.") for key in origin.metadata) and output.suffix == ".mov":
+            if any(key.startswith(QUICKTIME) for key in origin.metadata) and output.suffix in (".mov", ".mp4", ".m4v"):
                 container.container_options["movflags"] = "use_metadata_tags"  # else only names of iTunes are kept
+            elif place := origin.metadata.get(f"{QUICKTIME}location.ISO6709"):
+                container.metadata.setdefault("location", place)  # which is the name that others have for it
             self._name(origin, picture)
-            self._packets = chain(filter(None, covers), self._moved(origin))
         container.metadata.update(metadata or {})
         self._ahead = next(self._packets, None)
+
+    def _lasting(self, origin: Any) -> Iterator[av.Packet]:
+        """Adds streams and chapters to the output; what it returns are the packets of these streams."""
+        for stream in (*origin.streams.audio, *origin.streams.subtitles):
+            self._add(stream)
+        covers = [self._cover(stream) for stream in origin.streams.video if stream.disposition & COVER]
+        if data := [str(stream.index) for stream in origin.streams.data]:
+            log.warning("%s has data (positions, time codes) in stream %s: left out", self._source, ", ".join(data))
+        if self._output.suffix == ".mkv":
+            for stream in origin.streams.attachments:
+                self._output.container.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+        self._chapters(origin)
+        return chain(filter(None, covers), self._moved(origin))
 
     def _add(self, stream: Any) -> None:
         container, codec = self._output.container, stream.codec_context

@@ -27,6 +27,7 @@ def join(
     origin: Fraction = Fraction(0),
     until: Fraction | None = None,
     since: Fraction | None = None,
+    words_alone: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Put parts of one video one after another, not encoded again, together with what goes with it.
@@ -40,6 +41,7 @@ def join(
         origin: the time in ``source`` that falls on ``start``: that of its first frame shown.
         until: when the last frame ends, and all else with it; the last frame is shown for one period unless told.
         since: what ends before in ``source``, on the clock of the parts, is left out; nothing is unless told.
+        words_alone: of ``source`` what it says of itself, and nothing that lasts.
         metadata: what the file says of itself, beside or instead of what ``source`` does.
 
     Raises:
@@ -52,7 +54,7 @@ def join(
     end = marks[-1] + period if until is None else max(marks[-1] + 1, round(until / base))
     decoded, lasts = _schedule(order, marks, end, period)
     shift = Fraction(start) - Fraction(origin)
-    heard = heard_from(source) if source and since is None else None
+    heard = heard_from(source) if source and since is None and not words_alone else None
     early = 0 if heard is None else -math.floor((heard + shift) / base)
     # MP4 leaves out what comes before 0. Less than a frame of that is what encoders of sound put there to begin with.
     lift = max(0, -marks[0], early if early > period else 0)
@@ -65,7 +67,9 @@ def join(
         output.describe(video, about, base)
         shift += lift * base
         since, until = (None if time is None else time + lift * base for time in (since, until))
-        companions = Companions(output, source, shift, since=since, until=until, picture=video, metadata=metadata)
+        companions = Companions(
+            output, source, shift, since=since, until=until, words_alone=words_alone, picture=video, metadata=metadata
+        )
         stack.callback(companions.close)
         try:
             for number, packet in enumerate(_packets(parts)):

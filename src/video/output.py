@@ -142,7 +142,7 @@ def check(path: Path, encoder: str = "") -> None:
             listed = encoder in container.supported_codecs and (encoder, path.suffix.lower()) != ("libsvtav1", ".mov")
             if not listed:  # QuickTime's muxer lists AV1, and refuses it at last
                 fit = ".mov" if encoder == "prores_ks" else ".mkv"
-                raise VideoError(f"{path} cannot hold {encoder}, write {path.stem}{fit} instead")
+                raise VideoError(f"{path} cannot hold {encoder.removesuffix('_ks')}, write {path.stem}{fit} instead")
 
 
 def check_folder(path: Path) -> None:
