@@ -14,7 +14,7 @@ sweep=("seed=$seeds" "paths.runs=$runs" ${AT_ONCE:+"hydra.launcher.at_once=$AT_O
 
 trained() { # the weights of an experiment with these very options, of the first seed, where a study before has trained it
     local name
-    name=$(printf '%s\n' "${options[@]}" | grep -v '^logger' | sort | paste -sd,)
+    name=$(printf '%s\n' "${options[@]}" | grep -v '^logger' | LC_ALL=C sort -t= -k1,1 | paste -sd,)
     ls "$runs/$1/$name/seed=${seeds%%,*}/checkpoints/last.ckpt" 2>/dev/null
 }
 
