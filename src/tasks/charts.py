@@ -103,7 +103,7 @@ def scatter(dots: Sequence[Dot], title: str, x_label: str, y_label: str) -> Char
     taken: list[tuple[float, float, float]] = []  # left, right and base line of labels
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = across(dot.x), up(dot.y)
-        length = 6.2 * len(dot.label)
+        length = 6.6 * len(dot.label)  # in pixels, about
         side = "start" if x + 9 + length < WIDTH or x < WIDTH / 3 else "end"
         left = x - 9 - length if side == "end" else x + 9
         base = y + 4

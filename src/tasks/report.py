@@ -201,6 +201,16 @@ class Content:
         return found
 
     @cached_property
+    def other_pairs(self) -> list[Pair]:
+        """Frames of the runs that belong to no study, as many as there is still room for."""
+        pictured = [(name, run) for name, members in self.others.items() for run in members if run.samples]
+        return [
+            pair(file, f"{clip}, {experiment}")
+            for experiment, run in pictured[: max(0, self.pictures)]
+            for clip, file in list(run.samples.items())[-1:]
+        ]
+
+    @cached_property
     def balance(self) -> list[Chart]:
         """PSNR against seconds and against parameters, for each set of runs whose scores can be compared."""
         seconds = self._seconds()

@@ -97,8 +97,8 @@ def _agreement(table: Table, block: Block | None, printed: Sequence[str], extra:
     """Of each column, how the order of ours agrees with the paper's; empty where nothing says so."""
     found = []
     for name in printed if block else ():
-        both = [
-            (row[name], ours)
+        both = [  # what is printed alike is alike
+            (row[name], round(ours, table.decimals(name) or 0))
             for index, row in enumerate(table.rows)
             if block and isinstance(ours := block.figure(name, index)[0], int | float) and row[name] is not None
         ]

@@ -240,6 +240,14 @@ def test_a_run_that_is_half_written_is_left_out(tmp_path):
     assert "its results are gone" in page
 
 
+def test_a_run_of_no_study_is_listed_with_its_frames(tmp_path):
+    finished(tmp_path, "ias", 0, 26.0)
+    shutil.rmtree(tmp_path / "ablations")
+    page, _, _ = made(tmp_path)
+    assert "street, wdvr3d_reds" in page
+    assert "wdvr3d_reds: training loss" in page
+
+
 def test_runs_that_were_moved_together_are_found(tmp_path):
     finished(tmp_path / "here", "ias", 0, 26.0)
     shutil.move(tmp_path / "here", tmp_path / "there")

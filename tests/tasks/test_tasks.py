@@ -83,7 +83,8 @@ def test_a_run_explains_itself(trained):
         "checkpoints/best.ckpt",
     ):
         assert (trained / name).stat().st_size > 0, name
-    assert list((trained / "samples").glob("*.png"))
+    assert list((trained / "samples").glob("*_step0000004.png"))
+    assert {picture.name for picture in (trained / "samples").glob("*_test.png")} == {"left_test.png", "right_test.png"}
     with (trained / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {int(row["step"]) for row in rows if row["train/loss"]} == {0, 1, 2, 3}
