@@ -128,10 +128,12 @@ def fits(*overrides: str) -> None:
     if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
     restorer = build_restorer(config, build_network(config))
+    if config.task._target_.endswith("bench"):
+        return  # takes no data
     assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale
 
 
-def tested(folder: Path, psnr: float, *overrides: str) -> Point:
+def scored(folder: Path, psnr: float, *overrides: str) -> Point:
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps({"summary": {"psnr": psnr}, "clips": {}}))
     return Point(folder, overrides)
@@ -139,7 +141,7 @@ def tested(folder: Path, psnr: float, *overrides: str) -> Point:
 
 def test_what_is_tested_elsewhere_is_a_column_of_its_row(tmp_path):
     points = [
-        tested(tmp_path / str(number), psnr, f"experiment={experiment}", f"test={test}", f"seed={seed}", "size=mini")
+        scored(tmp_path / str(number), psnr, f"experiment={experiment}", f"test={test}", f"seed={seed}", "size=mini")
         for number, (experiment, test, seed, psnr) in enumerate(
             [
                 ("a", "own", 0, 30.0), ("a", "vid4", 0, 24.0), ("a", "vid4", 1, 26.0),
