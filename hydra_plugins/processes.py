@@ -1,8 +1,8 @@
-"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.tasks.processes`."""
+"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.studies.processes`."""
 
 from __future__ import annotations
 
-from src.tasks import processes
+from src.studies import processes
 
 
 class Processes(processes.Processes):

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import build_restorer, claim, commit, compose
 from src.engine.memory import peak
 from src.nn.blocks import count_parameters, fold_weight_norm
+from src.nn.cost import count
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
 
@@ -52,7 +52,7 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     for name in track(config.bench.models or [OWN], "Measuring"):
         model, *changes = name.split()
         chosen = config if name == OWN else compose(f"model={model}", f"size={config.bench.size}", *changes)
-        models[name] = count(chosen, config.bench.height, config.bench.width)
+        models[name] = count(instantiate(chosen.model.network), config.bench.height, config.bench.width)
         if config.bench.time:
             models[name] |= measure(chosen, config.bench, device)
     outcome = {
@@ -67,16 +67,6 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     (console if console.is_terminal else Console(width=160)).print(_table(outcome))  # a log has room
     print(f"Figures: {directory / 'results.json'}")
     return outcome
-
-
-def count(config: DictConfig, height: int, width: int) -> dict[str, int]:
-    """Parameters and operations of ``model``, computed without doing them."""
-    network = instantiate(config.model.network).to("meta")
-    with torch.device("meta"), torch.no_grad():
-        clip = torch.empty(1, network.geometry.window, 3, height, width)
-        with FlopCounterMode(display=False) as counter:
-            network(clip)
-    return {"parameters": count_parameters(network), "flops": counter.get_total_flops()}
 
 
 def measure(config: DictConfig, options: DictConfig, device: torch.device) -> dict[str, float]:

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import DictConfig
 from PIL import Image
 
 from src.config import CONF, commit, compose
 from src.errors import Problem
+from src.studies.charts import Chart, Curve, Dot, curves, scatter
+from src.studies.published import Paper, Table, published, studies
+from src.studies.records import Block, Run, blocks, command, network, runs
+from src.studies.tables import Grid, grid
 from src.tasks.bench import OWN
-from src.tasks.charts import Chart, Curve, Dot, curves, scatter
-from src.tasks.published import Paper, Table, published, studies
-from src.tasks.records import Block, Run, blocks, command, network, runs
-from src.tasks.tables import Grid, grid
 
 SIDE = 560  # pixels that a frame on the page is wide at most
 EACH = 3  # pairs of frames of a block at most
@@ -274,7 +274,7 @@ def told_apart(paths: Sequence[str], most: int = 48) -> list[str]:
 
 
 def called(networks: Sequence[str]) -> list[str]:
-    """Short names of networks as :func:`src.tasks.records.network` gives them: the class, and what tells it apart."""
+    """Short names of networks as :func:`src.studies.records.network` gives them: the class, and what tells it apart."""
     leaves = [dict(_leaves(json.loads(text))) for text in networks]
     found: list[str] = []
     for own in leaves:
@@ -372,7 +372,7 @@ def _address(frame: Image.Image) -> str:
 
 
 def _render(name: str, content: Content, **more: Any) -> str:
-    loader = FileSystemLoader(Path(__file__).parent / "page")
+    loader = PackageLoader("src.studies", "page")
     environment = Environment(
         loader=loader,
         autoescape=lambda template: not (template or "").endswith((".md", ".css", ".js")),

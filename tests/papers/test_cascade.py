@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from torch import nn
 
 from src.config import build_network, compose, plain
@@ -14,8 +15,8 @@ from src.engine.stream import stream
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.nn.blocks import count_parameters
+from src.nn.cost import count
 from src.papers.cascade import Cascade
-from src.tasks.bench import count
 from src.tasks.train import train
 from tests.papers.test_edvr import awaken, edvr
 
@@ -120,7 +121,7 @@ def test_checkpoints_one_after_another(tmp_path):
     streamed = list(stream(network, frames))
     assert [time for time, _ in streamed] == [time for time, _ in expected] == [Fraction(k, 2) for k in range(9)]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(streamed, expected, strict=True))
-    assert count(config, 16, 20)["parameters"] == count_parameters(network)
+    assert count(instantiate(config.model.network), 16, 20)["parameters"] == count_parameters(network)
     with pytest.raises(Problem, match="nothing to train"):
         train(config, tmp_path / "run")
     with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):

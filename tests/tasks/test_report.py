@@ -22,12 +22,12 @@ from src.config import CONF, compose
 from src.errors import Problem
 from src.metrics import FrameScore
 from src.protocols import Protocol, results, write_results
-from src.tasks.charts import Curve, Dot, curves, front, scatter, thinned
-from src.tasks.published import published, studies
-from src.tasks.records import Block, Run, blocks
+from src.studies.charts import Curve, Dot, curves, front, scatter, thinned
+from src.studies.published import published, studies
+from src.studies.records import Block, Run, blocks
+from src.studies.rows import rank_correlation
+from src.studies.tables import grid
 from src.tasks.report import in_markdown, report
-from src.tasks.study import rank_correlation
-from src.tasks.tables import grid
 
 EXPERIMENTS = CONF.parent / "experiments"
 TABLES = [table for paper in published(EXPERIMENTS) for table in paper.tables]

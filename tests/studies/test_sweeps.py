@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.config import CONF, claim, compose
 from src.errors import Problem
-from src.tasks import points
-from src.tasks.processes import places
-from src.tasks.study import Study
+from src.studies import points
+from src.studies.processes import places
+from src.studies.study import Study
 from tests.tasks.test_tasks import ROOT, TINY, clips, run  # noqa: F401 - the fixture
 
 SWEEP = [*TINY, "model=wdvr2d", "data.test_frames=2", "trainer.max_steps=2"]

@@ -1,6 +1,6 @@
 """Gives every point of a sweep a process of its own, several at a time where there are devices.
 
-What comes of them is written down by the callback :class:`src.tasks.study.Study`.
+What comes of them is written down by the callback :class:`src.studies.study.Study`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.config import begun, finished
 from src.errors import Problem
-from src.tasks import points
+from src.studies import points
 
 RANKS = (  # what torchrun and Lightning leave in the environment; a point has ranks of its own
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),

@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config import CONF, build_data, build_network, build_restorer, compose
-from src.tasks.study import Point, Study, draw, markdown, order, tabulate
+from src.studies.rows import Point, draw, markdown, order, tabulate
+from src.studies.study import Study
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 
@@ -79,7 +80,7 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     if "frames_per_pass" in name:  # options of a study's task can be given beside it
         assert compose(f"ablation={name}", "bench.height=8").bench.models is None
     options = OmegaConf.to_container(node.hydra.callbacks.study)
-    assert options.pop("_target_") == "src.tasks.study.Study"
+    assert options.pop("_target_") == "src.studies.study.Study"
     study = Study(**options)
     assert study.name == name
     assert study.compare in study.columns

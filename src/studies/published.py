@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config import CONF
-from src.tasks.study import Row
+from src.studies.rows import Row
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
 
@@ -103,7 +103,7 @@ class Sweepable:
     Args:
         name: of the study, ``ablation=<name>``.
         params: what its points are, by option, as Hydra's sweeper gets it.
-        options: of :class:`src.tasks.study.Study`.
+        options: of :class:`src.studies.study.Study`.
         table: key of the table.
         rows: index of the table's row by point.
     """

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.tasks.published import Table
-from src.tasks.records import Block, names
-from src.tasks.study import order, rank_correlation
+from src.studies.published import Table
+from src.studies.records import Block, names
+from src.studies.rows import order, rank_correlation
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 

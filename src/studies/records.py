@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config import CONF, PATHS, compose, described
 from src.nn.blocks import count_parameters
-from src.tasks.bench import count
-from src.tasks.points import UNSAID
-from src.tasks.published import Sweepable
-from src.tasks.study import COUNTED, Point, Row, tabulate
+from src.nn.cost import count
+from src.studies.points import UNSAID
+from src.studies.published import Sweepable
+from src.studies.rows import COUNTED, Point, Row, tabulate
 
 MILLIONS = {"parameters_m": "parameters"}  # published in millions, counted in ones
 
@@ -188,7 +188,7 @@ def _parameters(text: str) -> int:  # seeds and evaluations have the same networ
 
 @cache
 def _counted(text: str) -> dict[str, int]:
-    return count(_built(text), *COUNTED)
+    return count(instantiate(_built(text).model.network), *COUNTED)
 
 
 @cache
