@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config import CONF
-from src.studies.rows import Row
+from src.studies.rows import Row, number
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
 
@@ -125,6 +125,22 @@ class Sweepable:
         return dict(self.options["columns"])
 
     @property
+    def across(self) -> list[str]:
+        """The options that make columns instead of rows."""
+        return list(self.options.get("across", ()))
+
+    @property
+    def hide(self) -> list[Any]:
+        """Points that are there for others alone."""
+        return list(self.options.get("hide", ()))
+
+    @property
+    def published(self) -> dict[Any, Row]:
+        """What the paper has for each point; one row for all points that are one there."""
+        by_index: dict[int, Row] = {}
+        return {number(point): by_index.setdefault(index, {"row": index}) for point, index in self.rows.items()}
+
+    @property
     def compare(self) -> str:
         """The column that it is about."""
         return str(self.options.get("compare", "psnr"))
@@ -133,11 +149,11 @@ class Sweepable:
     def expected(self) -> int:
         """How many rows it makes where nothing is left out."""
         if self.rows:
-            return len(self.rows)
+            return len(set(self.rows.values()))
         parser = OverridesParser.create()
-        return math.prod(
-            len(list(parser.parse_override(f"{key}={self.params[key]}").sweep_string_iterator())) for key in self.varied
-        )
+        values = [f"{key}={self.params[key]}" for key in self.varied if key not in self.across]
+        counts = (len(list(parser.parse_override(value).sweep_string_iterator())) for value in values)
+        return math.prod(counts)
 
 
 def _sweeps(parser: OverridesParser, key: str, values: str) -> bool:

@@ -22,7 +22,7 @@ from src.nn.blocks import count_parameters
 from src.nn.cost import count
 from src.studies.points import UNSAID
 from src.studies.published import Sweepable
-from src.studies.rows import COUNTED, Point, Row, tabulate
+from src.studies.rows import COUNTED, Point, Row, grouped, tabulate
 
 MILLIONS = {"parameters_m": "parameters"}  # published in millions, counted in ones
 
@@ -223,17 +223,16 @@ class Block:
 
     @cached_property
     def members(self) -> dict[str, list[Run]]:
-        """Its runs by the point that they are seeds of."""
-        found: dict[str, list[Run]] = {}
-        for run in self.points:
-            found.setdefault(" ".join(str(run.overrides.get(key)) for key in self.study.varied), []).append(run)
-        return found
+        """Its runs by what the row is called that they make."""
+        found = grouped(self.points, self.study.published, self.study.varied, self.study.across)
+        return {str(name): alike for name, alike in found.items() if name not in self.study.hide}
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """Means and deviations over seeds, by point."""
-        columns, varied = self.study.columns, self.study.varied
-        return {point: tabulate(seeds, columns, varied=varied)[0] for point, seeds in self.members.items()}
+        """Means and deviations over seeds, by what a row is called."""
+        study = self.study
+        found = tabulate(self.points, study.columns, study.published, study.varied, study.across, study.hide)
+        return {str(row["point"]): row for row in found}
 
     @cached_property
     def by_index(self) -> dict[int, str]:

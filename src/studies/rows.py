@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -81,6 +81,9 @@ class Point:
         return found
 
 
+Kind = TypeVar("Kind", bound=Point)
+
+
 def tabulate(
     members: Sequence[Point],
     columns: Mapping[str, str],
@@ -94,22 +97,11 @@ def tabulate(
     A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
     are its values of ``varied``, and of other options that differ between points.
     """
-    keys = {key for point in members for key in point.overrides} - {"seed", *across, *points.UNSAID}
-    named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
-    groups: dict[Any, list[Point]] = {}  # by row of the paper's, where it has one
-    names: dict[Any, Any] = {}
-    for point in members:
-        own = " ".join(str(point.overrides.get(key)) for key in named)
-        name = _number(own or members[0].overrides.get("experiment", ""))
-        theirs = (published or {}).get(name)
-        group = id(theirs) if theirs else name
-        names.setdefault(group, name)
-        groups.setdefault(group, []).append(point)
     rows: list[Row] = []
-    for group, alike in groups.items():
-        if names[group] in hide:
+    for name, alike in grouped(members, published, varied, across).items():
+        if name in hide:
             continue
-        row: Row = {"point": names[group]}
+        row: Row = {"point": name}
         if published:
             theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
             row |= {f"paper: {name}": value for name, value in theirs.items()}
@@ -127,6 +119,25 @@ def tabulate(
             for row in rows:
                 row[title] = row[title] / first if first and row[title] is not None else None
     return rows
+
+
+def grouped(
+    members: Sequence[Kind],
+    published: Mapping[Any, Any] | None = None,
+    varied: Collection[str] = (),
+    across: Sequence[str] = (),
+) -> dict[Any, list[Kind]]:
+    """Points by what they are called (see :func:`tabulate`), those of one row of the paper's by the first of them."""
+    keys = {key for point in members for key in point.overrides} - {"seed", *across, *points.UNSAID}
+    named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
+    groups: dict[Any, list[Kind]] = {}
+    names: dict[Any, Any] = {}
+    for point in members:
+        own = " ".join(str(point.overrides.get(key)) for key in named)
+        name = number(own or members[0].overrides.get("experiment", ""))
+        theirs = (published or {}).get(name)
+        groups.setdefault(names.setdefault(name if theirs is None else id(theirs), name), []).append(point)
+    return groups
 
 
 def _meant(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
@@ -261,7 +272,8 @@ def _apart(row: Row, pairs: Collection[str]) -> Row:
     return apart
 
 
-def _number(text: str) -> Any:
+def number(text: str) -> Any:
+    """A value as a number, where it is one."""
     for kind in (int, float):
         try:
             return kind(text)
