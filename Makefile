@@ -36,7 +36,7 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
