@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config import CONF
+from src.dashboard import Shown
 from src.studies.rows import Row, number
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
@@ -170,6 +171,22 @@ def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
             if Path(one["file"]).parent.name == table.folder and one["table"] == table.key:
                 params = {key: _said(value) for key, value in node["hydra"]["sweeper"]["params"].items()}
                 found.append(Sweepable(str(options["name"]), params, options, _rows(table, one)))
+    return found
+
+
+def shown(conf: Path = CONF) -> list[Shown]:
+    """Every study, as W&B shows it."""
+    parser, found = OverridesParser.create(), []
+    for node in _ablations(conf):
+        study, options = node["hydra"]["callbacks"]["study"], {}
+        for key, values in node["hydra"]["sweeper"]["params"].items():
+            given = parser.parse_override(f"{key}={_said(values)}")
+            sweeps = given.is_sweep_override()
+            options[key] = list(given.sweep_string_iterator()) if sweeps else [given.get_value_element_as_str()]
+        figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
+        found.append(
+            Shown(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
+        )
     return found
 
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import DictConfig
 from PIL import Image
 
+from src import dashboard
 from src.config import CONF, commit, compose
 from src.errors import Problem
 from src.studies.charts import Chart, Curve, Dot, curves, scatter
-from src.studies.published import Paper, Table, published, studies
+from src.studies.published import Paper, Table, published, shown, studies
 from src.studies.records import Block, Run, blocks, command, network, runs
 from src.studies.tables import Grid, grid
 from src.tasks.bench import OWN
@@ -35,11 +37,13 @@ COLORS = 8  # of the page's style sheet
 def report(config: DictConfig, directory: Path) -> dict[str, int]:
     """``task=report``: writes ``index.html`` and a Markdown file for each paper into ``output``.
 
+    Each study is left as a W&B sweep, ``sweeps/<study>.yaml``; ``wandb=true`` makes a workspace of them on its server.
+
     Returns:
         How many tables are ``filled``, ``partly filled`` and ``not run``.
 
     Raises:
-        Problem: ``output`` cannot be written.
+        Problem: ``output`` cannot be written, or W&B not be reached.
     """
     folder, output = Path(config.paths.runs), Path(config.output)
     papers = published(CONF.parent / "experiments")
@@ -49,6 +53,10 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
         (output / "index.html").write_text(_render("page.html", content), encoding="utf-8")
         for paper in papers:
             (output / f"{paper.folder}.md").write_text(_render("tables.md", content, paper=paper), encoding="utf-8")
+        for study in shown():
+            (output / "sweeps").mkdir(exist_ok=True)
+            text = yaml.safe_dump(dashboard.sweep(study, config.project), sort_keys=False, width=120)
+            (output / "sweeps" / f"{study.name}.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise Problem(
             f"{output} cannot be written ({error.strerror}): choose another place, output=<folder>."
@@ -59,6 +67,8 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
         )
     said = ", ".join(f"{number} {status}" for status, number in content.counts.items())
     print(f"{sum(content.counts.values())} tables: {said}.\nReport: {output / 'index.html'}")
+    if config.wandb:
+        print(f"Workspace: {dashboard.publish(shown(), config.project)}")
     return content.counts
 
 

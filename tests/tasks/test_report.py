@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import aiohttp
 import numpy as np
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -403,3 +404,20 @@ def test_a_browser_shows_it_without_an_error(page, runs, tmp_path):
         browser.process.terminate()
         browser.process.wait(30)
     assert browser.faults == []
+
+
+def test_every_study_is_left_as_a_sweep(tmp_path):
+    report(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}"), tmp_path)
+    names = {file.stem for file in (CONF / "ablation").glob("*.yaml")}
+    assert {file.stem for file in (tmp_path / "page" / "sweeps").iterdir()} == names
+    said = yaml.safe_load((tmp_path / "page" / "sweeps" / "wdvr_window_size.yaml").read_text())
+    assert said["parameters"]["model.network.frames"] == {"values": ["1", "3", "5", "7"]}
+    assert said["metric"]["name"] == "test/psnr"
+
+
+def test_without_a_key_there_is_still_the_page(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Problem, match="wandb login"):
+        report(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}", "wandb=true"), tmp_path)
+    assert (tmp_path / "page" / "index.html").exists()
