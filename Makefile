@@ -24,8 +24,8 @@ demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compa
 	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
 	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Video: $(DEMO)/restored.mp4"
 
-ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= AT_ONCE= RUNS= RETRY=true MORE=
-	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
+ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= FRAMES= AT_ONCE= RUNS= RETRY=true MORE=
+	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) FRAMES=$(FRAMES) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
 	    MORE="$(MORE)" STUDIES="$(STUDIES)" experiments/ablations.sh
 
 test: $(VENV)/.ready  ## set up, then check

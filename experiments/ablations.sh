@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every study of conf/ablation, one after another, and the report on them: make ablations. Stop it at any time; called
 # again it goes on with what is missing. A study that fails is named at the end, and the others run all the same.
-#   SIZE=mini  SEEDS=0  DATA=procedural  STEPS= of each training  AT_ONCE= points at a time  RUNS=runs
+#   SIZE=mini  SEEDS=0  DATA=procedural  STEPS= of each training  FRAMES= of each clip that is scored  AT_ONCE= points at
+#   a time  RUNS=runs.  With SIZE=mini 40 steps and 4 frames, two points at a time: about an hour on two cores
 #   RETRY=true tries points again that failed before; MORE= any other options; STUDIES= the names of some
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -9,7 +10,9 @@ python=${PYTHON:-python3}
 runs=${RUNS:-runs}
 seeds=${SEEDS:-0}
 read -ra more <<<"${MORE:-}"
-options=("size=${SIZE:-mini}" "data=${DATA:-procedural}" ${STEPS:+"trainer.max_steps=$STEPS"} ${more[@]+"${more[@]}"})
+if [ "${SIZE:-mini}" = mini ]; then STEPS=${STEPS:-40} FRAMES=${FRAMES:-4} AT_ONCE=${AT_ONCE:-2} decay=0.9; fi  # an average of 40 steps
+options=("size=${SIZE:-mini}" "data=${DATA:-procedural}" ${decay:+"callbacks.average.decay=$decay"} ${STEPS:+"trainer.max_steps=$STEPS"}
+    ${FRAMES:+"data.test_frames=$FRAMES"} ${more[@]+"${more[@]}"})
 sweep=("seed=$seeds" "paths.runs=$runs" ${AT_ONCE:+"hydra.launcher.at_once=$AT_ONCE"} ${RETRY:+"hydra.launcher.retry=$RETRY"})
 
 failed=()
