@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -159,6 +159,22 @@ class Sweepable:
 
 def _sweeps(parser: OverridesParser, key: str, values: str) -> bool:
     return bool(parser.parse_override(f"{key}={values}").is_sweep_override())
+
+
+def rows_by_point(
+    file: str, table: str, key: str | Sequence[str] = (), rows: Mapping[Any, Any] | None = None
+) -> tuple[dict[Any, Row], str]:
+    """The rows of a table of a paper's ``published.yaml`` by a study's points, and what it says in words.
+
+    Args:
+        file, table: where it is.
+        key: the column, or columns, that say which point a row is.
+        rows: the key of each point, where that is not what the point is called.
+    """
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
+    whole = _table(Path(file).parent.name, "", table, content["tables"][table])
+    found = _rows(whole, {"key": key, "rows": rows})
+    return {number(point): whole.rows[index] for point, index in found.items()}, whole.finding
 
 
 def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:

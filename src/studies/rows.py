@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
@@ -18,14 +17,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONF
 from src.nn.cost import count
 from src.protocols import COLUMNS
 from src.studies import points
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
-PAIR = re.compile(r"\d+(\.\d+)?/[01]\.\d+")  # PSNR and SSIM, as papers print them
 COUNTED = (180, 320)  # input pixels, height and width, for which operations are counted
 
 
@@ -241,35 +238,6 @@ def draw_frames(members: Sequence[Point], figure: str, title: str, file: Path, m
     drawn.suptitle(title, fontsize=11)
     with rc_context({"svg.fonttype": "none"}):  # text stays text
         drawn.savefig(file)
-
-
-def published_rows(
-    file: str, table: str, key: str | Sequence[str] = "", rows: Mapping[Any, Any] | None = None
-) -> tuple[dict[Any, Row], str]:
-    """The rows of a table of a paper's ``published.yaml`` by point, and what it says in words.
-
-    A cell ``PSNR/SSIM`` is two: ``<column>`` and ``<column> SSIM``.
-    """
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
-    node = content["tables"][table]
-    found = [dict(zip(node["columns"], row, strict=True)) for row in node.get("rows", ())]
-    pairs = {name for row in found for name, value in row.items() if isinstance(value, str) and PAIR.fullmatch(value)}
-    found = [_apart(row, pairs) for row in found]
-    keys = [key] if isinstance(key, str) else list(key)
-    by_key = {row[keys[0]] if len(keys) == 1 else " ".join(str(row[k]) for k in keys): row for row in found}
-    return {point: by_key[name] for point, name in (rows or {k: k for k in by_key}).items()}, node.get("finding", "")
-
-
-def _apart(row: Row, pairs: Collection[str]) -> Row:
-    """A row whose columns ``pairs`` hold "PSNR/SSIM", each as two columns of numbers."""
-    apart: Row = {}
-    for name, value in row.items():
-        if name in pairs:
-            psnr, _, ssim = (value or "").partition("/")
-            apart |= {name: float(psnr) if psnr else None, f"{name} SSIM": float(ssim) if ssim else None}
-        else:
-            apart[name] = value
-    return apart
 
 
 def number(text: str) -> Any:

@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from src.config import finished
 from src.errors import Problem
 from src.studies import points
-from src.studies.rows import Point, cell, draw, draw_frames, markdown, published_rows, tabulate
+from src.studies.published import rows_by_point
+from src.studies.rows import Point, cell, draw, draw_frames, markdown, tabulate
 
 
 class Study(Callback):
@@ -61,7 +62,7 @@ class Study(Callback):
         self.name, self.title, self.columns = name, title, dict(columns or {})
         self.compare, self.curves = compare, curves
         self.across, self.hide = tuple(across), tuple(hide)
-        self.published, self.finding = published_rows(**published) if published else ({}, "")
+        self.published, self.finding = rows_by_point(**published) if published else ({}, "")
         self.folder: Path | None = None  # of a multirun
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
