@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from src.checkpoints import load
@@ -21,6 +25,7 @@ from src.errors import CheckpointError
 from src.nn.cost import count
 from src.papers.baselines import Bicubic
 from src.papers.cascade import Cascade
+from src.run import main
 from src.tasks.bench import streamed
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
@@ -47,6 +52,21 @@ def run(*arguments: str | Path, fails: bool = False) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
+
+
+def refused(*arguments: str | Path) -> str:
+    """What a command says that is refused with exit code 2: in this process, as starting one takes seconds."""
+    said = io.StringIO()
+    GlobalHydra.instance().clear()
+    before = HydraConfig.instance().cfg
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
+        patch.setattr(sys, "argv", ["src.run", *map(str, arguments)])
+        patch.chdir(ROOT)
+        with pytest.raises(SystemExit) as left:
+            main()
+    HydraConfig.instance().cfg = before
+    assert left.value.code == 2
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +243,8 @@ def test_baselines_restore_odd_sizes_from_frame_folders(model, tmp_path):
     ],
 )
 def test_what_a_person_can_mend_is_one_sentence(arguments, sentence, tmp_path):
-    said = run(*arguments, f"paths.runs={tmp_path}", fails=True)
+    said = refused(*arguments, f"paths.runs={tmp_path}")
     assert sentence in said
-    assert "Traceback" not in said
     assert len([line for line in said.splitlines() if line.strip()]) == 1, said
 
 
