@@ -78,6 +78,8 @@ class LastCheckpoint(Callback):
         step = trainer.global_step
         if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
             self.saved = step
+            for logger in trainer.loggers:
+                logger.save()  # rows that are in memory alone would be lost with the process
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
 

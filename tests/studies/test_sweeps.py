@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path):  # noqa: F811
-    kill = "{_target_: tests.tasks.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
+    kill = "{_target_: tests.studies.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
     command = ["-m", *SWEEP, f"data.root={clips}", f"paths.runs={tmp_path / 'runs'}", "model.network.frames=9999,3,1"]
     command += [f"+callbacks.kill={kill % (tmp_path / 'killed')}", "hydra.launcher.at_once=2"]
     said = run(*command, fails=True)
@@ -220,7 +220,9 @@ def test_a_sweep_that_is_interrupted_ends_with_its_points_and_goes_on(clips, tmp
         assert (entry.status, entry.message) == ("finished", "")
         with (tmp_path / entry.directory / "metrics.csv").open() as file:
             steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
-        assert steps == list(range(steps[0], 60))  # what was not yet in the file when its process ended is lost
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 59
+        assert len(steps) >= 59  # the row of the very step that was cut may be lost
 
 
 @pytest.mark.slow
