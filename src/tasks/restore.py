@@ -85,10 +85,18 @@ def _network(config: DictConfig) -> nn.Module:
     for parameter in network.parameters() if config.channels_last else ():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    for name in ("frame_features", "restore", "forward") if config.compile else ():
-        if hasattr(network, name):
-            setattr(network, name, torch.compile(getattr(network, name)))
+    if config.compile:
+        _compile(network)
     return network
+
+
+def _compile(network: nn.Module) -> None:
+    """Compiles the parts of a network, in place: copies of it, by which memory is estimated, are as they were."""
+    for part in network.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict) or hasattr(part, "geometry"):
+            _compile(part)
+        else:
+            part.compile()
 
 
 def _shown(network: nn.Module, what: Any) -> nn.Module:
