@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import re
 import shutil
@@ -14,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from hydra import compose as hydra_compose
@@ -28,11 +27,13 @@ from torch import nn
 
 from src.checkpoints import load
 from src.errors import Problem
+from src.lock import locked
 from src.nn.blocks import fold_weight_norm
 from src.nn.start import start_attention
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
+UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 
 
@@ -320,7 +321,9 @@ def claim(config: DictConfig, directory: Path, *, first: bool = True) -> Iterato
     directory.mkdir(parents=True, exist_ok=True)
     new = not any(directory.iterdir())
     try:
-        with _locked(directory / "config.yaml") as file:
+        busy = f"{directory} is a run that goes on in another process: wait for it, or end it."
+        with locked(directory / "config.yaml", busy) as file:
+            file.truncate(0)
             file.write(OmegaConf.to_yaml(config, resolve=True))
             file.flush()
             (directory / "commit.txt").write_text(commit() + "\n")
@@ -329,20 +332,6 @@ def claim(config: DictConfig, directory: Path, *, first: bool = True) -> Iterato
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
             shutil.rmtree(directory, ignore_errors=True)
         raise
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[TextIO]:
-    """``file``, empty and open for writing, which no other process can have at the same time."""
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Problem(f"{file.parent} is a run that goes on in another process: wait for it, or end it.") from error
-        except OSError:  # a file system without locks
-            pass
-        stream.truncate(0)
-        yield stream
 
 
 def begun(config: DictConfig, directory: Path) -> bool:

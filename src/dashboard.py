@@ -20,11 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
+from src.config import UNSAID
 from src.errors import Problem
 
 SCORE = "test/psnr"  # what panels and sweeps are about, unless a study compares something else
 MOST = 128  # characters of a group's name
-UNSAID = ("ablation", "logger", "paths.runs", "resume", "hydra.mode", "hydra.launcher", "hydra/launcher")
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

@@ -6,9 +6,7 @@ which input frame the shot begins that the part ends in, which is all that going
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import Problem
+from src.lock import locked
 
-log = logging.getLogger(__name__)
 NAME = re.compile(r"(\d{6})-(\d+)(\.nut)?")
 
 
@@ -74,13 +72,8 @@ class Journal:
         Raises:
             Problem: another one is at it.
         """
-        with (self.folder / "held").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Problem(f"{self.output} is being restored by another command: wait for it, or end it.") from error
-            except OSError as error:  # not every file system has locks
-                log.debug("%s is not held: %s", self.folder, error)
+        busy = f"{self.output} is being restored by another command: wait for it, or end it."
+        with locked(self.folder / "held", busy):
             yield
 
     @staticmethod

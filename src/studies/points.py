@@ -17,9 +17,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import described, quoted
+from src.config import UNSAID, described, quoted
 
-UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # not a point's business
 
 

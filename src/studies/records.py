@@ -17,14 +17,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import CONF, PATHS, compose, described
+from src.config import CONF, PATHS, UNSAID, compose, described
 from src.nn.blocks import count_parameters
 from src.nn.cost import count
-from src.studies.points import UNSAID
 from src.studies.published import Sweepable
 from src.studies.rows import COUNTED, Point, Row, grouped, tabulate
-
-MILLIONS = {"parameters_m": "parameters"}  # published in millions, counted in ones
 
 
 class Run(Point):
@@ -268,26 +265,7 @@ class Block:
     def figure(self, column: str, index: int) -> tuple[Any, float | None]:
         """Ours for a cell of the paper's table, and its deviation over seeds; None where there is none."""
         row = self.rows.get(self.by_index.get(index, ""), {})
-        for name in names(column):
-            if row.get(name) is not None:
-                scale = 1e-6 if column in MILLIONS and name == MILLIONS[column] else 1
-                return row[name] * scale, row.get(f"{name} deviation")
-        return None, None
-
-
-def names(column: str) -> list[str]:
-    """What a study may call a column of a paper's: ``fast`` or ``fast psnr``, ``fast SSIM`` or ``fast_ssim``."""
-    stem, pair, _ = column.partition(" SSIM")
-    if pair:
-        return [column, f"{stem} ssim", f"{stem}_ssim", f"ssim_{stem}"]
-    return [
-        column,
-        f"{column} PSNR",
-        f"{column} psnr",
-        f"{column}_psnr",
-        f"psnr_{column}",
-        MILLIONS.get(column, column),
-    ]
+        return row.get(column), row.get(f"{column} deviation")
 
 
 def command(study: Sweepable, options: Sequence[str], folder: Path) -> str:

@@ -17,9 +17,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from src.config import UNSAID
 from src.nn.cost import count
 from src.protocols import COLUMNS
-from src.studies import points
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
@@ -125,7 +125,7 @@ def grouped(
     across: Sequence[str] = (),
 ) -> dict[Any, list[Kind]]:
     """Points by what they are called (see :func:`tabulate`), those of one row of the paper's by the first of them."""
-    keys = {key for point in members for key in point.overrides} - {"seed", *across, *points.UNSAID}
+    keys = {key for point in members for key in point.overrides} - {"seed", *across, *UNSAID}
     named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
     groups: dict[Any, list[Kind]] = {}
     names: dict[Any, Any] = {}

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from src.config import finished
+from src.config import UNSAID, finished
 from src.errors import Problem
 from src.studies import points
 from src.studies.published import rows_by_point
@@ -137,15 +137,14 @@ class Study(Callback):
             self.finished.setdefault(entry.directory, Point(self.runs / entry.directory, entry.overrides))
         members = [self.finished[entry.directory] for entry in done]
         members = [point for point in members if (point.directory / "results.json").exists()]
-        rows = (
-            tabulate(members, self.columns, self.published, self.asked, self.across, self.hide) if self.columns else []
-        )
-        if not rows:
+        if not (members and self.columns):
             return ""
+        varied = [key for key, values in self.asked.items() if len(values) > 1]
+        rows = tabulate(members, self.columns, self.published, varied, self.across, self.hide)
         options: dict[str, list[str]] = {}
         for point in members:
             for key, value in point.overrides.items():
-                if key not in points.UNSAID and value not in options.setdefault(key, []):
+                if key not in UNSAID and value not in options.setdefault(key, []):
                     options[key].append(value)
         asked = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
         whole = len(done) == len(entries) and sum(map(self._is_asked, done)) == self.count
@@ -163,7 +162,7 @@ class Study(Callback):
     def _is_asked(self, entry: points.Entry) -> bool:
         """Whether a point is one of this sweep, and not of another with other seeds, say, whose table is the same."""
         pairs = [override.partition("=")[::2] for override in entry.overrides]
-        return all(value in self.asked.get(key, ()) for key, value in pairs if key not in points.UNSAID)
+        return all(value in self.asked.get(key, ()) for key, value in pairs if key not in UNSAID)
 
     def _missing(self, entries: Sequence[points.Entry]) -> str:
         """What a table lacks, as a sentence and, for each point that failed, a line."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.studies.published import Table
-from src.studies.records import Block, names
+from src.studies.records import Block
 from src.studies.rows import order, rank_correlation
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -47,8 +47,7 @@ def grid(table: Table, block: Block | None = None) -> Grid:
     """The paper's table, with ours below each of its rows where ``block`` has them, then ours that it has not."""
     words = [name for number, name in enumerate(table.columns) if number == 0 or table.decimals(name) is None]
     printed = [name for name in table.columns if name not in words]
-    known = {name for column in table.columns for name in names(column)}
-    extra = [title for title in block.study.columns if title not in known] if block else []
+    extra = [title for title in block.study.columns if title not in table.columns] if block else []
     words = words or ["point"]
     groups = [_group(table, block, index, words, printed, extra) for index in range(len(table.rows))]
     if block:
@@ -112,7 +111,7 @@ def _remark(table: Table, block: Block | None) -> str:
     """How the order of what the study is about agrees with the paper's, in a sentence."""
     if not block or block.study.compare not in block.study.columns:
         return ""
-    theirs = next((name for name in table.columns if block.study.compare in names(name)), None)
+    theirs = block.study.compare if block.study.compare in table.columns else None
     rows = [
         {
             "point": point,

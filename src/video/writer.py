@@ -272,8 +272,8 @@ class VideoWriter:
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
         if codec.encoder.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # x264's AVX-512 code weighs what the last blocks of a row pass on with what memory held before, so that
-            # equal frames gave other bytes each time; its AVX2 code does not.
+            # Equal frames gave other bytes each time, with macroblock trees and rows whose number of blocks is no
+            # multiple of 8; without its AVX-512 code x264 has not been seen to do so.
             options["x264-params"] = "asm=avx2"
         if codec.presets:
             options["preset"] = self._preset or codec.preset
