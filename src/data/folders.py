@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.data.splits import Clip, Splits, missing
 from src.errors import Problem
-from src.video.reader import find_videos
+from src.video.sources import find_videos
 
 SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
 

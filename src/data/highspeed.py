@@ -17,7 +17,7 @@ from src.data.folders import folder
 from src.data.layouts import EXPECTED
 from src.data.splits import Clip, Splits, missing
 from src.errors import Problem
-from src.video.reader import find_videos
+from src.video.sources import find_videos
 
 ADOBE240_TEST = (  # of BIN's published test set, the same as in Super SloMo's list
     "720p_240fps_1",

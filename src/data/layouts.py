@@ -22,7 +22,7 @@ from src.data.folders import folder
 from src.data.procedural import SPLITS, prepare
 from src.data.splits import Clip, Splits, missing
 from src.errors import Problem
-from src.video.reader import IMAGE_SUFFIXES
+from src.video.sources import IMAGE_SUFFIXES
 
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 

@@ -27,7 +27,7 @@ from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.papers.cascade import again
 from src.video.companions import heard_from
-from src.video.reader import find_videos, is_pattern, is_video
+from src.video.sources import find_videos, is_pattern, is_video
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}

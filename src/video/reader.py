@@ -11,11 +11,9 @@ uint8, or, of a deep reader, uint16 with values of as many bits as ``signal.dept
 
 from __future__ import annotations
 
-import glob
 import importlib.util
 import logging
 import os
-import re
 import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
@@ -35,17 +33,11 @@ from src.video.fields import Deinterlacer
 from src.video.images import is_deep, load, load_deep
 from src.video.pixels import RGB, Signal, to_rgb, to_tensor
 from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
+from src.video.sources import images, is_pattern
 from src.video.watch import Watch
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 
-# fmt: off
-VIDEO_SUFFIXES = frozenset({
-    ".264", ".265", ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m2v",
-    ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
-})
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# fmt: on
 DEFAULT_FPS = Fraction(25)  # of frame folders and of streams that carry no times
 NEAR = 12  # decoding so many frames costs less than a seek, which starts again from a key frame
 
@@ -77,63 +69,15 @@ def open_video(
         VideoError: there is nothing to read, or ``backend`` cannot read it exactly.
     """
     path = Path(path)
-    images = path.is_dir() or is_pattern(path)
-    if not path.exists() and not images:
+    of_images = path.is_dir() or is_pattern(path)
+    if not path.exists() and not of_images:
         raise VideoError(f"{path} does not exist")
-    if images != (backend == "frames") and backend != "auto":
-        raise VideoError(f"{path} is {'a folder' if images else 'a file'}, which {backend} does not read")
+    if of_images != (backend == "frames") and backend != "auto":
+        raise VideoError(f"{path} is {'a folder' if of_images else 'a file'}, which {backend} does not read")
     rate = Fraction(fps) if fps else DEFAULT_FPS
-    if images:
+    if of_images:
         return FolderReader(path, rate, deep)
     return FileReader(path, backend, timeout, rate, deep, deinterlace)
-
-
-def find_videos(root: str | Path) -> list[Path]:
-    """The clips in and under ``root``, in natural order: video files, and folders of two or more images.
-
-    A folder of frames is one clip and is not looked into; ``root`` itself may be a clip. Hidden names are skipped.
-    """
-    root = Path(root)
-    if is_video(root):
-        return [root]
-    if not root.is_dir():
-        return []
-    found: list[Path] = []
-    pending, seen = [root], {root.resolve()}  # links are followed, but none twice
-    while pending:
-        for entry in pending.pop().iterdir():
-            if entry.name.startswith("."):
-                continue
-            if is_video(entry):
-                found.append(entry)
-            elif entry.is_dir() and (real := entry.resolve()) not in seen:
-                seen.add(real)
-                pending.append(entry)
-    return sorted(found, key=lambda path: _natural(str(path)))
-
-
-def is_video(path: str | Path) -> bool:
-    """Whether ``path`` is, going by names, a video file or a folder of frames (two images or more, no videos)."""
-    path = Path(path)
-    if path.is_dir():
-        suffixes = [entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")]
-        return sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > 1 and VIDEO_SUFFIXES.isdisjoint(suffixes)
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether a path is a pattern of the names of images, and of nothing else, in a folder that there is."""
-    if path.exists() or not glob.has_magic(path.name) or not path.parent.is_dir():
-        return False
-    shown = [entry for entry in path.parent.glob(path.name) if entry.name[0] != "."]
-    return len(shown) > 1 and all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in shown)
-
-
-def _images(path: Path) -> list[Path]:
-    """The images of a folder, or those in a folder that a pattern of names matches, in natural order."""
-    entries = path.iterdir() if path.is_dir() else path.parent.glob(path.name)
-    files = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
-    return sorted(files, key=lambda file: _natural(file.name))
 
 
 class FrameReader(ABC):
@@ -220,7 +164,7 @@ class FolderReader(FrameReader):
     backend = "frames"
 
     def __init__(self, path: Path, fps: Fraction, deep: bool = False) -> None:
-        self.files = _images(path)
+        self.files = images(path)
         if not self.files:
             raise VideoError(f"{path} holds no images to take as frames")
         kinds = sorted({file.suffix.lower().replace("jpeg", "jpg") for file in self.files})
@@ -462,8 +406,3 @@ def turned(pixels: np.ndarray, turn: tuple[int, int, int, int]) -> np.ndarray:
     if b:
         pixels = pixels.transpose(1, 0, 2)
     return np.ascontiguousarray(pixels[:: b or d, :: c or a])
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from src.errors import VideoError
-from src.video.reader import FileReader, find_videos, open_video
+from src.video.reader import FileReader, open_video
+from src.video.sources import find_videos
 
 QUICK = [
     "odd/dolbyvision_hlg_hevc10_rot90.mov",
