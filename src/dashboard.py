@@ -127,7 +127,7 @@ def _reachable() -> bool:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Swept:
     """A study as W&B shows it.
 
     Args:
@@ -149,7 +149,7 @@ class Shown:
         return [_last(key) for key in keys]
 
 
-def sweep(study: Shown, project: str = "zeitlupe") -> dict[str, Any]:
+def sweep(study: Swept, project: str = "zeitlupe") -> dict[str, Any]:
     """A study as a W&B sweep: what ``wandb sweep <file>`` takes, and ``wandb agent`` then runs point by point."""
     return {
         "project": project,
@@ -168,7 +168,7 @@ def sweep(study: Shown, project: str = "zeitlupe") -> dict[str, Any]:
     }
 
 
-def workspace(studies: Sequence[Shown], entity: str, project: str) -> Any:
+def workspace(studies: Sequence[Swept], entity: str, project: str) -> Any:
     """A workspace with a section a study: its score as bars, as parallel coordinates, and over training.
 
     Raises:
@@ -197,7 +197,7 @@ def workspace(studies: Sequence[Shown], entity: str, project: str) -> Any:
     )
 
 
-def publish(studies: Sequence[Shown], project: str) -> str:
+def publish(studies: Sequence[Swept], project: str) -> str:
     """Makes the workspace on W&B's server, and returns its address.
 
     Raises:

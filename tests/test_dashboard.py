@@ -18,7 +18,7 @@ from src import dashboard
 from src.config import CONF, register_resolvers
 from src.errors import Problem
 
-STUDY = dashboard.Shown(
+STUDY = dashboard.Swept(
     "wdvr_block_design", "Designs of blocks", {"experiment": ["wdvr3d_reds"], "model/network/trunk": ["iai", "stas"]}
 )
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config import CONF
-from src.dashboard import Shown
+from src.dashboard import Swept
 from src.studies.rows import Row, number
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
@@ -190,7 +190,7 @@ def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
     return found
 
 
-def shown(conf: Path = CONF) -> list[Shown]:
+def swept(conf: Path = CONF) -> list[Swept]:
     """Every study, as W&B shows it."""
     parser, found = OverridesParser.create(), []
     for node in _ablations(conf):
@@ -201,7 +201,7 @@ def shown(conf: Path = CONF) -> list[Shown]:
             options[key] = list(given.sweep_string_iterator()) if sweeps else [given.get_value_element_as_str()]
         figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
         found.append(
-            Shown(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
+            Swept(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
         )
     return found
 

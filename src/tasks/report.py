@@ -24,7 +24,7 @@ from src import dashboard
 from src.config import CONF, commit, compose
 from src.errors import Problem
 from src.studies.charts import Chart, Curve, Dot, curves, scatter
-from src.studies.published import Paper, Table, published, shown, studies
+from src.studies.published import Paper, Table, published, studies, swept
 from src.studies.records import Block, Run, blocks, command, network, runs
 from src.studies.tables import Grid, grid
 from src.tasks.bench import OWN
@@ -53,7 +53,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
         (output / "index.html").write_text(_render("page.html", content), encoding="utf-8")
         for paper in papers:
             (output / f"{paper.folder}.md").write_text(_render("tables.md", content, paper=paper), encoding="utf-8")
-        for study in shown():
+        for study in swept():
             (output / "sweeps").mkdir(exist_ok=True)
             text = yaml.safe_dump(dashboard.sweep(study, config.project), sort_keys=False, width=120)
             (output / "sweeps" / f"{study.name}.yaml").write_text(text, encoding="utf-8")
@@ -68,7 +68,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
     said = ", ".join(f"{number} {status}" for status, number in content.counts.items())
     print(f"{sum(content.counts.values())} tables: {said}.\nReport: {output / 'index.html'}")
     if config.wandb:
-        print(f"Workspace: {dashboard.publish(shown(), config.project)}")
+        print(f"Workspace: {dashboard.publish(swept(), config.project)}")
     return content.counts
 
 
