@@ -141,6 +141,8 @@ class Study(Callback):
             return ""
         varied = [key for key, values in self.asked.items() if len(values) > 1]
         rows = tabulate(members, self.columns, self.published, varied, self.across, self.hide)
+        if not rows:  # as long as only points are finished that are there for others
+            return ""
         options: dict[str, list[str]] = {}
         for point in members:
             for key, value in point.overrides.items():

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config import CONF, build_data, build_network, build_restorer, compose
+from src.studies.points import Entry
 from src.studies.rows import Point, draw, markdown, order, tabulate
 from src.studies.study import Study
 
@@ -175,3 +176,14 @@ def test_pairs_of_a_paper_are_two_columns():
         published={"file": "experiments/edvr/published.yaml", "table": "table1_vid4_y", "key": "method"},
     )  # fmt: skip
     assert (study.published["EDVR"]["average"], study.published["EDVR"]["average SSIM"]) == (27.35, 0.8264)
+
+
+def test_there_is_no_table_while_only_points_are_finished_that_are_hidden(tmp_path):
+    run = scored(tmp_path / "runs" / "stage", 9.0, "experiment=stage")
+    study = Study(name="x", columns={"psnr": "results/summary/psnr"}, hide=["stage"])
+    study.folder, study.runs, study.asked, study.count = tmp_path, tmp_path / "runs", {"experiment": ["stage", "a"]}, 2
+    study.finished = {}
+    entry = Entry(["experiment=stage"], 0, run.directory.name, "", None, status="finished")
+    assert study._write([entry]) == ""
+    study.hide = ()
+    assert "| stage | 9 |" in study._write([entry])
