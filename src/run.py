@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.config import CONF, begun, explain, finished, quoted
 from src.errors import Problem
+from src.ops.allocator import keep_freed_memory
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -49,6 +50,7 @@ def compose_and_call(config: DictConfig) -> None:
 def main() -> None:
     """The command line; what a person can mend is told in one sentence, with exit code 2."""
     sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    keep_freed_memory()
     try:
         compose_and_call()
     except KeyboardInterrupt:

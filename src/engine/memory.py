@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from src.ops.allocator import give_freed_memory_back
+
 WORKSPACE = 2.0  # what a pass takes over the tensors that can be seen: measured on the CPU, 1.1 to 1.9
 ENOUGH = 20  # frames for each frame of padding: more frames a pass would save less than a tenth
 
@@ -45,6 +47,7 @@ def free(device: torch.device) -> int:
     """Bytes of the device's memory that may be had, within what a container is given."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    give_freed_memory_back()
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]  # where the system says no more
     with suppress(OSError, IndexError):
         limits = [int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024]

@@ -18,6 +18,7 @@ from src.engine.ensemble import FLIPS, turn
 from src.engine.memory import frames_within
 from src.engine.tiles import Tiles
 from src.geometry import Geometry
+from src.ops.allocator import keep_freed_memory
 
 Edges = Literal["replicate", "reflect"]
 Frame = TypeVar("Frame")  # or whatever is kept of one
@@ -69,6 +70,7 @@ def stream(
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
         frame is (3, s*H, s*W) float32, not clamped.
     """
+    keep_freed_memory()
     options: dict[str, Any] = {"after": after, "edges": edges, "precision": precision, "context": context}
     if memory is not None and clip_length is None and hasattr(network, "padding"):
         frames = iter(frames)

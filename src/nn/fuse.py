@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import conv3x3, double, leaky
+from src.nn.blocks import conv3x3, double, frames_of, leaky
 
 
 class ConvFuse(nn.Module):
@@ -37,7 +37,7 @@ class TemporalAttention(nn.Module):
     def forward(self, frames: Tensor, reference: int) -> Tensor:
         """``reference``: the number of the frame that all are compared with."""
         sought = self.embed_reference(frames[:, reference]).unsqueeze(1)
-        embedded = self.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        embedded = self.embed(frames_of(frames)).unflatten(0, frames.shape[:2])
         return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
 

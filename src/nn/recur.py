@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, conv3x3
+from src.nn.blocks import Blend, conv3x3, frames_of
 
 
 class ConvLSTM(nn.Module):
@@ -54,7 +54,7 @@ class DeformableConvLSTM(ConvLSTM):
         self.align_cell = PairAlign(channels, groups=groups)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
-        frames, shape = features.flatten(0, 1), features.shape[:2]
+        frames, shape = frames_of(features), features.shape[:2]
         both = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
         levels = [[level.unflatten(0, shape).unbind(1) for level in pyramid] for pyramid in both]
         for t in range(shape[1]):
@@ -81,5 +81,5 @@ class Bidirectional(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         states = self.recurrence(torch.cat([features, features.flip(1)]))
         forwards, backwards = states.chunk(2)
-        joined = self.join(forwards.flatten(0, 1), backwards.flip(1).flatten(0, 1))
+        joined = self.join(frames_of(forwards), frames_of(backwards.flip(1)))
         return joined.unflatten(0, features.shape[:2])

@@ -11,9 +11,14 @@ G offset groups (channels that share their offsets), D weight groups (the ``grou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 
 def deform_conv2d(
@@ -50,7 +55,113 @@ def deform_conv2d(
     """
     stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
+    exported = torch.compiler.is_exporting()  # into a graph of operators that others know
+    if not exported and _without_gradients(input, offset, weight, bias, mask) and _suits_a_table(input, offset, weight):
+        if torch.is_autocast_enabled("cpu"):
+            weight = weight.to(torch.get_autocast_dtype("cpu"))
+        return _by_table(input, offset, weight, bias, stride, padding, dilation, mask)
     return _by_grid_sample(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def _without_gradients(*tensors: Tensor | None) -> bool:
+    return not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors))
+
+
+def _suits_a_table(input: Tensor, offset: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`_by_table` can do it: on a CPU, no groups of weights, rows that float32 can count."""
+    height, width = input.shape[2:]
+    return (
+        input.device.type in ("cpu", "meta")  # meta: where costs are computed
+        and input.dtype != torch.float64
+        and weight.shape[1] == input.shape[1]
+        and (height + 3) * (width + 3) <= 2**24
+        and input.shape[0] * (height + 3) * (width + 3) * (offset.shape[1] // (2 * weight[0, 0].numel())) < 2**31
+    )
+
+
+BLOCK = 4096  # output pixels whose columns are made, and multiplied, before the next: they stay in the cache
+
+
+@torch.library.custom_op("zeitlupe::deform_conv2d_by_table", mutates_args=())
+def _by_table(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Channels last and without gradients: a sample is a weighted sum of four rows of a table of the input's pixels.
+
+    ``embedding_bag`` adds such rows. Columns are made for some rows of the output at a time.
+    """
+    (B, C, H, W), (M, _, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
+    K = kh * kw
+    G = offset.shape[1] // (2 * K)
+    # Zeros around the image, one before it and two behind, are what is found wherever a tap looks outside.
+    table = input.new_zeros((B, H + 3, W + 3, C), dtype=torch.float32)
+    table[:, 1:-2, 1:-2] = input.permute(0, 2, 3, 1)
+    table = table.view(-1, C // G)
+    corners = (0, G, (W + 3) * G, (W + 4) * G)  # of the four pixels around a position, in rows of the table
+
+    # Everything has its taps of all groups, K * G, in a row: short inner loops would cost more than what they compute.
+    tap_y = (torch.arange(kh) * dilation[0] + 1 - padding[0]).repeat_interleave(kw).repeat(G).float()
+    tap_x = (torch.arange(kw) * dilation[1] + 1 - padding[1]).repeat(kh * G).float()
+    base_y = (torch.arange(P) * stride[0]).repeat(B)[:, None, None] + tap_y  # (B * P, 1, G * K)
+    base_x = (torch.arange(Q) * stride[1])[:, None] + tap_x  # (Q, G * K)
+    first = (torch.arange(B) * ((H + 3) * (W + 3) * G)).repeat_interleave(P)[:, None, None] + torch.arange(G)[:, None]
+    first = first.expand(-1, G, K).reshape(B * P, 1, G * K).to(torch.int32)  # where a picture and a group begin
+    offset = offset.permute(0, 2, 3, 1).reshape(B * P, Q, G * K, 2)
+    mask = None if mask is None else mask.permute(0, 2, 3, 1).reshape(B * P, Q, G * K)
+    kernel = weight.view(M, G, C // G, K).transpose(2, 3).reshape(M, -1)
+    bias = None if bias is None else bias.to(weight.dtype)
+
+    output = weight.new_empty(B * P, Q, M)
+    for rows in torch.arange(B * P).split(max(1, BLOCK // Q)):
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        dy, dx = offset[some].float().unbind(-1)  # (rows, Q, G * K)
+        y, x = (dy + base_y[some]).clamp_(0, H + 1), (dx + base_x).clamp_(0, W + 1)
+        top, left = y.floor(), x.floor()
+        y.sub_(top), x.sub_(left)
+        corner = top.mul_(W + 3).add_(left).to(torch.int32).clamp_(0, (H + 2) * (W + 3) - 2).mul_(G).add_(first[some])
+        found, share = corner.new_empty(*y.shape, 4), y.new_empty(*y.shape, 4)
+        for number, step in enumerate(corners):
+            torch.add(corner, step, out=found[..., number])
+        lower = y if mask is None else y.mul_(mask[some])
+        upper = 1 - y if mask is None else mask[some] - lower
+        torch.mul(upper, x, out=share[..., 1])
+        torch.sub(upper, share[..., 1], out=share[..., 0])
+        torch.mul(lower, x, out=share[..., 3])
+        torch.sub(lower, share[..., 3], out=share[..., 2])
+        bags = torch.arange(0, found.numel(), 4, dtype=torch.int32)
+        columns = F.embedding_bag(found.view(-1), table, bags, mode="sum", per_sample_weights=share.view(-1))
+        columns = columns.view(-1, kernel.shape[1]).to(weight.dtype)
+        output[some] = F.linear(columns, kernel, bias).view(-1, Q, M)
+    return output.view(B, P, Q, M).permute(0, 3, 1, 2)
+
+
+@_by_table.register_fake
+def _(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    mask: Tensor | None,
+) -> Tensor:
+    (B, _, P, Q), M = offset.shape, weight.shape[0]
+    return weight.new_empty(B, P, Q, M).permute(0, 3, 1, 2)
+
+
+@register_flop_formula(torch.ops.zeitlupe.deform_conv2d_by_table)
+def _operations(input: Any, offset: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Two for each multiply-add, counted as what is multiplied: the operations of a convolution as large."""
+    B, _, P, Q = offset
+    return 2 * B * P * Q * math.prod(weight)
 
 
 def _by_grid_sample(

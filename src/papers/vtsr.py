@@ -29,7 +29,7 @@ from src.geometry import Geometry, evenly
 from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
-from src.nn.blocks import SLOPE, conv3x3, double, leaky, pad_to_multiple
+from src.nn.blocks import SLOPE, conv3x3, double, frames_of, leaky, pad_to_multiple
 from src.nn.fuse import TemporalAttention
 from src.nn.start import FAINT, start_unaligned
 from src.papers.restorer import Restorer
@@ -147,7 +147,10 @@ class Change(nn.Module):
         super().__init__()
         self.fuse = nn.ModuleList(
             nn.Sequential(
-                conv3x3(2 * channels, channels), nn.LeakyReLU(SLOPE), conv3x3(channels, channels), nn.LeakyReLU(SLOPE)
+                conv3x3(2 * channels, channels),
+                nn.LeakyReLU(SLOPE, inplace=True),
+                conv3x3(channels, channels),
+                nn.LeakyReLU(SLOPE),
             )
             for _ in range(LEVELS)
         )
@@ -212,13 +215,13 @@ class VTSR(nn.Module):
 
     def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
-        pyramid = self.encode(pad_to_multiple(clip, 2**LEVELS).flatten(0, 1))
+        pyramid = self.encode(frames_of(pad_to_multiple(clip, 2**LEVELS)))
         return clip, *(level.unflatten(0, clip.shape[:2]) for level in pyramid)
 
     def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`frame_features` gave for the T frames."""
         height, width = clip.shape[-2:]
-        own = [level[:, :-1].flatten(0, 1) for level in pyramid], [level[:, 1:].flatten(0, 1) for level in pyramid]
+        own = [frames_of(level[:, :-1]) for level in pyramid], [frames_of(level[:, 1:]) for level in pyramid]
         other = self.align(*own)
         halves = []
         for side, frames in enumerate((clip[:, :-1], clip[:, 1:])):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import trim
+from src.nn.blocks import laid_out, trim
 from src.nn.start import FAINT, start_enlarging
 from src.papers.reference import Reference, Rule, count
 
@@ -184,7 +184,7 @@ class WDVR2D(nn.Module):
             start_enlarging(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor) -> Tensor:
-        stacked = clip.transpose(1, 2).flatten(1, 2) - MEAN  # (B, 3*T, H, W)
+        stacked = laid_out(clip.transpose(1, 2).flatten(1, 2) - MEAN)  # (B, 3*T, H, W)
         restored = self.tail(self.trunk(self.head(stacked))) + self.skip(stacked)
         return F.pixel_shuffle(restored + MEAN, self.geometry.scale).unsqueeze(1)
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.losses import charbonnier
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, conv3x3, each_frame, pad_to_multiple, trunk
+from src.nn.blocks import Blend, conv3x3, each_frame, frames_of, pad_to_multiple, trunk
 from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, DeformableConvLSTM
 from src.nn.start import start_interpolating
@@ -48,7 +48,7 @@ class NaiveInterpolation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         before, after = features[:, :-1], features[:, 1:]
-        return self.blend(before.flatten(0, 1), after.flatten(0, 1)).unflatten(0, before.shape[:2])
+        return self.blend(frames_of(before), frames_of(after)).unflatten(0, before.shape[:2])
 
 
 class DeformableInterpolation(nn.Module):
@@ -63,9 +63,9 @@ class DeformableInterpolation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         batch, frames = features.shape[:2]
-        levels = [level.unflatten(0, (batch, frames)) for level in self.pair.pyramid(features.flatten(0, 1))]
-        before = [level[:, :-1].flatten(0, 1) for level in levels]
-        after = [level[:, 1:].flatten(0, 1) for level in levels]
+        levels = [level.unflatten(0, (batch, frames)) for level in self.pair.pyramid(frames_of(features))]
+        before = [frames_of(level[:, :-1]) for level in levels]
+        after = [frames_of(level[:, 1:]) for level in levels]
         return self.pair(before, after).unflatten(0, (batch, frames - 1))
 
 

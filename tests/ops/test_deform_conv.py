@@ -124,6 +124,38 @@ def test_equals_the_formula_written_out(input: Any, kernel: Any, groups: int, ho
     with torch.no_grad():  # where the mask is applied in place
         y = deform_conv2d(x, offset, weight, bias, **how, mask=mask)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+    with torch.no_grad():  # and in float32, where it is made of a table
+        y = deform_conv2d(*(t.float() for t in (x, offset, weight, bias)), **how, mask=mask.float())
+        rounded = [t.float().double() for t in tensors]
+        expected = deform_conv2d(*rounded[:4], **how, mask=rounded[4])
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("size", [(5, 61), (61, 5), (70, 70)])  # the last in several blocks of rows
+@pytest.mark.parametrize("scale", [0.0, 3.0, 1e4, 1e30])
+def test_a_table_finds_what_the_grid_finds(size: tuple[int, int], scale: float) -> None:
+    x, offset, weight, bias, mask = draw((2, 6, *size), (4, 6, 3, 3), 3, scale=scale, dtype=torch.float32)
+    expected = deform_conv2d(*(t.double() for t in (x, offset, weight, bias)), padding=1, mask=mask.double())
+    for last in (torch.contiguous_format, torch.channels_last):
+        with torch.inference_mode():
+            some = [t.contiguous(memory_format=last) for t in (x, offset, mask)]
+            y = deform_conv2d(some[0], some[1], weight, bias, padding=1, mask=some[2])
+        torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-4)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        plain = deform_conv2d(x.double(), offset.double(), weight.double(), padding=1)
+        torch.testing.assert_close(deform_conv2d(x, offset, weight, padding=1).double(), plain, rtol=0, atol=1e-4)
+
+
+def test_an_offset_that_is_no_number_spoils_its_own_pixel_alone() -> None:
+    x, offset, weight, bias, mask = draw((1, 4, 8, 9), (2, 4, 3, 3), 2, dtype=torch.float32)
+    expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    offset[0, 5, 3, 4] = math.nan
+    with torch.no_grad():
+        y = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    assert y[0, :, 3, 4].isnan().all()
+    y[0, :, 3, 4] = expected[0, :, 3, 4]
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
 
 
 def test_each_axis_has_its_own_stride_padding_and_dilation() -> None:
@@ -222,7 +254,7 @@ def test_exports_for_any_size(stride: int) -> None:
             model, (torch.randn(2, 4, 12, 15),), dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}
         )
         other = torch.randn(3, 4, 21, 10)
-        torch.testing.assert_close(exported.module()(other), model(other))
+        torch.testing.assert_close(exported.module()(other), model(other), rtol=0, atol=1e-4)
 
 
 def test_an_empty_batch_stays_empty() -> None:
