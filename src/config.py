@@ -12,10 +12,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -79,16 +81,28 @@ def stages(*experiments: str, _root_: DictConfig) -> list[str] | None:
 
 def _left_by(experiment: str | None, config: DictConfig) -> str:
     """The last checkpoint of the run that the command at hand describes, with another experiment if one is given."""
-    asked = HydraConfig.get()
-    head = experiment or asked.runtime.choices.get("experiment") or "train"
-    name = described([override for override in asked.overrides.task if not override.startswith("test=")])
-    run = Path(config.paths.runs) / head / name / f"seed={config.seed}"
+    run = _run_of(experiment, config, HydraConfig.get())
+    head = run.parent.parent.name
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise Problem(
             f"checkpoint is needed here, and {run} has none: train {head} with the same options first, or give "
             "checkpoint=<file>."
         )
     return str(run / "checkpoints" / "last.ckpt")
+
+
+def _run_of(experiment: str | None, config: DictConfig, asked: Any) -> Path:
+    """The training that the command ``asked`` for describes, with another experiment if one is given."""
+    head = experiment or asked.runtime.choices.get("experiment") or "train"
+    name = described([override for override in asked.overrides.task if not override.startswith("test=")])
+    return Path(config.paths.runs) / head / name / f"seed={config.seed}"
+
+
+def trainings_needed(config: DictConfig) -> set[Path]:
+    """The directories of the runs whose weights a point of a sweep takes: ``${trained:...}`` and ``${stages:...}``."""
+    named = re.findall(r"\$\{(?:trained|stages):([^}]*)\}", OmegaConf.to_yaml(config))
+    experiments = {experiment.strip() for names in named for experiment in names.split(",")}
+    return {_run_of(experiment or None, config, config.hydra) for experiment in experiments}
 
 
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
@@ -277,14 +291,29 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
 
 
 def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more: Any) -> pl.Trainer:
-    """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes nothing yet."""
+    """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes no file yet.
+
+    ``trainer.precision=auto`` becomes in ``config`` what it is on this machine, so that the run explains itself.
+    """
+    if config.trainer.precision == "auto":
+        config.trainer.precision = "bf16-mixed" if training and _has_bfloat16(config.trainer.accelerator) else "32-true"
     trainer = instantiate(config.trainer, _partial_=True)
+    if isinstance(config.trainer.val_check_interval, int):  # optimiser steps, which Lightning would take for batches
+        every = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
+        trainer = partial(trainer, val_check_interval=every)
     if not training:
         return trainer(
             default_root_dir=directory, logger=False, enable_checkpointing=False, **{"callbacks": [], **more}
         )
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
     return trainer(default_root_dir=directory, logger=False, callbacks=callbacks)
+
+
+def _has_bfloat16(accelerator: str) -> bool:
+    """Whether training runs on a GPU that computes in bfloat16 itself: others emulate it, and are slower for it."""
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return False
+    return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def build_loggers(config: DictConfig, directory: Path) -> list[Logger]:
@@ -341,6 +370,8 @@ def begun(config: DictConfig, directory: Path) -> bool:
     run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     before, now = OmegaConf.load(directory / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(run, resolve=True))
     before.resume = now.resume = None
+    if OmegaConf.select(now, "trainer.precision") == "auto":  # on whichever machine it was begun
+        now.trainer.precision = OmegaConf.select(before, "trainer.precision")
     return before == now
 
 

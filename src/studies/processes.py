@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from src.config import begun, finished
+from src.config import begun, finished, trainings_needed
 from src.errors import Problem
 from src.studies import points
 
@@ -85,12 +84,12 @@ class Processes(Launcher):
         folder = points.folder_of(self.config)
         configs = [self._compose(list(given), initial_job_idx + i) for i, given in enumerate(job_overrides)]
         environments = places(configs, self.at_once, visible_devices())
-        free, waiting, running = list(range(len(environments))), deque(configs), list[Running]()
+        free, waiting, running = list(range(len(environments))), list(configs), list[Running]()
         with _sigterm_as_interrupt():
             try:
                 while waiting or running:
-                    while waiting and free:
-                        config = waiting.popleft()
+                    while free and (config := _next(waiting, [point.config for point in running])):
+                        waiting = [other for other in waiting if other is not config]
                         if self._is_to_run(config, folder):
                             place = free.pop(0)
                             running.append(start(config, place, environments[place]))
@@ -145,6 +144,16 @@ class Processes(Launcher):
         outcome = JobReturn(config.hydra.overrides.task, status=JobStatus.FAILED if failure else JobStatus.COMPLETED)
         outcome.return_value = Problem(failure) if failure else None
         self.context.callbacks.on_job_end(config=config, job_return=outcome)
+
+
+def _next(waiting: Sequence[DictConfig], running: Sequence[DictConfig]) -> DictConfig | None:
+    """The first of the points that wait for nobody: all whose weights they take have ended, one way or another."""
+    ahead = [points.run_directory(config).resolve() for config in running]
+    for config in waiting:
+        if not any(run.resolve() in ahead for run in trainings_needed(config)):
+            return config
+        ahead.append(points.run_directory(config).resolve())
+    return None
 
 
 def visible_devices() -> list[str]:

@@ -20,10 +20,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.config import CONF, claim, compose
+from src.config import CONF, claim, compose, trainings_needed
 from src.errors import Problem
 from src.studies import points
-from src.studies.processes import places
+from src.studies.processes import _next, places
 from src.studies.study import Study
 from tests.tasks.test_tasks import ROOT, TINY, clips, run  # noqa: F401 - the fixture
 
@@ -103,6 +103,26 @@ def test_places_share_devices_and_threads(monkeypatch):
     assert places([every] * 2, None, devices) == [{"CUDA_VISIBLE_DEVICES": "0,1,4,5"}]
     assert [p["CUDA_VISIBLE_DEVICES"] for p in places([one] * 9, 3, ["7"])] == ["7"] * 3
     assert len(places([one], 4, devices)) == 1
+
+
+def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
+    def at(directory: str, *overrides: str) -> DictConfig:
+        config = sweep(f"paths.runs={tmp_path}", "size=mini", *overrides)
+        with read_write(config), open_dict(config):
+            config.hydra.runtime.output_dir = f"{tmp_path}/{directory}/seed=0"
+        return config
+
+    first = at("edvr_reds_sr_clean/size=mini", "experiment=edvr_reds_sr_clean", "test=own")
+    tested = at("edvr_reds_sr_clean/size=mini,test=vid4", "experiment=edvr_reds_sr_clean", "test=vid4")
+    second = at("edvr_s2_reds_sr_clean/size=mini", "experiment=edvr_s2_reds_sr_clean", "test=own")
+    other = at("zsm_vimeo/size=mini", "experiment=zsm_vimeo", "test=own")
+    assert trainings_needed(tested) == trainings_needed(second) == {tmp_path / "edvr_reds_sr_clean/size=mini/seed=0"}
+    assert trainings_needed(first) == set()
+    assert _next([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
+    assert _next([tested, second, other], [first]) is other
+    assert _next([first, tested], []) is first
+    assert _next([tested], [first]) is None
+    assert _next([tested], [second]) is tested
 
 
 def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
