@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from src.engine.stream import stream
 from src.errors import Problem
@@ -26,24 +28,86 @@ class Throughput(Callback):
     """Logs ``train/samples_per_second`` over all devices, validation left out, and ``train/seconds_per_step``."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()
+        self._restart(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()
+        self._restart(trainer)
 
-    def _restart(self) -> None:
-        self.start, self.samples, self.steps = time.perf_counter(), 0, 0
+    def _restart(self, trainer: Trainer) -> None:
+        self.start, self.samples, self.first = time.perf_counter(), 0, trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.samples += len(batch["inputs"]) * trainer.world_size
-        self.steps += 1
-        if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        steps = trainer.global_step - self.first
+        if steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             elapsed = time.perf_counter() - self.start
             pl_module.log("train/samples_per_second", self.samples / elapsed, rank_zero_only=True)
-            pl_module.log("train/seconds_per_step", elapsed / self.steps, rank_zero_only=True)
-            self._restart()
+            pl_module.log("train/seconds_per_step", elapsed / steps, rank_zero_only=True)
+            self._restart(trainer)
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar with the loss, fetched from the device only as often as it is logged."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.shown: dict[str, float] = {}
+
+    @property
+    def total_train_batches(self) -> int | float:
+        trainer = self.trainer
+        left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        return min(trainer.num_training_batches, left) if trainer.max_steps > 0 else super().total_train_batches
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        due = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if (due or not self.shown) and "train/loss" in trainer.callback_metrics:
+            self.shown = {"train/loss": float(trainer.callback_metrics["train/loss"])}
+        return {**super().get_metrics(trainer, pl_module), **self.shown}
+
+
+class Average(EMAWeightAveraging):
+    """Exponential moving average of the weights, by one kernel for all of them and without waiting for the device.
+
+    Lightning's takes several kernels for each, and looks at a count on the device at every step.
+
+    Args:
+        decay: share of the average that a step leaves.
+        options: those of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
+    """
+
+    def __init__(self, *, decay: float, **options: Any) -> None:
+        super().__init__(decay=decay, **options)
+        self.move = get_ema_multi_avg_fn(decay)
+
+    @property
+    def state_key(self) -> str:
+        return EMAWeightAveraging.__qualname__  # as which it is in checkpoints
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step <= self._latest_update_step or not self.should_update(step_idx=step - 1):
+            return
+        assert self._average_model is not None
+        pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for mean, own in zip(self._tensors(self._average_model.module), self._tensors(pl_module), strict=True):
+            pairs.setdefault(mean.dtype, []).append((mean, own.to(mean.device)))
+        for some in pairs.values():
+            means, owns = zip(*some, strict=True)
+            if self._latest_update_step == 0:
+                torch._foreach_copy_(means, owns)
+            else:
+                self.move([*means], [*owns], 0)  # it does not ask how many have been averaged
+        self._average_model.n_averaged += 1
+        self._latest_update_step = step
+
+    @staticmethod
+    def _tensors(module: nn.Module) -> list[Tensor]:
+        return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
 
 
 class Narrator(Callback):
@@ -70,7 +134,9 @@ class LastCheckpoint(Callback):
 
     def __init__(self, *, every_n_train_steps: int) -> None:
         self.every = every_n_train_steps
-        self.saved = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = trainer.global_step  # also where training goes on
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -173,7 +239,7 @@ class OffsetGuard(Callback):
         if action not in ("stop", "rollback"):
             raise Problem(f"callbacks.offsets.action is stop or rollback, not {action}")
         self.every, self.limit, self.action, self.rollbacks = every_n_train_steps, limit, action, rollbacks
-        self.looking = False
+        self.looking, self.looked = False, -1
         self.seen: dict[str, tuple[Tensor, int]] = {}  # by layer: mean length, longer side of the features
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,7 +256,10 @@ class OffsetGuard(Callback):
             self.seen[layer] = pairs.norm(dim=2).mean(), max(output.shape[-2:])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.looking = trainer.global_step % self.every == 0
+        step = trainer.global_step
+        self.looking = step % self.every == 0 and step != self.looked  # at the first of the batches of a step
+        if self.looking:
+            self.looked = step
         if self.looking and self.action == "rollback":
             trainer.save_checkpoint(self.draft)  # good only if this batch shows it
 
@@ -228,6 +297,7 @@ class OffsetGuard(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_load_checkpoint(trainer, pl_module, content)  # weights are averaged by one of them
         for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
+            optimizer.zero_grad()  # the batches of a step that are yet to come do not add to what went astray
             rates = [group["lr"] for group in optimizer.param_groups]  # those of this step
             optimizer.load_state_dict(state)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -19,7 +19,7 @@ def charbonnier(estimate: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tens
 
     Zooming SlowMo, Equation 7 (epsilon 1e-3); EDVR, Section 4.1.
     """
-    return torch.sqrt((estimate - target).float().square() + epsilon**2).mean()
+    return torch.sqrt(_difference(estimate, target).square() + epsilon**2).mean()
 
 
 def l1(estimate: Tensor, target: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def l1(estimate: Tensor, target: Tensor) -> Tensor:
     VTSR (thesis, Section 3.3, first term of Equation 3.13), where frames are summed and pixels, by a norm that is taken
     as relative to their number, are averaged.
     """
-    return _sum_of_frames((estimate - target).float().abs().mean(dim=(-3, -2, -1)))
+    return _sum_of_frames(_difference(estimate, target).abs().mean(dim=(-3, -2, -1)))
 
 
 def sharpness(estimate: Tensor, target: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def sharpness(estimate: Tensor, target: Tensor) -> Tensor:
 
     Averaged over B. VTSR (thesis, Section 3.3, last term of Equation 3.13); see :func:`laplacian`.
     """
-    return _sum_of_frames(laplacian((estimate - target).float()).abs().mean(dim=(-3, -2, -1)))  # it is linear
+    return _sum_of_frames(laplacian(_difference(estimate, target)).abs().mean(dim=(-3, -2, -1)))  # it is linear
 
 
 def laplacian(x: Tensor) -> Tensor:
@@ -75,14 +75,18 @@ class Perceptual:
         with torch.inference_mode(False):  # a validation may come first, and what it moves must still serve training
             self.features.to(device)
         with torch.autocast(device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self._encode(target)
+            wanted = self._encode(target.detach())  # without a graph, and laid out in memory as the estimate is
             difference = self._encode(estimate) - wanted  # (B, T, C, H, W)
         distance = torch.linalg.vector_norm(difference, dim=(-3, -2, -1))  # its gradient at zero is zero
         return _sum_of_frames(distance / math.sqrt(difference[0, 0].numel()))
 
     def _encode(self, clip: Tensor) -> Tensor:
         return each_frame(self.features, imagenet_normalised(clip.float()))
+
+
+def _difference(estimate: Tensor, target: Tensor) -> Tensor:
+    """In float32, which has the digits that neighbours in bfloat16 differ by, whatever they come in."""
+    return estimate.float() - target.float()
 
 
 def _sum_of_frames(errors: Tensor) -> Tensor:

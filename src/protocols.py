@@ -51,6 +51,7 @@ class Protocol:
             again: what comes of each time is scored. None is once.
         input_scale: whether frames that lie on input frames are scored once more at the size of the input.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
+        precision: what networks compute in under autocast, ``32``, ``bf16`` or ``16``; scores themselves never do.
 
     Raises:
         Problem: a value is not one of those.
@@ -67,10 +68,12 @@ class Protocol:
     factor: int | None = None
     input_scale: bool = False
     frames: Literal["all", "centre"] = "all"
+    precision: Literal["32", "bf16", "16"] = "32"
 
     def __post_init__(self) -> None:
         if isinstance(self.skip, Sequence):
             object.__setattr__(self, "skip", tuple(self.skip))  # a configuration gives a list
+        object.__setattr__(self, "precision", str(self.precision))  # or a number
         for holds, field, allowed in (
             (self.channel in ("rgb", "y"), "channel", "rgb or y"),
             (_whole(self.crop, 0), "crop", "a number of pixels, 0 or more"),
@@ -83,6 +86,7 @@ class Protocol:
             (self.factor is None or self.ensemble == 1, "ensemble", "1 where there is a factor"),
             (isinstance(self.input_scale, bool), "input_scale", "true or false"),
             (self.frames in ("all", "centre"), "frames", "all or centre"),
+            (self.precision in ("32", "bf16", "16"), "precision", "32, bf16 or 16"),
             (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
         ):
             if not holds:
@@ -119,6 +123,7 @@ class Protocol:
             "ssim": {"window": SSIM_WINDOW, "sigma": SSIM_SIGMA, "k1": SSIM_K1, "k2": SSIM_K2, "border": "valid"},
             "crop": self.crop,
             "frames": self.frames,
+            "precision": self.precision,
             "skip": list(self.skip),
             "clip_length": self.clip_length,
             "padding": self.padding,

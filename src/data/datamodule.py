@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,9 +41,11 @@ class DataModule(LightningDataModule):
         degradation: what the inputs have suffered.
         crop: side of a training patch, in target pixels.
         batch_size: patches a step and a rank.
-        workers: processes that decode; 0 decodes in the training process.
+        workers: processes that decode; 0 decodes in the training process; None: one for each core that the training
+            processes of this machine leave free, at least 1 and at most 8.
         patches_per_read: patches cut from each stretch that is decoded. It divides ``batch_size``, or ``batch_size``
             divides it: then some stretches are kept at a time, and every batch mixes patches of them.
+            Batches whose gradients are accumulated count as one.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         seed: of crops, augmentation, noise and order.
         span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
@@ -64,7 +68,7 @@ class DataModule(LightningDataModule):
         degradation: Degradation,
         crop: int,
         batch_size: int,
-        workers: int,
+        workers: int | None = None,
         patches_per_read: int = 1,
         flip: bool = True,
         flip_vertical: bool = False,
@@ -96,7 +100,6 @@ class DataModule(LightningDataModule):
         self.training_geometry = training_geometry or geometry
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
-        self.mixed = 1 if patches_per_read <= batch_size else MIXED
         self.augmentation = Augmentation(
             flip=flip, flip_vertical=flip_vertical, rotate=rotate, reverse=reverse, jitter=jitter, noise=noise
         )
@@ -113,6 +116,16 @@ class DataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Finds the data set, or makes it; Lightning calls this in one process a machine."""
         _ = self.splits
+
+    @property
+    def accumulated(self) -> int:
+        """Batches a step."""
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
+    @property
+    def mixed(self) -> int:
+        """Stretches that are kept at a time."""
+        return 1 if self.patches_per_read <= self.batch_size * self.accumulated else MIXED
 
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
@@ -139,21 +152,22 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
-            multiple=max(1, self.batch_size // self.patches_per_read),
+            multiple=math.lcm(self.batch_size * self.accumulated, self.patches_per_read) // self.patches_per_read,
             patches=self.patches_per_read,
             mixed=self.mixed,
         )
         if self.trainer is not None:  # workers start on the first epoch before Lightning says which one it is
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
+        workers = self._spare_cores if self.workers is None else self.workers
         return Loader(
             self.training,
             sampler=sampler,
             batch_size=self.batch_size,
-            num_workers=self.workers,
-            multiprocessing_context=_context() if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            num_workers=workers,
+            multiprocessing_context=_context() if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global generator alone
         )
 
@@ -182,6 +196,12 @@ class DataModule(LightningDataModule):
             for index, clip in enumerate(clips)
         )
         return DataLoader(whole, sampler=share(len(whole), rank, world), batch_size=None, generator=torch.Generator())
+
+    @property
+    def _spare_cores(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = self.trainer.num_devices if self.trainer is not None else 1
+        return min(8, max(1, cores // processes - 1))
 
     @property
     def _place(self) -> tuple[int, int]:

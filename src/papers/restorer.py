@@ -17,8 +17,11 @@ from src.errors import Problem
 from src.geometry import Geometry
 from src.losses import charbonnier
 from src.metrics import Scores
+from src.nn.recompute import recompute
 from src.papers.cascade import again
 from src.protocols import Protocol
+
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Restorer(LightningModule):
         optimizer: makes the optimiser from parameters; None for what has nothing to train.
         schedule: the learning rate as a factor of its initial value, a pure function of ``(step, steps)``.
         rates: further factors for some modules, by names of your own.
+        checkpointing: whether training keeps only what enters the network's parts, and computes the rest again for its
+            gradients (:mod:`src.nn.recompute`): the same result from less memory, later.
         description: the network's configuration, kept in every checkpoint so that it can be rebuilt from the file.
     """
 
@@ -56,9 +61,12 @@ class Restorer(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         schedule: Callable[[int, int], float] | None = None,
         rates: Mapping[str, Rate] | None = None,
+        checkpointing: bool = False,
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if checkpointing:
+            recompute(network)
         self.network: Any = network  # a Module with a geometry
         self.loss = loss
         self.protocol = protocol
@@ -100,13 +108,20 @@ class Restorer(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         terms = self.losses(batch["inputs"], batch["targets"])
         total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total, prog_bar=True)
+        self.log("train/loss", total)  # prog_bar=True would have the GPU waited for at every step
         if len(terms) > 1:
             self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return total
 
     def evaluation_step(self, clip: Any) -> None:
-        """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`)."""
+        """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`).
+
+        In the precision of the protocol, whatever that of training is.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            self._score(clip)
+
+    def _score(self, clip: Any) -> None:
         inputs = (frame.to(self.device) for frame in clip.inputs())
         rules, truths = self.protocol, [clip.targets(geometry) for geometry in self.geometries]
 
@@ -124,6 +139,7 @@ class Restorer(LightningModule):
             length=clip.frames,
             edges=rules.edges,
             copies=rules.ensemble,
+            precision=PRECISIONS[rules.precision],
             watch=compare if rules.factor else None,
         )
         for time, estimate in estimates:
@@ -164,7 +180,7 @@ class Restorer(LightningModule):
         for parameter in self.network.parameters():
             key = tuple(number for number, members in enumerate(chosen) if id(parameter) in members)
             groups.setdefault(key, []).append(parameter)
-        optimizer = self.optimizer([{"params": parameters} for parameters in groups.values()])
+        optimizer = fused(self.optimizer([{"params": parameters} for parameters in groups.values()]))
         schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches)
 
         def factor(key: tuple[int, ...]) -> Callable[[int], float]:
@@ -177,6 +193,26 @@ class Restorer(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.description
+
+
+def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same optimiser, which updates all its parameters in one go where it has such a kernel for their device.
+
+    Unless it was told ``fused`` or ``foreach``. It stays so when it takes up the state of one that did not. Where
+    ``fused=True`` is given instead, Lightning takes it for one that unscales gradients, and refuses to clip them.
+    """
+    for group in optimizer.param_groups:
+        everywhere = all(parameter.device.type in ("cpu", "cuda") for parameter in group["params"])
+        if group.get("fused", False) is None and group.get("foreach") is None and everywhere:
+            group["fused"] = True
+
+    def kept(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        pairs = zip(state["param_groups"], optimizer.param_groups, strict=False)
+        return {**state, "param_groups": [{**group, "fused": own.get("fused")} for group, own in pairs]}
+
+    if any(group.get("fused") for group in optimizer.param_groups):
+        optimizer.register_load_state_dict_pre_hook(kept)
+    return optimizer
 
 
 def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4, warmup: int = 0) -> float:

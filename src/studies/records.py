@@ -128,7 +128,8 @@ class Run(Point):
     def conditions(self) -> str:
         """Scores of runs with equal ones can be compared: data, protocol, degradation."""
         about = dict(self.results["protocol"])
-        own = ("window", "clip_length", "padding", "checkpoint", "commit", "frames_counted", "ensemble", "edges")
+        own = {"window", "clip_length", "padding", "checkpoint", "commit", "frames_counted"}
+        own |= {"ensemble", "edges", "precision"}
         return json.dumps({key: value for key, value in about.items() if key not in own}, sort_keys=True)
 
     @property
