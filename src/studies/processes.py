@@ -90,10 +90,11 @@ class Processes(Launcher):
                 while waiting or running:
                     while free and (config := _next(waiting, [point.config for point in running])):
                         waiting = [other for other in waiting if other is not config]
-                        if self._is_to_run(config, folder):
-                            place = free.pop(0)
-                            running.append(start(config, place, environments[place]))
-                            self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
+                        with self._as(config):
+                            if self._is_to_run(config, folder):
+                                place = free.pop(0)
+                                running.append(start(config, place, environments[place]))
+                                self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
                     for point in list(running):
                         code = point.process.poll()
                         if len(environments) == 1:
@@ -117,12 +118,19 @@ class Processes(Launcher):
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        HydraConfig.instance().set_config(config)  # what a run's directory is called after
-        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        with self._as(config), read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             place = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
             config.hydra.runtime.output_dir = os.path.abspath(place)
-        HydraConfig.instance().set_config(self.config)
         return config
+
+    @contextmanager
+    def _as(self, config: DictConfig) -> Iterator[None]:
+        """A point's configuration in the sweep's place: what its directory and its weights are called after."""
+        HydraConfig.instance().set_config(config)
+        try:
+            yield
+        finally:
+            HydraConfig.instance().set_config(self.config)
 
     def _is_to_run(self, config: DictConfig, folder: Path) -> bool:
         """Whether a point needs a process; of others says why not."""
