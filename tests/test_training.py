@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from lightning import Callback
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.callbacks import LastCheckpoint, Throughput
 from src.config import begun, build_data, build_network, build_restorer, build_trainer, compose
@@ -104,7 +105,8 @@ def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
         train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=[Seen(cut=7)])
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     watch = [Watched(every_n_train_steps=1)]
-    resumed, _ = train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=watch, resume=last)
+    options += ["trainer.max_steps=4", "model.checkpointing=true"]  # which changes no bit
+    resumed, _ = train(clips, tmp_path / "cut", *options, watch=watch, resume=last)
     assert saved == [(3, 8), (4, 11)]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -149,6 +151,44 @@ def test_a_checkpoint_of_a_run_that_was_not_fused_goes_on(clips, tmp_path):  # n
     assert {group["fused"] for group in trainer.optimizers[0].param_groups} == {True}
 
 
+def test_nothing_waits_for_the_device_between_logged_steps(clips, tmp_path):  # noqa: F811
+    fetched = []
+
+    class Fetches(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                fetched[-1] += 1
+            return function(*args, **(kwargs or {}))
+
+    class Steps(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            fetched.append(0)
+
+    fetched.append(0)  # before the first
+    options = ["trainer.max_steps=7", "trainer.log_every_n_steps=3", "trainer.val_check_interval=7"]
+    often = ["callbacks.last.every_n_train_steps=7", "callbacks.offsets.every_n_train_steps=7"]
+    bar = "callbacks.progress={_target_: src.callbacks.Progress}"
+    with Fetches():
+        _, trainer = train(clips, tmp_path, *options, *often, bar, watch=[Steps()])
+    assert [bool(count) for count in fetched[3:7]] == [True, False, False, True]  # steps 3 to 6
+    assert trainer.progress_bar_callback.shown["train/loss"] > 0
+
+
+def test_weights_are_averaged_as_lightning_does(clips, tmp_path):  # noqa: F811
+    weights = []
+    for average in ("src.callbacks.Average", "lightning.pytorch.callbacks.EMAWeightAveraging"):
+        more = ["trainer.max_steps=4", f"callbacks.average._target_={average}", "callbacks.average.decay=0.5"]
+        train(clips, tmp_path / average, *more)
+        weights.append(torch.load(tmp_path / average / "checkpoints" / "last.ckpt", weights_only=True))
+    assert weights[0]["callbacks"].keys() == weights[1]["callbacks"].keys()
+    assert weights[0]["averaging_state"] == weights[1]["averaging_state"]
+    moved = 0
+    for name, value in weights[0]["state_dict"].items():
+        assert torch.allclose(value, weights[1]["state_dict"][name], atol=1e-7), name
+        moved += not torch.equal(value, weights[0]["current_model_state"][name])
+    assert moved
+
+
 def test_precision_is_that_of_the_machine_unless_it_is_given(tmp_path):
     for given, accelerator, training, expected in (
         ("auto", "cpu", True, "32-true"),
@@ -185,9 +225,9 @@ def test_scores_do_not_depend_on_the_precision_of_training(clips, tmp_path, prec
     assert scores["32-true"] == scores["bf16-mixed"]
 
 
-@pytest.mark.parametrize("loss", ["charbonnier", "l1", "sharpness"])
+@pytest.mark.parametrize("loss", ["src.losses.charbonnier", "src.losses.l1", "src.losses.sharpness"])
 def test_losses_of_bfloat16_are_computed_in_float32(loss):
-    term = instantiate({"_target_": f"src.losses.{loss}", "_partial_": True})
+    term = instantiate({"_target_": loss, "_partial_": True})
     torch.manual_seed(0)
     target = torch.rand(1, 2, 3, 16, 16)
     estimate = (target + 0.01 * torch.randn_like(target)).bfloat16()

@@ -24,9 +24,10 @@ def test_two_ranks_score_as_one_does(clips, trained, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_two_ranks_train(clips, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("more", [[], ["model.checkpointing=true", "trainer.accumulate_grad_batches=2"]])
+def test_two_ranks_train(clips, tmp_path, more):  # noqa: F811
     both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2"]
     common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
-    run("experiment=zsm_vimeo", *both, *common, f"data.root={clips}", f"paths.runs={tmp_path}")
+    run("experiment=zsm_vimeo", *both, *common, *more, f"data.root={clips}", f"paths.runs={tmp_path}")
     (scores,) = tmp_path.rglob("results.json")
     assert set(json.loads(scores.read_text())["clips"]) == {"left", "right"}
