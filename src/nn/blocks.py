@@ -79,6 +79,13 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.contiguous_format if trains else torch.channels_last)
 
 
+def kernels_last(network: nn.Module) -> None:
+    """Lays a network's kernels out channels last, in place, as a GPU would otherwise do before every convolution."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def frames_of(clip: Tensor) -> Tensor:
     """All frames of a clip as one batch: (B, T, C, H, W) to (B * T, C, H, W), laid out for convolutions."""
     return laid_out(clip.flatten(0, 1))

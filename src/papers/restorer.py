@@ -17,6 +17,7 @@ from src.errors import Problem
 from src.geometry import Geometry
 from src.losses import charbonnier
 from src.metrics import Scores
+from src.nn.blocks import kernels_last
 from src.nn.recompute import recompute
 from src.papers.cascade import again
 from src.protocols import Protocol
@@ -97,6 +98,10 @@ class Restorer(LightningModule):
     def passes(self) -> int:
         """How many passes of the network a training sample holds; a step takes as many fewer samples."""
         return 1
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.strategy.root_device.type == "cuda":
+            kernels_last(self.network)
 
     def begin(self, fresh: bool) -> None:
         """Whatever is to be done before training begins; ``fresh`` where no checkpoint gave the network its weights."""

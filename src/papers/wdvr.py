@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import laid_out, trim
+from src.nn.blocks import frames_of, laid_out, trim
 from src.nn.start import FAINT, start_enlarging
 from src.papers.reference import Reference, Rule, count
 
@@ -39,7 +39,11 @@ def conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
 
 
 class HeldConv3d(nn.Conv3d):
-    """(N, C, T, H, W) to the same size; space is padded by zeros, time by replication."""
+    """(N, C, T, H, W) to the same size; space is padded by zeros, time by replication.
+
+    A kernel that reaches over space alone, or over time alone, is that of a 2D convolution, which is several times
+    faster on a CPU: of frames, or of pictures whose rows are points in time.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, ...]) -> None:
         time, height, width = kernel
@@ -48,8 +52,16 @@ class HeldConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.reach:
-            x = F.pad(x, (0, 0, 0, 0, self.reach, self.reach), mode="replicate")
-        return super().forward(x)
+            x = torch.cat([x[:, :, :1]] * self.reach + [x] + [x[:, :, -1:]] * self.reach, dim=2)
+        time, height, width = self.kernel_size
+        if time == 1:
+            frames = x.transpose(1, 2)  # (N, T, C, H, W)
+            found = F.conv2d(frames_of(frames), self.weight[:, :, 0], self.bias, padding=self.padding[1:])
+            return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        if height == width == 1:
+            found = F.conv2d(laid_out(x.flatten(3)), self.weight[..., 0], self.bias)  # (N, C, T, H * W)
+            return found.unflatten(3, x.shape[3:])
+        return super().forward(x.contiguous())
 
 
 class Wide(nn.Module):
@@ -80,14 +92,14 @@ class Wide(nn.Module):
             return [conv(size[inputs], size[outputs], kernel) for inputs, outputs, kernel in some]
 
         self.blocks = nn.ModuleList(
-            nn.Sequential(*layers(self.before), nn.ReLU(), *layers(self.after)) for _ in range(blocks)
+            nn.Sequential(*layers(self.before), nn.ReLU(inplace=True), *layers(self.after)) for _ in range(blocks)
         )
         self.reach = sum(kernel[0] // 2 for *_, kernel in self.before + self.after if len(kernel) == 3)  # of a block
 
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """``margin``: frames at either end that are context only; each goes as soon as no block needs it any more."""
         for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
-            x = x + block(x) / math.sqrt(len(self.blocks))
+            x = torch.add(x, block(x), alpha=1 / math.sqrt(len(self.blocks)))
             needed = min(margin, left * self.reach)
             x, margin = trim(x, margin - needed), needed
         return x

@@ -1,46 +1,71 @@
-"""What networks cost: parameters, operations, time and memory, side by side."""
+"""What networks cost: parameters, operations, time and memory, side by side, and the least that they could cost."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import build_restorer, claim, commit, compose
 from src.engine.memory import peak
+from src.errors import Problem
 from src.nn.blocks import count_parameters, fold_weight_norm
 from src.nn.cost import count
+from src.ops import deform_conv
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
+FEATURES, GROUPS = 64, 8  # channels, deformable groups: of EDVR-M, Zooming SlowMo and DSFN
+
+
+class Timing(NamedTuple):
+    """Median seconds of some work, and its floor: what its multiply-adds alone would take in a convolution."""
+
+    seconds: float
+    floor: float
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.floor if self.floor else float("nan")
+
+    def times(self, factor: float) -> Timing:
+        return Timing(self.seconds * factor, self.floor * factor)
 
 
 def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=bench``: each of ``bench.models`` on one window of ``bench.height`` x ``bench.width`` input pixels.
 
-    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv``; without entries
-    (``bench.models=null``) the configuration's own ``model`` is measured. Parameters that only training uses (a guide)
-    count, too.
+    An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv bench.crop=64``; without
+    entries (``bench.models=null``) the configuration's own ``model`` is measured. Parameters that only training uses
+    (a guide) count, too.
 
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
     ``seconds_per_frame`` is what streaming takes for each frame of its output, ``seconds_per_step`` that of a training
     step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
-    one that does not count. ``peak_memory`` in bytes, of restoring: the device's, on
-    the CPU what tensors take at the same time.
+    one that does not count. Beside each stands its ``floor_...``: the time that its multiply-adds take at the speed
+    that a plain 3x3 convolution of 64 channels, channels last, reaches in turn with it. ``peak_memory`` in bytes, of
+    restoring: the device's, on the CPU what tensors take at the same time.
+
+    With ``bench.deformable=true`` modulated deformable convolutions are measured against plain ones of the same size,
+    and against torchvision's where there are both a CUDA device and torchvision.
 
     Returns:
-        The content of ``results.json``: ``models.<name>``.
+        The content of ``results.json``: ``models.<name>`` and ``deformable``.
     """
     with claim(config, directory):
         return _measured(config, directory)
@@ -49,14 +74,19 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
 def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models: dict[str, dict[str, Any]] = {}
-    for name in track(config.bench.models or [OWN], "Measuring"):
+    for name in track([OWN] if config.bench.models is None else config.bench.models, "Measuring"):
         model, *changes = name.split()
+        own = [change.removeprefix("bench.") for change in changes if change.startswith("bench.")]
+        options = OmegaConf.merge(config.bench, OmegaConf.from_dotlist(own))
+        changes = [change for change in changes if not change.startswith("bench.")]
         chosen = config if name == OWN else compose(f"model={model}", f"size={config.bench.size}", *changes)
-        models[name] = count(instantiate(chosen.model.network), config.bench.height, config.bench.width)
+        models[name] = count(instantiate(chosen.model.network), options.height, options.width)
         if config.bench.time:
-            models[name] |= measure(chosen, config.bench, device)
+            with operator(_torchvision()) if options.operator == "torchvision" else nullcontext():
+                models[name] |= measure(chosen, options, device)  # type: ignore[arg-type]
     outcome = {
         "models": models,
+        "deformable": compared(config.bench, device) if config.bench.deformable else [],
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "input": [config.bench.height, config.bench.width],
         "torch": torch.__version__,
@@ -64,19 +94,23 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     }
     (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(_table(outcome))  # a log has room
-    print(f"Figures: {directory / 'results.json'}")
+    for table in _tables(outcome):
+        (console if console.is_terminal else Console(width=160)).print(table)  # a log has room
+    _draw(outcome, directory / "plot.svg")
+    print(f"Figures: {directory / 'results.json'}   Plot: {directory / 'plot.svg'}")
     return outcome
 
 
 def measure(config: DictConfig, options: DictConfig, device: torch.device) -> dict[str, float]:
-    """Seconds and bytes of restoring a window and of a training step."""
+    """Seconds, their floors, and bytes of restoring a window and of a training step."""
     torch.manual_seed(0)
     network = instantiate(config.model.network).to(device)
     geometry, found = network.geometry, {}
+    low = torch.autocast(device.type, torch.bfloat16, options.precision == "bf16")
     if count_parameters(network, trainable=True):
         restorer = build_restorer(config, network).to(device)
-        optimizer = torch.optim.Adam(network.parameters(), 1e-6)
+        assert restorer.optimizer is not None
+        optimizer = restorer.optimizer(network.parameters())
         side = geometry.scale * options.crop
         supervised = restorer.training_geometry
         samples = max(1, options.batch // restorer.passes)
@@ -85,63 +119,201 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
 
         def step() -> None:
             optimizer.zero_grad()
-            torch.stack(list(restorer.losses(inputs, targets).values())).sum().backward()
+            with low:
+                loss = torch.stack(list(restorer.losses(inputs, targets).values())).sum()
+            loss.backward()
             optimizer.step()
 
-        found["seconds_per_step"] = _median(step, options.repeats, device)
+        found["seconds_per_step"], found["floor_per_step"] = timing = timed(step, options.repeats, device)
+        found["samples_per_second"] = samples / timing.seconds
+        del optimizer, restorer
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     fold_weight_norm(network)
+    network.eval().requires_grad_(False)
     clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
-    found["seconds_per_frame"] = streamed(network, clip, options.repeats, device)
-    found["frames_per_second"] = 1 / found["seconds_per_frame"]
+    with low:
+        timing = streamed(network, clip, options.repeats, device)
+    found["seconds_per_frame"], found["floor_per_frame"] = timing
+    found["frames_per_second"] = 1 / timing.seconds
     found["peak_memory"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak(network, clip.shape)
     return found
 
 
 @torch.inference_mode()
-def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> float:
-    """Seconds that :func:`src.engine.stream.stream` takes for an output frame, on frames like those of ``clip``."""
+def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> Timing:
+    """What :func:`src.engine.stream.stream` takes for an output frame, on frames like those of ``clip``."""
     if hasattr(network, "stages"):
-        seconds, frames = 0.0, Fraction(1)  # for each frame of the input; how many of these stages there are then
+        whole, frames = Timing(0.0, 0.0), Fraction(1)  # a frame of the input; how many of these stages there are then
         for stage in network.stages.values():
             geometry = stage.geometry
             frames /= geometry.spacing
             height, width = clip.shape[-2:]
             given = torch.rand(1, geometry.window, 3, height, width, device=device)
-            seconds += float(frames) * streamed(stage, given, repeats, device)
+            part = streamed(stage, given, repeats, device).times(float(frames))
+            whole = Timing(whole.seconds + part.seconds, whole.floor + part.floor)
             clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
-        return seconds / float(frames)
+        return whole.times(1 / float(frames))
     stride, added = network.geometry.stride, float(network.geometry.stride / network.geometry.spacing)
     if not hasattr(network, "frame_features"):
-        return _median(lambda: network(clip), repeats, device) / added
+        return timed(lambda: network(clip), repeats, device).times(1 / added)
     features = network.frame_features(clip)  # most of which are kept when the window moves on
     new = clip[:, : getattr(network, "feature_window", 1) - 1 + stride]
-    return _median(lambda: (network.frame_features(new), network.restore(*features)), repeats, device) / added
+    work = timed(lambda: (network.frame_features(new), network.restore(*features)), repeats, device)
+    return work.times(1 / added)
 
 
-def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Deformable convolutions beside plain ones of the same size: seconds forward, and forward and backward."""
+    cuda = device.type == "cuda"
+    theirs = None
+    with suppress(Problem):
+        theirs = _torchvision() if cuda else None
+    rows = []
+    for channels in (FEATURES, 2 * FEATURES) if cuda else (FEATURES,):
+        for kind in (torch.float32, torch.bfloat16) if cuda else (torch.float32,):
+            x, offset, mask, weight, bias = (
+                torch.randn(size, device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
+                for size in (
+                    *((1, many, options.height, options.width) for many in (channels, 18 * GROUPS, 9 * GROUPS)),
+                    *((channels, channels, 3, 3), (channels, 1, 1, 1)),
+                )
+            )
+            given = {"mask": mask.sigmoid_(), "padding": (1, 1)}
+            operators: dict[str, Any] = {
+                "convolution": lambda x, offset, weight, bias, mask, padding: nn.functional.conv2d(
+                    x, weight, bias, padding=padding
+                ),
+                "deformable": deform_conv.deform_conv2d,
+                **({"torchvision": theirs} if theirs else {}),
+            }
+            for name, operator in operators.items():
+                work = partial(operator, x, offset, weight=weight, bias=bias.flatten(), **given)
+                with torch.inference_mode():
+                    forward = timed(work, options.repeats, device).seconds
+                both = timed(partial(_there_and_back, work, x, offset, weight, mask), options.repeats, device).seconds
+                row = {"operator": name, "channels": channels, "type": str(kind).removeprefix("torch.")}
+                rows.append(row | {"forward": forward, "both": both})
+    return rows
+
+
+def _there_and_back(work: Callable[[], Tensor], *leaves: Tensor) -> None:
+    for leaf in leaves:
+        leaf.requires_grad_()
+    result = work()
+    used = [leaf for leaf in leaves if leaf.requires_grad]
+    torch.autograd.grad(result, used, torch.ones_like(result), allow_unused=True)
+    for leaf in leaves:
+        leaf.requires_grad_(False)
+
+
+def _torchvision() -> Any:
+    """torchvision's operator.
+
+    Raises:
+        Problem: it is not installed.
+    """
+    try:
+        from torchvision.ops import deform_conv2d  # an oracle, and no dependency
+    except (ImportError, RuntimeError) as error:
+        raise Problem("bench.operator=torchvision needs torchvision, of a version that goes with torch.") from error
+    return deform_conv2d
+
+
+@contextmanager
+def operator(theirs: Callable[..., Tensor]) -> Iterator[None]:
+    """Networks with another deformable convolution, of the same signature, in the place of ours."""
+    ours = deform_conv.deform_conv2d
+    users = [module for name, module in sys.modules.items() if name.startswith("src.")]
+    users = [module for module in users if getattr(module, "deform_conv2d", None) is ours]
+    try:
+        for module in users:
+            module.deform_conv2d = theirs  # type: ignore[attr-defined]
+        yield
+    finally:
+        for module in users:
+            module.deform_conv2d = ours  # type: ignore[attr-defined]
+
+
+def timed(work: Callable[[], Any], repeats: int, device: torch.device) -> Timing:
+    """Seconds of ``work``, the median of ``repeats`` after one that does not count, and their floor."""
+    with FlopCounterMode(display=False) as counter:
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+    flops = counter.get_total_flops()
+    measured = [(_seconds(work, device), flops / _convolution_speed(device)) for _ in range(repeats)]
+    return Timing(*map(statistics.median, zip(*measured, strict=True)))
 
 
-def _table(outcome: dict[str, Any]) -> Table:
+@torch.inference_mode()
+def _convolution_speed(device: torch.device) -> float:
+    """Operations a second of a 3x3 convolution of 64 channels, channels last: 180x144, on a GPU 16 of these."""
+    x = torch.rand(16 if device.type == "cuda" else 1, FEATURES, 144, 180, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(FEATURES, FEATURES, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    work = partial(nn.functional.conv2d, x, weight, padding=1)
+    work()
+    return 2 * weight.numel() * x[:, 0].numel() / statistics.median(_seconds(work, device) for _ in range(5))
+
+
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
     height, width = outcome["input"]
-    table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}")
+    table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}; floor: convolutions alone")
     table.add_column("model")
-    for title in ("parameters", "GFLOPs", "s/frame", "s/step", "peak MiB"):
+    for title in ("parameters", "GFLOPs", "s/frame", "floor", "ratio", "s/step", "floor", "ratio", "peak MiB"):
         table.add_column(title, justify="right")
-    first = next(iter(outcome["models"].values()))
+    first: dict[str, Any] = next(iter(outcome["models"].values()), {})
     for name, row in outcome["models"].items():
-        seconds = [f"{row[key]:.3g}" if key in row else "" for key in ("seconds_per_frame", "seconds_per_step")]
-        memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
+        cells = []
+        for what in ("frame", "step"):
+            seconds, floor = row.get(f"seconds_per_{what}"), row.get(f"floor_per_{what}")
+            known = [f"{seconds:.3g}", f"{floor:.3g}", f"{seconds / floor:.2f}" if floor else ""] if seconds else []
+            cells += known or [""] * 3
         if "seconds_per_step" in row and "seconds_per_step" in first and row is not first:
-            seconds[1] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
-        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *seconds, memory)
-    return table
+            cells[3] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
+        memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
+        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, memory)
+    yield table
+    if rows := outcome["deformable"]:
+        table = Table(title=f"Convolutions of {width}x{height} pixels, {GROUPS} deformable groups; x: of a plain one")
+        for title in ("operator", "channels", "type", "forward, ms", "x", "and backward, ms", "x"):
+            table.add_column(title, justify="right" if title not in ("operator", "type") else "left")
+        for row in rows:
+            plain = next(
+                r for r in rows if r["operator"] == "convolution" and all(r[k] == row[k] for k in ("channels", "type"))
+            )
+            times = [text for k in ("forward", "both") for text in (f"{row[k] * 1e3:.3g}", f"{row[k] / plain[k]:.2f}")]
+            table.add_row(row["operator"], str(row["channels"]), row["type"], *times)
+        yield table
+
+
+def _draw(outcome: dict[str, Any], file: Path) -> None:
+    """Seconds of each model, a bar each, with a mark at the floor."""
+    from matplotlib import rc_context  # only here: training does without
+    from matplotlib.figure import Figure
+
+    panels = [what for what in ("frame", "step") if any(f"seconds_per_{what}" in r for r in outcome["models"].values())]
+    if not panels:
+        panels = ["flops"]
+    figure = Figure(figsize=(5 * len(panels), 1 + 0.4 * len(outcome["models"])), layout="constrained")
+    for axes, what in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        key = what if what == "flops" else f"seconds_per_{what}"
+        rows = {name: row for name, row in outcome["models"].items() if key in row}
+        axes.barh(list(rows), [row[key] for row in rows.values()], height=0.6)
+        floors = [row.get(f"floor_per_{what}") or float("nan") for row in rows.values()]
+        axes.scatter(floors, list(rows), marker="|", s=200, color="black", zorder=3)
+        axes.invert_yaxis()
+        axes.set_title("operations a window" if what == "flops" else f"seconds a {what}; bar: its floor", fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(f"{outcome['input'][1]}x{outcome['input'][0]} input pixels, {outcome['device']}", fontsize=11)
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(file)

@@ -24,7 +24,7 @@ from src.engine.journal import Journal
 from src.engine.pipes import PIPE, restore_pipe
 from src.engine.way import Way
 from src.errors import Problem
-from src.nn.blocks import count_parameters
+from src.nn.blocks import count_parameters, kernels_last
 from src.papers.cascade import again
 from src.video.companions import heard_from
 from src.video.sources import find_videos, is_pattern, is_video
@@ -82,9 +82,8 @@ def _network(config: DictConfig) -> nn.Module:
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     network.float().eval().requires_grad_(False)
-    for parameter in network.parameters() if config.channels_last else ():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if torch.cuda.is_available():
+        kernels_last(network)
     if config.compile:
         _compile(network)
     return network

@@ -293,7 +293,10 @@ def test_bench_counts_and_measures(tmp_path):
     assert "seconds_per_step" not in models["bicubic"]
     assert models["edvr_m"]["parameters"] > models["edvr_m model/network/fuse=conv"]["parameters"] > 0
     assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 4 * 3 * 16 * 24 for row in models.values())
+    assert all(0 < row["floor_per_frame"] < row["seconds_per_frame"] for name, row in models.items() if "edvr" in name)
+    assert [row["operator"] for row in json.loads(file.read_text())["deformable"]] == ["convolution", "deformable"]
     assert "GFLOPs" in said
+    assert "</svg>" in file.with_name("plot.svg").read_text()
 
 
 def test_time_is_that_of_streaming():
@@ -303,13 +306,13 @@ def test_time_is_that_of_streaming():
     passes = []
     first.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
     clip, cpu = torch.rand(1, 4, 3, 8, 8), torch.device("cpu")
-    assert streamed(first, clip, 2, cpu) > 0
+    assert streamed(first, clip, 2, cpu).seconds > 0
     assert passes == [2, 1, 1, 1]  # all of a window once, then what each step adds, of which one does not count
     frames = []
     whole.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape))
     second = Bicubic(scale=2)
     second.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape[-2:]))
-    assert streamed(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu) > 0
+    assert streamed(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu).seconds > 0
     assert frames == [(32, 32), (32, 32)]  # four times as large as the clip; the first has parts, and is not called
 
 
