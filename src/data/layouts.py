@@ -1,7 +1,9 @@
 """Where each public data set keeps its frames, and its splits.
 
 A layout is a function ``layout(root, **options) -> Splits``. It looks at names, and at pixels only where a data set's
-own rules ask for it; a data set that is not there is one sentence that says where to get it.
+own rules ask for it; a data set that is not there is one sentence that says where to get it. Where a folder of frames
+is looked for, a video of the same name (``000.mp4`` for ``000``), into which :mod:`src.data.packing` has packed it,
+serves as well.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from src.data.folders import folder
 from src.data.procedural import SPLITS, prepare
 from src.data.splits import Clip, Splits, missing
 from src.errors import Problem
-from src.video.sources import IMAGE_SUFFIXES
+from src.video import packed
+from src.video.reader import open_video
+from src.video.sources import IMAGE_SUFFIXES, PACKED, clip_at
 
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 
@@ -128,7 +133,7 @@ def vimeo90k(root: Path | str, test_list: str = "all", hold_back: int = 64) -> S
         raise Problem(f"test_list={test_list} is none of all, fast, medium, slow and sep")
     if test_list in ("fast", "medium", "slow") and test_list not in subsets:
         raise Problem(f"there is no {test_list}_testset.txt in {base}: put the list beside sep_testlist.txt")
-    make = partial(_septuplet, base, low)
+    make = partial(_septuplet, _places(base / "sequences"), _places(low) if low else None)
     validate = [make(key) for key in listed if key in held]
     if test_list == "sep" or not subsets:
         test = [make(key) for key in _listed(base / "sep_testlist.txt")]
@@ -156,8 +161,14 @@ def _vimeo_low(base: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _septuplet(base: Path, low: Path | None, key: str, subset: str = "") -> Clip:
-    return Clip(key, base / "sequences" / key, subset, stop=7, ready={("bicubic",): low / key} if low else {})
+def _places(folder: Path) -> Callable[[str], Path]:
+    """Where a clip in a folder of sequences is; any of them tells for all 91,701 whether they are packed."""
+    suffix = PACKED if next(folder.glob("*/[!.]*"), folder).suffix == PACKED else ""
+    return lambda key: folder / f"{key}{suffix}"
+
+
+def _septuplet(high: Callable[[str], Path], low: Callable[[str], Path] | None, key: str, subset: str = "") -> Clip:
+    return Clip(key, high(key), subset, stop=7, ready={("bicubic",): low(key)} if low else {})
 
 
 def _listed(path: Path) -> list[str]:
@@ -173,6 +184,9 @@ def _without_black(clips: Sequence[Clip]) -> list[Clip]:
 
 def _has_black(clip: Clip) -> bool:
     """Whether two frames in a row are all black. Of two neighbours among im1 to im7, one has an even number."""
+    if not clip.path.is_dir() and clip.path.suffix == PACKED:
+        dark = packed.blank(clip.path)
+        return any(here and then for here, then in pairwise(dark))
     frames = [clip.path / f"im{i}.png" for i in range(1, 8)]
     return any(_is_black(frames[i]) and (_is_black(frames[i - 1]) or _is_black(frames[i + 1])) for i in (1, 3, 5))
 
@@ -200,11 +214,10 @@ def vid4(root: Path | str) -> Splits:
     root = Path(root)
     names = ["calendar", "city", "foliage", "walk"]
     for base in (root, root / "GT", root / "original"):
-        folders = [base / name / inner for name in names for inner in ("", "original") if _frames(base / name / inner)]
-        if len(folders) == len(names):
-            return Splits(
-                test=[Clip(n, f.resolve(), stop=len(_frames(f))) for n, f in zip(names, folders, strict=True)]
-            )
+        places = [clip_at(base / name / inner) for name in names for inner in ("", "original")]
+        found = [place for place in places if place and (place.is_file() or _frames(place))]
+        if len(found) == len(names):
+            return Splits(test=[Clip(n, f.resolve(), stop=_extent(f)[0]) for n, f in zip(names, found, strict=True)])
     raise missing(f"Vid4 (folders {', '.join(names)})", root, EXPECTED["vid4"].source)
 
 
@@ -276,14 +289,16 @@ def _reds_clips(root: Path, part: str) -> dict[str, Clip]:
     if base is None:
         return {}
     tracks = {done: base / f"{part}_{name}" for name, done in TRACKS.items() if (base / f"{part}_{name}").is_dir()}
-    folders = sorted(path for path in (base / f"{part}_sharp").iterdir() if path.is_dir() and path.name.isdigit())
+    shown = {path.name.removesuffix(PACKED) for path in (base / f"{part}_sharp").iterdir()}
+    clips = {name: clip_at(base / f"{part}_sharp" / name) for name in sorted(shown) if name.isdigit()}
     return {
-        path.name: Clip(
-            path.name,
+        name: Clip(
+            name,
             path.resolve(),
-            ready={done: track / path.name for done, track in tracks.items() if (track / path.name).is_dir()},
+            ready={done: clip for done, track in tracks.items() if (clip := clip_at(track / name))},
         )
-        for path in folders
+        for name, path in clips.items()
+        if path
     }
 
 
@@ -364,13 +379,27 @@ def _complaints(expected: Expected, root: Path, splits: Splits) -> Iterator[str]
     absent = [clip for clip in clips if not clip.path.exists()]
     if absent:
         yield f"{root}: {len(absent)} of {len(clips)} listed clips are not there, {absent[0].path} the first"
-    present = [clip for clip in clips if clip.path.is_dir()]
+    present = [clip for clip in clips if clip.path.is_dir() or (clip.path.suffix == PACKED and clip.path.is_file())]
     for clip in present[:: max(1, len(present) // 50)]:  # a sample of them: opening all takes an hour
-        frames = _frames(clip.path)
         wanted = expected.frames.get(clip.name) if isinstance(expected.frames, dict) else expected.frames
-        if wanted is not None and len(frames) != wanted:
-            yield f"{clip.path}: {len(frames)} frames, {wanted} expected"
-        if frames and expected.size is not None:
-            with Image.open(clip.path / frames[0]) as image:
-                if (image.height, image.width) != expected.size:
-                    yield f"{clip.path}: frames of {image.width}x{image.height}, {expected.size[::-1]} expected"
+        try:
+            frames, size = _extent(clip.path)
+        except Problem as problem:
+            yield str(problem)
+            continue
+        if wanted is not None and frames != wanted:
+            yield f"{clip.path}: {frames} frames, {wanted} expected"
+        if frames and expected.size is not None and size != expected.size:
+            yield f"{clip.path}: frames of {size[1]}x{size[0]}, {expected.size[::-1]} expected"
+
+
+def _extent(clip: Path) -> tuple[int, tuple[int, int]]:
+    """Frames of a folder or of a video, and the (height, width) of the first."""
+    if clip.is_file():
+        with open_video(clip) as reader:
+            return len(reader), reader.size
+    frames = _frames(clip)
+    if not frames:
+        return 0, (0, 0)
+    with Image.open(clip / frames[0]) as image:
+        return len(frames), (image.height, image.width)

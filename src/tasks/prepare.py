@@ -1,20 +1,109 @@
-"""Makes a data set ready."""
+"""Makes a data set ready: finds its clips, packs folders of frames, checks, and measures how fast it is read."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
+from src.config import build_data, build_network, build_restorer, commit
+from src.data.datamodule import DataModule
+from src.data.packing import damaged, pack
+from src.data.splits import Splits
+from src.data.throughput import machine, throughput
 from src.errors import Problem
 
 
 def prepare(config: DictConfig, directory: Path) -> None:
-    """``task=prepare``: renders the built-in data set; checks any other, and says what it holds."""
-    layout = instantiate(config.data.layout)
-    splits = layout(Path(config.data.root))
+    """``task=prepare``: renders the built-in data set; finds the clips of any other, and says what it holds.
+
+    ``pack=<folder>`` packs folders of frames into lossless videos, ``check=true`` reads every frame of the data set,
+    and ``measure=[0,2]`` measures how fast training samples come with so many workers, from the data set and, beside
+    it, from what it was packed into.
+
+    Raises:
+        Problem: there are no clips, some could not be packed or read, or the packed data set has others.
+    """
+    layout, root = instantiate(config.data.layout), Path(config.data.root).expanduser()
+    splits = layout(root)
+    _say(root, splits)
+    processes = config.processes or os.cpu_count() or 1
+    roots = {"as it is": root}
+    if config.pack:
+        roots["packed"] = target = Path(config.pack).expanduser()
+        done = pack(root, target, gop=config.gop, processes=processes, watch=_bar("Packing"))
+        print(f"{target}: {done.clips} clips are packed, {done.new} of them now, {done.bytes / 2**20:,.0f} MiB")
+        _compare(root, splits, target, layout(target))
+    if config.check:
+        for place in roots.values():
+            if bad := damaged(place, processes=processes, watch=_bar("Reading")):
+                raise Problem(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
+            print(f"{place}: every frame of every clip can be read")
+    if config.measure is not None:
+        _measure(config, roots)
+
+
+def _say(root: Path, splits: Splits) -> None:
     parts = {"train": splits.train, "validate": splits.validate, "test": splits.test}
     if not any(parts.values()):
-        raise Problem(f"{config.data.root} holds no clips.")
-    print(f"{config.data.root}: " + ", ".join(f"{len(clips)} clips to {name}" for name, clips in parts.items()))
+        raise Problem(f"{root} holds no clips.")
+    print(f"{root}: " + ", ".join(f"{len(clips)} clips to {name}" for name, clips in parts.items()))
+
+
+def _compare(root: Path, before: Splits, target: Path, after: Splits) -> None:
+    """Raises a Problem where the packed data set is not split as the one that it was made of."""
+    for split in ("train", "validate", "test"):
+        names = [{(clip.name, clip.start, clip.stop) for clip in getattr(s, split)} for s in (before, after)]
+        if apart := sorted(name for name, *_ in names[0] ^ names[1]):
+            raise Problem(
+                f"{root} and {target} are not split alike, {len(apart)} clips of {split} differ, {apart[0]} the first: "
+                "were clips added or taken away meanwhile? Pack again into a new folder"
+            )
+    clips = (*before.train, *before.validate, *before.test)
+    if any(root.resolve() not in path.resolve().parents for clip in clips[:1] for path in clip.ready.values()):
+        print(
+            f"Degraded frames beside {root} were not packed, and will be made on the fly; to pack them, too, give the "
+            "folder that holds both as data.root."
+        )
+
+
+def _bar(what: str) -> Any:
+    def watch(done: Iterable[str], total: int) -> Iterable[str]:
+        return track(done, what, total)
+
+    return watch
+
+
+def _measure(config: DictConfig, roots: dict[str, Path]) -> None:
+    restorer = build_restorer(config, build_network(config))
+
+    def make(root: Path, workers: int) -> DataModule:
+        data = cast(DataModule, build_data(config, restorer))
+        data.root, data.workers = root, workers
+        return data
+
+    options = {"workers": list(config.measure), "batches": config.batches, "repeats": config.repeats}
+    rows = throughput(make, roots, **options, tell=lambda line: print(line, flush=True))
+    data = {key: config.data[key] for key in ("crop", "batch_size", "patches_per_read")}
+    outcome = {"rows": rows, "roots": {k: str(v) for k, v in roots.items()}, "data": data} | machine()
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(outcome | options | {"commit": commit()}, indent=2) + "\n")
+    table = Table(title=f"Training samples a second, {outcome['cores']} cores")
+    for title in ("data", "cache", "workers", "samples/s", "ratio", "CPU s/sample"):
+        table.add_column(title, justify="left" if title in ("data", "cache") else "right")
+    for row in sorted(rows, key=lambda row: (row["workers"], row["cache"])):
+        cpu = f"{row['cpu_seconds_per_sample']:.3f}" if "cpu_seconds_per_sample" in row else ""
+        figures = (f"{row['samples_per_second']:.2f}", f"{row['ratio']:.2f}", cpu)
+        table.add_row(row["data"], row["cache"], str(row["workers"]), *figures)
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(table)
+    print(f"Figures: {output}")

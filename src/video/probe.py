@@ -56,6 +56,7 @@ class Index:
     signal: Signal  # at the depth that the file has
     last: int  # how long the last frame is shown, in units of base; 0 where nobody knows
     objection: str  # why decord may not read it; empty where it may
+    sums: tuple[int, ...] = ()  # checksums of the frames of a packed video (src/video/packed.py)
 
     def timing(self, default: Fraction) -> tuple[tuple[Fraction, ...], Fraction, Fraction]:
         """When the frames are shown, in seconds, their rate, and when the last of them ends.
@@ -295,17 +296,21 @@ class Missed(Exception):  # noqa: N818 - a turn of events, not an error
     """A frame did not come where it was looked for."""
 
 
-def _open(path: Path) -> Any:
-    return av.open(os.path.abspath(path))  # a relative a:b.mp4 would be asked of a protocol called a
+def _open(path: Path, **options: Any) -> Any:
+    return av.open(os.path.abspath(path), **options)  # a relative a:b.mp4 would be asked of a protocol called a
 
 
-def open_stream(path: Path, index: int) -> tuple[Any, Any]:
+def open_stream(path: Path, index: int, *, known: bool = False) -> tuple[Any, Any]:
     """The container, and stream ``index`` of it, to be decoded without frame threads.
+
+    ``known``: what the stream is need not be found out by decoding its first frame, which takes as long as that.
 
     These make damaged streams decode differently from run to run, and to stop in the middle of them has been seen
     to hang.
     """
-    container = _open(path)
+    container = (
+        _open(path, options={"probesize": "32"}, stream_options=[{"skip_frame": "all"}]) if known else _open(path)
+    )
     stream = container.streams[index]
     stream.thread_type = "SLICE"
     return container, stream

@@ -1,7 +1,8 @@
 """Frames out of video files and folders of images: always as they are shown, always the same ones.
 
 Three hands do the reading. PyAV reads everything, and what it decodes from the first frame on is by definition
-right. decord is quicker at random access, and is used only on files that it reads exactly. Pillow reads folders of
+right. decord is quicker at random access, and is used only on files that it reads exactly; of packed videos
+(src/video/packed.py) it would read the whole file to open it, where PyAV needs the table alone. Pillow reads folders of
 images. A file is probed once (src/video/probe.py); decoders are opened by the process that first reads, so a reader
 may be pickled or forked before and after.
 
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 
 from src.errors import VideoError
+from src.video import packed
 from src.video.fields import Deinterlacer
 from src.video.images import is_deep, load, load_deep
 from src.video.pixels import RGB, Signal, to_rgb, to_tensor
@@ -206,13 +208,13 @@ class FileReader(FrameReader):
     ) -> None:
         self.path, self._timeout = path, timeout
         watch = Watch(path, timeout)
-        self._index = index = watch(lambda: probe(path, watch.beat))
+        self._index = index = watch(lambda: packed.index(path) or probe(path, watch.beat))
         if backend == "decord" and index.objection:
             raise VideoError(f"{path} cannot be read exactly by decord, as it {index.objection}; use pyav or auto")
         able = not index.objection and importlib.util.find_spec("decord") is not None
         if backend == "decord" and not able:
             raise VideoError(f"{path} cannot be read by decord, which is not installed; use pyav or auto")
-        self.backend = "decord" if backend != "pyav" and able else "pyav"
+        self.backend = "decord" if able and (backend == "decord" or (backend == "auto" and not index.sums)) else "pyav"
         self._insisted = backend == "decord"
         self.times, self.fps, self.end = index.timing(fps)
         self.signal = index.signal if deep else replace(index.signal, depth=8)
@@ -295,7 +297,11 @@ class FileReader(FrameReader):
             self._decord = decord.VideoReader(os.path.abspath(self.path), num_threads=threads)
             if len(self._decord) != len(self):
                 raise VideoError(f"decord finds {len(self._decord)} frames, {len(self)} are shown")
-        return dict(zip(ascending, self._decord.get_batch(list(ascending)).asnumpy(), strict=True))
+        found = dict(zip(ascending, self._decord.get_batch(list(ascending)).asnumpy(), strict=True))
+        if self._index.sums:
+            for number, pixels in found.items():
+                packed.check(self.path, self._index.sums, number, pixels)
+        return found
 
 
 class _Fork:
@@ -347,7 +353,8 @@ class _Decoder:
             self._begin()
         marks, keys = self.index.marks, self.index.keys
         key = bisect_right(keys, marks[number]) - 1 if marks else 0  # the last one shown no later than the frame
-        near = bisect_left(marks, keys[key]) <= self._next + NEAR if key > 0 else True
+        ahead = 0 if self.index.sums else NEAR  # in a packed video a seek costs nothing, and decoding as much as ever
+        near = bisect_left(marks, keys[key]) <= self._next + ahead if key > 0 else True
         onward = self._next <= number and near
         goals = [key, key - 1, 0]  # a seek that goes wrong is made up for by an earlier one, at last by none
         while True:
@@ -367,7 +374,7 @@ class _Decoder:
 
     def _begin(self) -> None:
         self.close()
-        self._container, stream = open_stream(self.path, self.index.stream)
+        self._container, stream = open_stream(self.path, self.index.stream, known=bool(self.index.sums))
         self._frames = decoded(self._container, stream)
         self._next = 0  # the frame that comes next, if none is missing
         self._unbroken = True  # all frames were decoded from the first on
@@ -392,7 +399,10 @@ class _Decoder:
     def picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
         """A decoded frame as it is shown, ``(H, W, 3)``."""
         check_size(self.path, number, frame, self.index.stored)
-        return turned(to_rgb(frame, self.depth, self._convert), self.index.turn)
+        pixels = turned(to_rgb(frame, self.depth, self._convert), self.index.turn)
+        if self.index.sums:
+            packed.check(self.path, self.index.sums, number, pixels)
+        return pixels
 
     def close(self) -> None:
         if self._container is not None and not self.watch.lost:  # a decoder that hangs is still in it

@@ -13,6 +13,7 @@ VIDEO_SUFFIXES = frozenset({
 })
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # fmt: on
+PACKED = ".mp4"  # of a video that a folder of frames was packed into, beside the folder's name (src/video/packed.py)
 
 
 def find_videos(root: str | Path) -> list[Path]:
@@ -46,6 +47,12 @@ def is_video(path: str | Path) -> bool:
         suffixes = [entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")]
         return sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > 1 and VIDEO_SUFFIXES.isdisjoint(suffixes)
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
+def clip_at(place: Path) -> Path | None:
+    """The folder ``place``, or the video of the same name that it was packed into; None where neither is there."""
+    video = place.with_name(place.name + PACKED)
+    return place if place.is_dir() else video if video.is_file() else None
 
 
 def is_pattern(path: Path) -> bool:

@@ -98,13 +98,15 @@ class VideoWriter:
             to 63 (20).
         audio_from: a file whose audio, subtitles, chapters and metadata are copied as they are, so that they stay with
             the picture: its first frame shown and the first frame written are taken for the same moment.
-        metadata: what the container says of itself, ``{"title": ...}``.
+        metadata: what the container says of itself, ``{"title": ...}``; the attribute may be changed until the end.
         aspect: width of a pixel over its height.
         tick: the unit that ``time`` of :meth:`write` is rounded to, in seconds (one frame unless told).
         signal: what the values mean, and their depth.
         preset: how much time the encoder takes: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
         source_size: ``(height, width)`` of the video that ``signal`` is from, None where there is none: of the size
             depends what players take an untagged picture for.
+        gop: frames from one key frame to the next at most, none of which leans on a later one, so that few are decoded
+            to get at any; None: the encoder's choice.
 
     Raises:
         VideoError: the container cannot hold the codec, or the folder holds something else.
@@ -124,6 +126,7 @@ class VideoWriter:
         signal: Signal = Signal(),  # noqa: B008 - frozen
         preset: str | None = None,
         source_size: tuple[int, int] | None = None,
+        gop: int | None = None,
     ) -> None:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers keep both halves in 32 bits
@@ -135,7 +138,7 @@ class VideoWriter:
             choice = ", ".join(self._codec.presets) or "there is nothing to choose"
             raise VideoError(f"{codec} has no preset {preset}: {choice}")
         self._quality, self._preset, self._audio_from = quality, preset, audio_from
-        self._metadata, self._aspect = dict(metadata or {}), Fraction(aspect)
+        self.metadata, self._aspect, self._gop = dict(metadata or {}), Fraction(aspect), gop
         self._tick = Fraction(tick) if tick else 1 / self.fps
         self._signal, self._source_size = signal, source_size
         self._folder = not self.path.suffix or str(path).endswith(("/", os.sep))
@@ -271,6 +274,8 @@ class VideoWriter:
         codec, options = self._codec, dict(self._codec.options)
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
+        if self._gop is not None:
+            options |= {"g": str(self._gop), "bf": "0"}
         if codec.encoder.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # Equal frames gave other bytes each time, with macroblock trees and rows whose number of blocks is no
             # multiple of 8; without its AVX-512 code x264 has not been seen to do so.
@@ -313,7 +318,7 @@ class VideoWriter:
             self._output.__exit__(kind, *exception)
             if kind is None and not self._is_part:
                 origin = self._origin()
-                source, words = self._audio_from, self._metadata
+                source, words = self._audio_from, self.metadata
                 join([self._part], self.path, source=source, start=self._start, origin=origin, metadata=words)
         except (av.FFmpegError, OSError) as error:
             raise failed(self.path, error) from error

@@ -1,0 +1,139 @@
+"""A packed video gives back the pixels of its folder, by every reader, and reads no more than it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.data.packing import pack_clip
+from src.errors import VideoError
+from src.video import packed
+from src.video.probe import probe
+from src.video.reader import open_video
+from src.video.sources import clip_at
+
+
+def noise(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+    """A folder of frames of RGB noise, and what is in it: (T, H, W, 3)."""
+    frames = np.random.default_rng(size).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    folder.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{i:04}.png")
+    return frames
+
+
+@pytest.mark.parametrize("size", [(24, 32), (13, 21), (33, 47), (16, 17)])
+@pytest.mark.parametrize("gop", [1, 3])
+def test_pixels_come_back_by_every_reader(tmp_path: Path, size: tuple[int, int], gop: int) -> None:
+    frames = noise(tmp_path / "clip", 11, size)
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=gop)
+    order = [7, 0, 10, 3, 3, 4]
+    for backend in ("auto", "pyav", "decord"):
+        with open_video(tmp_path / "clip.mp4", backend) as video:  # type: ignore[arg-type]
+            assert np.array_equal(video.read(order).numpy(), frames[order]), backend
+            assert np.array_equal(torch.stack([*video.frames()]).numpy(), frames), backend
+            assert np.array_equal(torch.stack([*video.frames(4, 9)]).numpy(), frames[4:9]), backend
+
+
+def test_says_of_itself_what_its_folder_says(tmp_path: Path) -> None:
+    noise(tmp_path / "clip", 9, (12, 20))
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4")
+    folder, video = open_video(tmp_path / "clip"), open_video(tmp_path / "clip.mp4")
+    for what in ("size", "fps", "times", "end", "signal", "aspect", "interlaced", "name"):
+        assert getattr(folder, what) == getattr(video, what), what
+    assert len(video) == 9
+
+
+def test_the_table_tells_what_probing_finds(tmp_path: Path) -> None:
+    noise(tmp_path / "clip", 10, (12, 21))
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=4)
+    told, found = packed.index(tmp_path / "clip.mp4"), probe(tmp_path / "clip.mp4", lambda: None)
+    assert told is not None
+    for what in ("count", "marks", "keys", "goals", "base", "stored", "turn", "aspect", "interlaced", "last"):
+        assert getattr(told, what) == getattr(found, what), what
+    assert len(told.keys) == 3
+    assert not found.sums
+    assert not found.objection  # decord may read it
+
+
+def table(path: Path) -> list[tuple[int, int, bool]]:
+    """Place, bytes and whether it is a key frame, of each frame."""
+    with av.open(str(path)) as container:
+        return [(entry.pos, entry.size, entry.is_keyframe) for entry in container.streams.video[0].index_entries]
+
+
+def test_nothing_is_read_but_the_groups_asked_for(tmp_path: Path) -> None:
+    """All other frames are overwritten, the first too, and nobody notices before they are asked for."""
+    frames = noise(tmp_path / "clip", 24, (32, 48))
+    file = tmp_path / "clip.mp4"
+    pack_clip(tmp_path / "clip", file, gop=4)
+    places = table(file)
+    assert [i for i, (_, _, key) in enumerate(places) if key] == [0, 4, 8, 12, 16, 20]
+    with file.open("r+b") as stream:
+        for place, size, _ in [*places[:8], *places[16:]]:
+            stream.seek(place + 4)
+            stream.write(bytes(size - 4))
+    with open_video(file) as video:
+        assert len(video) == 24
+        assert np.array_equal(video.read([9, 10, 13, 15]).numpy(), frames[[9, 10, 13, 15]])
+        assert np.array_equal(video.read([8]).numpy(), frames[[8]])
+        for lost in (2, 17):
+            with pytest.raises(VideoError, match=r"clip\.mp4"):
+                video.read([lost])
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_a_flipped_bit_is_never_taken_for_a_frame(tmp_path: Path, backend: str) -> None:
+    frames = noise(tmp_path / "clip", 9, (32, 40))
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=1)
+    place, size, _ = table(tmp_path / "clip.mp4")[5]
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    refused = 0
+    for offset in range(40, size - 8, size // 12):
+        spoilt = bytearray(whole)
+        spoilt[place + offset] ^= 0x10
+        (tmp_path / "spoilt.mp4").write_bytes(spoilt)
+        with open_video(tmp_path / "spoilt.mp4", backend) as video:  # type: ignore[arg-type]
+            assert np.array_equal(video.read([4]).numpy(), frames[[4]])
+            try:
+                assert np.array_equal(video.read([5]).numpy(), frames[[5]])  # not all bytes are pixels
+            except VideoError:
+                refused += 1
+    assert refused >= 8
+
+
+def test_what_is_cut_off_is_refused(tmp_path: Path) -> None:
+    noise(tmp_path / "clip", 9, (32, 48))
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4")
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    for share in (0.2, 0.9, 0.99):
+        (tmp_path / "cut.mp4").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(VideoError, match=r"cut\.mp4"):
+            open_video(tmp_path / "cut.mp4")
+
+
+def test_what_was_cut_out_of_it_is_a_video_like_any(tmp_path: Path) -> None:
+    frames = noise(tmp_path / "clip", 9, (32, 48))
+    pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=3)
+    with av.open(str(tmp_path / "clip.mp4")) as source, av.open(str(tmp_path / "part.mp4"), "w") as part:
+        part.metadata["comment"] = source.metadata["comment"]
+        stream = part.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][3:]:
+            packet.stream = stream
+            part.mux(packet)
+    assert packed.index(tmp_path / "part.mp4") is None
+    with open_video(tmp_path / "part.mp4") as video:
+        assert np.array_equal(video.read([0, 5]).numpy(), frames[[3, 8]])
+
+
+def test_a_clip_is_a_folder_or_a_video_of_its_name(tmp_path: Path) -> None:
+    assert clip_at(tmp_path / "a.b") is None
+    (tmp_path / "a.b.mp4").touch()
+    assert clip_at(tmp_path / "a.b") == tmp_path / "a.b.mp4"
+    (tmp_path / "a.b").mkdir()
+    assert clip_at(tmp_path / "a.b") == tmp_path / "a.b"
