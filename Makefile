@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo ablations test check slow accelerator lock clean
+.PHONY: help demo ablations bench test check slow accelerator lock clean
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -28,6 +28,12 @@ ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini
 	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) FRAMES=$(FRAMES) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
 	    MORE="$(MORE)" STUDIES="$(STUDIES)" experiments/ablations.sh
 
+bench: $(VENV)/.ready  ## all five networks beside what convolutions alone would take, into experiments/speed: half an hour
+	rm -rf runs/bench
+	$(RUN) experiment=$(or $(BENCH),speed) hydra.run.dir=runs/bench
+	cp runs/bench/results.json experiments/speed/$(or $(BENCH),speed).json
+	cp runs/bench/plot.svg experiments/speed/$(or $(BENCH),speed).svg
+
 test: $(VENV)/.ready  ## set up, then check
 	@$(MAKE) --no-print-directory check
 
@@ -41,7 +47,7 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
 
-accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
+accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|speed|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
 	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
 
 lock: $(VENV)/.ready  ## pin what is installed now

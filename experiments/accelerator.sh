@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with a CUDA device is wanted for, each part in one call of under ten minutes: make accelerator PART=...
 #   PART=zsm (default)   checks, and Zooming SlowMo trained for longer than a CPU can
+#   PART=speed           checks, and every network's speed, ours and torchvision's operator, as a table and a plot
 #   PART=edvr            EDVR's Table 4, its four models at the paper's size
 #   PART=deblur          EDVR against blur, beside doing nothing: what hundreds of steps on a CPU do not learn
 #   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
@@ -36,6 +37,10 @@ zsm) # at a quarter of its width, as on the CPU, but for many more and larger ba
         size.warmup=100 callbacks.average.decay=0.999)
     run zsm_procedural "${SECONDS_EACH:-200}" "${zsm[@]}" data=procedural
     [ -z "$videos" ] || run zsm_folder "${SECONDS_EACH:-200}" "${zsm[@]}" "${data[@]}" data.test_frames=4
+    ;;
+speed)
+    "$python" -m pytest -m accelerator -p no:cacheprovider 2>&1 | tee "$out/checks.txt"
+    "$python" -m src.run experiment=speed_gpu hydra.run.dir="$out/speed" 2>&1 | tee "$out/speed.txt"
     ;;
 edvr)
     run edvr "${SECONDS_EACH:-110}" ablation=edvr_alignment_fusion "${data[@]}" data.test_frames=8 data.crop=128 \
