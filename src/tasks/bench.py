@@ -28,6 +28,7 @@ from src.errors import Problem
 from src.nn.blocks import count_parameters, fold_weight_norm
 from src.nn.cost import count
 from src.ops import deform_conv
+from src.papers.restorer import fused
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
 FEATURES, GROUPS = 64, 8  # channels, deformable groups: of EDVR-M, Zooming SlowMo and DSFN
@@ -110,7 +111,7 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
     if count_parameters(network, trainable=True):
         restorer = build_restorer(config, network).to(device)
         assert restorer.optimizer is not None
-        optimizer = restorer.optimizer(network.parameters())
+        optimizer = fused(restorer.optimizer(network.parameters()))
         side = geometry.scale * options.crop
         supervised = restorer.training_geometry
         samples = max(1, options.batch // restorer.passes)
