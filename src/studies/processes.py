@@ -84,12 +84,13 @@ class Processes(Launcher):
         folder = points.folder_of(self.config)
         configs = [self._compose(list(given), initial_job_idx + i) for i, given in enumerate(job_overrides)]
         environments = places(configs, self.at_once, visible_devices())
-        free, waiting, running = list(range(len(environments))), list(configs), list[Running]()
+        free, running = list(range(len(environments))), list[Running]()
+        waiting = [(config, trainings_needed(config)) for config in configs]
         with _sigterm_as_interrupt():
             try:
                 while waiting or running:
                     while free and (config := _next(waiting, [point.config for point in running])):
-                        waiting = [other for other in waiting if other is not config]
+                        waiting = [point for point in waiting if point[0] is not config]
                         with self._as(config):
                             if self._is_to_run(config, folder):
                                 place = free.pop(0)
@@ -154,11 +155,11 @@ class Processes(Launcher):
         self.context.callbacks.on_job_end(config=config, job_return=outcome)
 
 
-def _next(waiting: Sequence[DictConfig], running: Sequence[DictConfig]) -> DictConfig | None:
-    """The first of the points that wait for nobody: all whose weights they take have ended, one way or another."""
+def _next(waiting: Sequence[tuple[DictConfig, set[Path]]], running: Sequence[DictConfig]) -> DictConfig | None:
+    """The first of the points that need wait for nobody: the runs whose weights they take have all ended."""
     ahead = [points.run_directory(config).resolve() for config in running]
-    for config in waiting:
-        if not any(run.resolve() in ahead for run in trainings_needed(config)):
+    for config, needed in waiting:
+        if not any(run.resolve() in ahead for run in needed):
             return config
         ahead.append(points.run_directory(config).resolve())
     return None

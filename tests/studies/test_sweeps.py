@@ -118,11 +118,15 @@ def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
     other = at("zsm_vimeo/size=mini", "experiment=zsm_vimeo", "test=own")
     assert trainings_needed(tested) == trainings_needed(second) == {tmp_path / "edvr_reds_sr_clean/size=mini/seed=0"}
     assert trainings_needed(first) == set()
-    assert _next([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
-    assert _next([tested, second, other], [first]) is other
-    assert _next([first, tested], []) is first
-    assert _next([tested], [first]) is None
-    assert _next([tested], [second]) is tested
+
+    def then(waiting: list[DictConfig], running: list[DictConfig]) -> DictConfig | None:
+        return _next([(config, trainings_needed(config)) for config in waiting], running)
+
+    assert then([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
+    assert then([tested, second, other], [first]) is other
+    assert then([first, tested], []) is first
+    assert then([tested], [first]) is None
+    assert then([tested], [second]) is tested
 
 
 def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
