@@ -59,7 +59,9 @@ class HeldConv3d(nn.Conv3d):
             found = F.conv2d(frames_of(frames), self.weight[:, :, 0], self.bias, padding=self.padding[1:])
             return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
         if height == width == 1:
-            kernel = laid_out(self.weight[..., 0])  # of a single clip alone the order could not be told from its strides
+            kernel = laid_out(
+                self.weight[..., 0]
+            )  # of a single clip alone the order could not be told from its strides
             found = F.conv2d(laid_out(x.flatten(3)), kernel, self.bias)  # (N, C, T, H * W)
             return found.unflatten(3, x.shape[3:])
         return super().forward(x.contiguous())

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cached_property
@@ -190,8 +191,11 @@ def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
-    """``compare`` over the points, the paper's and ours side by side, each with a scale of its own."""
+def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: Sequence[str] = ()) -> None:
+    """``compare`` over the points, the paper's and ours side by side, each with a scale of its own.
+
+    Below the title stands what was asked for, ``overrides``: size and data above all.
+    """
     from matplotlib import rc_context  # only here: training does without
     from matplotlib.figure import Figure
 
@@ -211,12 +215,14 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path) -> None:
         axes.set_title(name, fontsize=10)
         axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
         axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_headed(title, overrides), fontsize=9)
     with rc_context({"svg.fonttype": "none"}):  # text stays text
         figure.savefig(file)
 
 
-def draw_frames(members: Sequence[Point], figure: str, title: str, file: Path, most: int = 8) -> None:
+def draw_frames(
+    members: Sequence[Point], figure: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
+) -> None:
     """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
     from matplotlib import rc_context  # only here: training does without
     from matplotlib.figure import Figure
@@ -235,9 +241,14 @@ def draw_frames(members: Sequence[Point], figure: str, title: str, file: Path, m
         axes.grid(alpha=0.3)
     grid[0, 0].legend(fontsize=8)
     grid[-1, 0].set_xlabel("time in input frames")
-    drawn.suptitle(title, fontsize=11)
+    drawn.suptitle(_headed(title, overrides), fontsize=9)
     with rc_context({"svg.fonttype": "none"}):  # text stays text
         drawn.savefig(file)
+
+
+def _headed(title: str, overrides: Sequence[str]) -> str:
+    """A plot's title, and what was asked for in lines that fit under it."""
+    return "\n".join([title, *textwrap.wrap(" ".join(overrides), 90)])
 
 
 def number(text: str) -> Any:

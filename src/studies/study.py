@@ -156,9 +156,9 @@ class Study(Callback):
         table = {"title": self.title, "overrides": asked, "complete": whole, "rows": rows}
         _replace(self.folder / "table.md", text)
         _replace(self.folder / "table.json", json.dumps(table, indent=2))
-        draw(rows, self.title, self.compare, self.folder / "plot.svg")
+        draw(rows, self.title, self.compare, self.folder / "plot.svg", asked)
         if self.curves:
-            draw_frames(members, self.curves, self.title, self.folder / "curves.svg")
+            draw_frames(members, self.curves, self.title, self.folder / "curves.svg", asked)
         return text
 
     def _is_asked(self, entry: points.Entry) -> bool:

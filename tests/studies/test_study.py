@@ -53,8 +53,8 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
     table = markdown([one, three], "Table 1", "psnr", ["size=mini"])
     assert "**Table 1** (size=mini)" in table
     assert "| 1 | 1 | 28.450 | 20.500 |" in table
-    draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg")
-    assert "</svg>" in (tmp_path / "plot.svg").read_text()
+    draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg", ["size=mini"])
+    assert "size=mini" in (tmp_path / "plot.svg").read_text()
 
 
 def test_a_figure_that_the_protocol_did_not_measure_is_left_out_and_a_typo_is_not(tmp_path):
