@@ -76,7 +76,7 @@ def _group(
 
 def _ours(block: Block, point: str, columns: Sequence[str], table: Table) -> Line:
     index = next((i for i, p in block.by_index.items() if p == point), None)
-    row, seeds, cells, exact = block.rows[point], block.members[point], [], []
+    row, runs, cells, exact = block.rows[point], block.members[point], [], []
     for name in columns:
         if index is not None and name in table.columns:
             value, spread = block.figure(name, index)
@@ -86,7 +86,7 @@ def _ours(block: Block, point: str, columns: Sequence[str], table: Table) -> Lin
         text = shown(value, places)
         cells.append(text + (f" ± {shown(spread, places)}" if spread is not None else ""))
         exact.append("" if value is None else f"{value}" + (f" ± {spread}" if spread is not None else ""))
-    first = seeds[0]
+    first, seeds = runs[0], {run.directory.name for run in runs}  # one of which may be tested several times
     label = f"here{', mini' if first.size != 'full' else ''}{f', {len(seeds)} seeds' if len(seeds) > 1 else ''}"
     about = f"{first.size}; {first.data}; {first.protocol or first.results.get('device', '')}"
     return Line("here", cells, label, exact, f"{point}: {about}" if point else about)

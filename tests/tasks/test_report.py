@@ -118,6 +118,13 @@ def test_ours_stands_below_the_papers_with_the_difference_and_the_spread_over_se
     assert [status for _, status, _ in block.open] == ["failed"]
 
 
+def test_a_seed_that_is_tested_several_times_is_one_seed(runs):
+    table, block = block_design(runs)
+    (tsas,) = (members for point, members in block.members.items() if "tsas" in point)
+    tsas += tsas[:1] * 3
+    assert "here, mini, 2 seeds" in [line.label for group in grid(table, block).groups for line in group.lines]
+
+
 def test_what_is_not_as_published_says_so(runs, page):
     _, block = block_design(runs)
     size, data, *_ = block.departures
