@@ -279,14 +279,17 @@ def command(study: Sweepable, options: Sequence[str], folder: Path) -> str:
 def blocks(study: Sweepable, folder: Path) -> list[Block]:
     """What was recorded of ``study`` under ``folder``, the runs' own: a block for each set of options."""
     found: dict[str, Block] = {}
+    recorded: list[tuple[int, list[str], str, str, Path]] = []
     for file in sorted((folder / "ablations" / study.name).glob("*/points/*.json")):
         try:
             record = json.loads(file.read_text())
             overrides = [str(override) for override in record["overrides"]]
             status, message = str(record["status"]), str(record.get("message") or "")
             place = _lies(Path(str(record["directory"])), folder)
+            recorded.append((int(record.get("number", 0)), overrides, status, message, place))
         except (ValueError, KeyError, TypeError):  # being written
             continue
+    for _, overrides, status, message, place in sorted(recorded, key=lambda point: point[0]):  # as they were asked for
         given = dict(override.partition("=")[::2] for override in overrides)
         given = {key: value.strip("'") if key in PATHS else value for key, value in given.items()}  # Hydra's quotes
         options = [f"{k}={v}" for k, v in sorted(given.items()) if k not in (*study.params, *UNSAID, "seed")]
