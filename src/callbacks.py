@@ -1,10 +1,8 @@
-"""What watches training: throughput, one line a validation, sample frames, offsets that explode."""
+"""What watches training: throughput, a bar, one line a validation, sample frames, and the average of the weights."""
 
 from __future__ import annotations
 
-import math
 import time
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from src.engine.stream import stream
-from src.errors import Problem
-from src.nn.align import DeformablePack
 from src.ops.resize import imresize
 
 
@@ -123,32 +119,6 @@ class Narrator(Callback):
         print(f"step {trainer.global_step} of {trainer.max_steps}{loss}: validation {', '.join(parts)}", flush=True)
 
 
-class LastCheckpoint(Callback):
-    """Saves ``checkpoints/last.ckpt`` every so many steps, and with the last step, so that what is scored is there.
-
-    It comes after the averaging of weights among the callbacks.
-
-    Args:
-        every_n_train_steps: optimiser steps between two.
-    """
-
-    def __init__(self, *, every_n_train_steps: int) -> None:
-        self.every = every_n_train_steps
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved = trainer.global_step  # also where training goes on
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
-            self.saved = step
-            for logger in trainer.loggers:
-                logger.save()  # rows that are in memory alone would be lost with the process
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-
-
 class SampleFrames(Callback):
     """After every validation, frames of its first clips: bicubic, restored, and the target side by side.
 
@@ -217,88 +187,3 @@ class SampleFrames(Callback):
 def _as_picture(frame: Tensor) -> Tensor:
     """(3, H, W) in [0, 1] to uint8 (H, W, 3)."""
     return (frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-
-
-class OffsetGuard(Callback):
-    """Watches how far deformable convolutions look, and steps in where that, or the loss, goes astray.
-
-    Offsets that explode are what users of EDVR report. Every so many steps the mean length of each layer's offsets is
-    logged as ``offsets/<layer>``, in pixels of its own level. It comes before what saves checkpoints.
-
-    Args:
-        every_n_train_steps: how often to look.
-        limit: mean offset that is too long, as a fraction of the longer side of the layer's features.
-        action: ``stop`` ends training with a sentence. ``rollback`` saves ``checkpoints/good.ckpt`` at each look that
-            finds nothing wrong, as the weights were when it looked, and goes back to that and on with the next batch.
-        rollbacks: how often to go back before stopping after all.
-    """
-
-    def __init__(
-        self, *, every_n_train_steps: int, limit: float = 0.5, action: str = "stop", rollbacks: int = 3
-    ) -> None:
-        if action not in ("stop", "rollback"):
-            raise Problem(f"callbacks.offsets.action is stop or rollback, not {action}")
-        self.every, self.limit, self.action, self.rollbacks = every_n_train_steps, limit, action, rollbacks
-        self.looking, self.looked = False, -1
-        self.seen: dict[str, tuple[Tensor, int]] = {}  # by layer: mean length, longer side of the features
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.good = Path(trainer.default_root_dir) / "checkpoints" / "good.ckpt"
-        self.draft = self.good.with_suffix(".part")
-        for name, module in pl_module.named_modules():
-            if isinstance(module, DeformablePack):
-                module.offset.register_forward_hook(partial(self._look, name.removeprefix("network.")))
-
-    def _look(self, layer: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if self.looking:
-            offsets = output.detach()[:, : output.shape[1] // 3 * 2].float()
-            pairs = offsets.unflatten(1, (-1, 2))  # (N, G * 9, 2, H, W)
-            self.seen[layer] = pairs.norm(dim=2).mean(), max(output.shape[-2:])
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        self.looking = step % self.every == 0 and step != self.looked  # at the first of the batches of a step
-        if self.looking:
-            self.looked = step
-        if self.looking and self.action == "rollback":
-            trainer.save_checkpoint(self.draft)  # good only if this batch shows it
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.looking:
-            return
-        self.looking = False
-        lengths = {layer: float(length) for layer, (length, _) in self.seen.items()}
-        pl_module.log_dict({f"offsets/{layer}": length for layer, length in lengths.items()})
-        far = [n for n, (_, side) in self.seen.items() if not lengths[n] <= self.limit * side]  # not a number, too
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
-        astray = bool(far) or not math.isfinite(loss)
-        if not trainer.strategy.reduce_boolean_decision(astray, all=False):
-            if self.action == "rollback" and trainer.is_global_zero:
-                self.draft.replace(self.good)
-            return
-        means = ", ".join(f"{n} {lengths[n]:.1f} of {side}" for n, (_, side) in self.seen.items())
-        what = f"step {trainer.global_step}: loss {loss:.4g}, mean offset and feature size in pixels: {means}"
-        if self.action == "rollback" and self.rollbacks > 0 and self.good.exists():
-            self.rollbacks -= 1
-            self._roll_back(trainer, pl_module)
-            rank_zero_warn(f"Training went astray at {what}; back to {self.good}, {self.rollbacks} more times.")
-            return
-        raise Problem(
-            f"Training went astray at {what}. Lower model.rates.deformable.factor.value or size.rate, raise "
-            "size.warmup, start from a smaller model's checkpoint, or set callbacks.offsets.action=rollback, which "
-            "keeps good weights to go back to."
-        )
-
-    def _roll_back(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        content = torch.load(self.good, map_location=pl_module.device, weights_only=True)
-        pl_module.load_state_dict(content["state_dict"])
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            callback.on_load_checkpoint(trainer, pl_module, content)  # weights are averaged by one of them
-        for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
-            optimizer.zero_grad()  # the batches of a step that are yet to come do not add to what went astray
-            rates = [group["lr"] for group in optimizer.param_groups]  # those of this step
-            optimizer.load_state_dict(state)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate

@@ -23,15 +23,16 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from src.checkpoints import load
+from src.disk import locked, written
 from src.errors import Problem
-from src.lock import locked
 from src.nn.blocks import fold_weight_norm
 from src.nn.start import start_attention
+from src.resume import DurableIO, MetricsFile
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
@@ -306,7 +307,7 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
             default_root_dir=directory, logger=False, enable_checkpointing=False, **{"callbacks": [], **more}
         )
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
-    return trainer(default_root_dir=directory, logger=False, callbacks=callbacks)
+    return trainer(default_root_dir=directory, logger=False, callbacks=callbacks, plugins=[DurableIO()])
 
 
 def _has_bfloat16(accelerator: str) -> bool:
@@ -320,7 +321,7 @@ def build_loggers(config: DictConfig, directory: Path) -> list[Logger]:
     """What ``logger`` asks for; ``metrics.csv`` is always written beside it."""
     nodes = (config.logger or {}).values()
     return [
-        CSVLogger(directory, name="", version=""),
+        MetricsFile(directory),
         *(instantiate(node, _partial_=True)(save_dir=directory) for node in nodes),
     ]
 
@@ -351,11 +352,12 @@ def claim(config: DictConfig, directory: Path, *, first: bool = True) -> Iterato
     new = not any(directory.iterdir())
     try:
         busy = f"{directory} is a run that goes on in another process: wait for it, or end it."
-        with locked(directory / "config.yaml", busy) as file:
+        with locked(directory / "commit.txt", busy) as file:
             file.truncate(0)
-            file.write(OmegaConf.to_yaml(config, resolve=True))
+            file.write(commit() + "\n")
             file.flush()
-            (directory / "commit.txt").write_text(commit() + "\n")
+            with written(directory / "config.yaml") as text:
+                text.write(OmegaConf.to_yaml(config, resolve=True))
             yield
     except Problem:
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):

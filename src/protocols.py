@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from src.disk import written
 from src.errors import Problem
 from src.metrics import (
     PEAK,
@@ -241,18 +241,9 @@ def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
 
     What is infinite or not a number, which JSON has no word for, is written as null.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            json.dump(_plain(outcome), stream, indent=1, ensure_ascii=False, allow_nan=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with written(Path(path)) as stream:
+        json.dump(_plain(outcome), stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
 
 
 def table(outcome: Mapping[str, Any]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -53,9 +55,9 @@ def main() -> None:
     keep_freed_memory()
     try:
         compose_and_call()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted; the same command goes on, a training with resume=true.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(interrupt, "number", signal.SIGINT))
     except Exception as error:
         _tell(error)
         raise
@@ -78,6 +80,9 @@ def _tell(error: BaseException) -> None:
     if cause is None and isinstance(error, (HydraException, OmegaConfBaseException)):
         overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
         cause = Problem(explain(error, overrides))
+    if cause is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" of {error.filename}" if error.filename else ""
+        cause = Problem(f"The disk{where} is full: make room; the same command goes on, a training with resume=true.")
     if cause is not None:
         print(cause, file=sys.stderr)
         sys.exit(2)

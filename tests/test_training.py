@@ -12,9 +12,10 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.callbacks import LastCheckpoint, Throughput
+from src.callbacks import Throughput
 from src.config import begun, build_data, build_network, build_restorer, build_trainer, compose
 from src.papers.restorer import fused
+from src.resume import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
 
 QUIET = ["callbacks.narrator=null", "callbacks.samples=null", "callbacks.rate=null", "callbacks.best=null"]
@@ -95,11 +96,9 @@ def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
     saved = []
 
     class Watched(LastCheckpoint):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            before = self.saved
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if self.saved != before:
-                saved.append((self.saved, batch_idx))
+        def _save(self, trainer):
+            super()._save(trainer)
+            saved.append((self.saved, trainer.fit_loop.batch_idx))
 
     with pytest.raises(InterruptedError):
         train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=[Seen(cut=7)])

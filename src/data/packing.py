@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from src.disk import locked, synced, written
 from src.errors import Problem, VideoError
-from src.lock import locked
 from src.video import packed
-from src.video.output import failed, synced
+from src.video.output import failed
 from src.video.reader import open_video
 from src.video.sources import PACKED, find_videos
 from src.video.writer import VideoWriter
@@ -99,7 +99,8 @@ def pack(
         clips = [goal for source, goal in jobs if source.is_dir()]
         copied = [goal.as_posix() for source, goal in jobs if not source.is_dir()]
         record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop}
-        _written(place / RECORD, json.dumps(record, indent=1) + "\n")
+        with written(place / RECORD) as stream:
+            stream.write(json.dumps(record, indent=1) + "\n")
     if place != target:
         if target.is_dir():
             target.rmdir()  # it is empty
@@ -246,10 +247,3 @@ def _read(clip: Path, sealed: bool) -> str:
     except Problem as problem:
         return str(problem)
     return ""
-
-
-def _written(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
-    draft.write_text(text, encoding="utf-8")
-    synced(draft)
-    os.replace(draft, path)

@@ -44,6 +44,7 @@ from src.data.textures import (
     region,
     weave,
 )
+from src.disk import written
 from src.errors import Problem
 from src.video.writer import VideoWriter
 
@@ -351,10 +352,8 @@ def prepare(
     if not record.exists():
         if root.is_file() or any(root.glob("*/*")):
             raise Problem(f"{root} holds something else than built-in scenes: name an empty folder for them.")
-        root.mkdir(parents=True, exist_ok=True)
-        draft = record.with_suffix(".json.part")
-        draft.write_text(json.dumps(wanted, indent=2) + "\n")
-        os.replace(draft, record)
+        with written(record) as stream:
+            stream.write(json.dumps(wanted, indent=2) + "\n")
     try:
         found: dict[str, Any] = dict(json.loads(record.read_text()))
     except (ValueError, TypeError) as error:

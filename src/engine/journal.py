@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.disk import locked
 from src.errors import Problem
-from src.lock import locked
 
 NAME = re.compile(r"(\d{6})-(\d+)(\.nut)?")
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
 from src import dashboard
 from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
+from src.resume import newest
 from src.tasks.evaluate import score
 
 
@@ -44,43 +43,38 @@ def _run(
     """The training itself, in a directory that is this run's own."""
     trainer.loggers = build_loggers(config, directory)
     print(f"{count_parameters(restorer.network):,} parameters; this run: {directory}", flush=True)
-    last = directory / "checkpoints" / "last.ckpt"
-    resume_from = last if config.resume and last.exists() else None
-    if resume_from:
-        _keep_rows(trainer, directory / "metrics.csv", torch.load(last, weights_only=True)["global_step"])
+    resume_from = newest(directory) if config.resume else None
+    saved = torch.load(resume_from, map_location="cpu", weights_only=True) if resume_from else {}
+    if trainer.is_global_zero:
+        trainer.loggers[0].go_on(saved)  # type: ignore[attr-defined]  # metrics.csv
     parameters = count_parameters(restorer.network)
     dashboard.describe(trainer.loggers, {**plain(config), "commit": commit(), "parameters": parameters})
     if trainer.is_global_zero and (address := dashboard.address(trainer.loggers)):
         (directory / "wandb_url.txt").write_text(f"{address}\n")
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
-        restorer.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        last = directory / "checkpoints" / "last.ckpt"
+        saved = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else {}
+        if saved.get("global_step") != trainer.global_step:
+            raise Problem(
+                f"The weights of step {trainer.global_step} could not be saved, as was said above: make room, and the "
+                "same command with resume=true goes on from the last ones that were."
+            )
+        restorer.load_state_dict(saved["state_dict"])
         outcome = {}
         if data.splits.test:  # type: ignore[attr-defined]
             outcome = score(config, directory, trainer, restorer, data, last)
             _log_table(trainer, outcome)
     except BaseException as error:
         dashboard.finish(1)
-        if isinstance(error, SystemExit) and trainer.interrupted:  # Lightning's way to leave after Ctrl-C
-            raise KeyboardInterrupt from error
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None  # Lightning makes an exit of it
         raise
     dashboard.finish(0)
     best = last.with_name("best.ckpt")
     scored = "scored above" if outcome else "not scored: this data set has nothing to test on"
     print(f"Weights: {last}, {scored}" + (f"; {best} is the best in validation" if best.exists() else ""))
     return outcome
-
-
-def _keep_rows(trainer: pl.Trainer, file: Path, steps: int) -> None:
-    """Hands the rows of the first ``steps`` steps back to the CSV logger, which would start the file anew."""
-    if not file.exists() or not trainer.is_global_zero:
-        return
-    with file.open(newline="") as stream:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            kept = [{**row, "step": int(row["step"])} for row in rows if int(row["step"]) < steps]
-            logger.experiment.metrics.extend(kept)
 
 
 def _log_table(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import av
 from av.codec.context import Flags
 
+from src.disk import synced
 from src.errors import VideoError
 from src.video.matroska import write_aspect
 from src.video.pixels import Signal
@@ -165,19 +166,3 @@ def put_folder(draft: Path, path: Path) -> None:
 def failed(path: Path, error: Exception) -> VideoError:
     """The sentence for what the disk or FFmpeg does not take."""
     return VideoError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")
-
-
-def synced(path: Path) -> None:
-    """Wait until a file or folder is on the disk, where the system can tell."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # folders cannot be opened everywhere
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if not path.is_dir():
-            raise
-        log.debug("%s was not synced: %s", path, error)
-    finally:
-        os.close(handle)
