@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo ablations bench test check slow accelerator lock clean
+.PHONY: help demo ablations bench test check slow torture accelerator lock clean
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -46,6 +46,9 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/.ready  ## kills trainings and restorations in every way, and compares what comes out: into experiments/trust, half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(or $(KILLS),50) --others $(or $(OTHERS),6) --out experiments/trust
 
 accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|speed|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
 	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)

@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
             self.row = _next_row(trainer)
             self._save(trainer)
         if leaving and self.step != trainer.max_steps:
-            self._end(trainer)
+            raise Stopped(self.asked or signal.SIGTERM)  # which another rank may have had alone
 
     def on_validation_batch_end(self, trainer: Trainer, *rest: Any) -> None:
         if self.asked and trainer.world_size == 1 and not trainer.sanity_checking:
@@ -91,7 +91,7 @@ class LastCheckpoint(Checkpoint):
         self.row = {}
         self._save(trainer)
         if self._is_to_end(trainer) and self.step != trainer.max_steps:
-            self._end(trainer)
+            raise Stopped(self.asked or signal.SIGTERM)
 
     def _is_to_end(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False)
@@ -113,11 +113,6 @@ class LastCheckpoint(Checkpoint):
             synced(folder)
         trainer.strategy.barrier()
         self.saved = self.step
-
-    def _end(self, trainer: Trainer) -> None:
-        """Leaves; ranks that another one has started do so by themselves, and are not to be killed for it."""
-        getattr(trainer.strategy.launcher, "procs", []).clear()
-        raise Stopped(self.asked or signal.SIGTERM)
 
     def state_dict(self) -> dict[str, Any]:
         return {"row": self.row}

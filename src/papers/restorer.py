@@ -113,9 +113,9 @@ class Restorer(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         terms = self.losses(batch["inputs"], batch["targets"])
         total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total)  # prog_bar=True would have the GPU waited for at every step
+        self.log("train/loss", total, sync_dist=True)  # prog_bar=True would have the GPU waited for at every step
         if len(terms) > 1:
-            self.log_dict({f"train/{name}": term for name, term in terms.items()})
+            self.log_dict({f"train/{name}": term for name, term in terms.items()}, sync_dist=True)
         return total
 
     def evaluation_step(self, clip: Any) -> None:

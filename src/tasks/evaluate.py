@@ -15,6 +15,7 @@ from src.engine.stream import passes
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.protocols import results, table, write_results
+from src.ranks import together
 
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-    with claim(config, directory, first=trainer.is_global_zero):
+    with claim(config, directory, first=trainer.is_global_zero), together(trainer, directory):
         return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 

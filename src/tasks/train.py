@@ -13,6 +13,7 @@ from src import dashboard
 from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
+from src.ranks import together
 from src.resume import newest
 from src.tasks.evaluate import score
 
@@ -33,7 +34,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
     restorer.begin(fresh=not config.checkpoint)
-    with claim(config, directory, first=trainer.is_global_zero):
+    with claim(config, directory, first=trainer.is_global_zero), together(trainer, directory):
         return _run(config, directory, trainer, restorer, data)
 
 

@@ -1,12 +1,21 @@
-"""Two real processes give the scores of one."""
+"""Two real processes give the scores and the losses of one, and fail together."""
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+import torch
+from lightning import Callback
 
-from tests.tasks.test_tasks import TINY, clips, run, trained  # noqa: F401 - fixtures
+from src.errors import Problem
+from tests.tasks.test_tasks import ROOT, TINY, clips, run, trained  # noqa: F401 - fixtures
 
 
 @pytest.mark.slow
@@ -31,3 +40,99 @@ def test_two_ranks_train(clips, tmp_path, more):  # noqa: F811
     run("experiment=zsm_vimeo", *both, *common, *more, f"data.root={clips}", f"paths.runs={tmp_path}")
     (scores,) = tmp_path.rglob("results.json")
     assert set(json.loads(scores.read_text())["clips"]) == {"left", "right"}
+
+
+class Dies(Callback):
+    """Ends one rank in a step, by itself or by the system."""
+
+    def __init__(self, rank: int, how: str) -> None:
+        self.rank, self.how = rank, how
+
+    def on_before_optimizer_step(self, trainer, *rest):
+        if trainer.global_rank == self.rank and trainer.global_step == 1:
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Problem("The scene is gone.") if self.how == "problem" else ValueError("no such scene")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "how", "sentence"),
+    [
+        (1, "problem", "Rank 1 failed: The scene is gone."),
+        (1, "error", "Rank 1 failed: ValueError: no such scene, see above"),
+        (1, "killed", "ended without a word"),
+        (0, "problem", "The scene is gone."),
+        (0, "killed", ""),
+    ],
+)
+def test_a_rank_that_dies_takes_the_other_down(clips, tmp_path, rank, how, sentence):  # noqa: F811
+    dies = f"+callbacks.dies={{_target_: tests.tasks.test_distributed.Dies, rank: {rank}, how: {how}}}"
+    both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=500"]
+    common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
+    before = time.monotonic()
+    said = run("model=edvr_m", *both, *common, dies, f"data.root={clips}", f"paths.runs={tmp_path}", fails=True)
+    assert time.monotonic() - before < 90
+    last = [line for line in said.splitlines() if line and "warn" not in line.lower()][-3:]
+    assert any(sentence in line for line in last), said[-3000:]
+    deadline = time.monotonic() + 20
+    while alive := _processes_of(tmp_path):
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.5)
+
+
+def _processes_of(place) -> list[str]:
+    """The command lines of processes that work in a folder."""
+    lines = []
+    for entry in os.scandir("/proc"):
+        try:
+            line = open(f"/proc/{entry.name}/cmdline").read().replace("\0", " ")  # noqa: SIM115
+        except OSError:
+            continue
+        if entry.name.isdigit() and f"paths.runs={place}" in line:
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_as_one_does(clips, tmp_path):  # noqa: F811
+    """The same global batch: losses of 50 steps agree to 1e-5, and the same weights score the same to the last bit."""
+    common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
+    common += ["trainer.max_steps=50", "trainer.val_check_interval=50", "data.test_frames=3", "data.workers=1"]
+    one = ["trainer.accelerator=cpu", "data.batch_size=4"]
+    two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=2"]
+    losses, scores, last = [], [], None
+    for name, ranks in (("one", one), ("two", two)):
+        place = tmp_path / name
+        run("model=edvr_m", *ranks, *common, f"data.root={clips}", f"paths.runs={place}")
+        (file,) = place.rglob("metrics.csv")
+        with file.open(newline="") as stream:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(stream) if row["train/loss"]])
+        last = last or file.with_name("checkpoints") / "last.ckpt"
+        ranks = [option for option in ranks if not option.startswith("data")]
+        run("task=evaluate", *ranks, *common, f"data.root={clips}", f"checkpoint={last}", f"paths.runs={place / 'e'}")
+        (file,) = (place / "e").rglob("results.json")
+        scores.append(json.loads(file.read_text())["clips"])
+    assert len(losses[0]) == len(losses[1]) == 50
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-5
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_saves_and_ends_both(clips, tmp_path):  # noqa: F811
+    both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "callbacks.last.every_n_train_steps=1000"]
+    common = [o for o in TINY if not o.startswith(("trainer.devices", "trainer.accelerator", "callbacks.last"))]
+    command = ["model=edvr_m", *both, *common, "trainer.val_check_interval=1000", "trainer.max_steps=1000"]
+    command += [f"data.root={clips}", f"paths.runs={tmp_path}"]
+    start = [sys.executable, "-m", "src.run", *command]
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not any(len(file.read_text().splitlines()) > 4 for file in tmp_path.rglob("metrics.csv")):
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "SIGTERM: saves after this step, and ends" in said
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert 2 < torch.load(last, weights_only=True)["global_step"] < 1000
+    assert not _processes_of(tmp_path)
