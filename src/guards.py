@@ -22,9 +22,10 @@ class NonFinite(Callback):
     """Leaves out optimiser steps whose loss or gradients are infinite or not a number, and ends training after a while.
 
     The weights, the optimiser's state and the statistics of normalisations stay as they were before the step. What was
-    left out is told with the keys of its samples, with which ``datamodule.training[epoch, index, patch]`` gives each
-    again, and kept in ``skipped.csv`` (of other ranks than the first ``skipped_rank<n>.csv``). A GPU is asked only as
-    often as the loss is logged, so that it is told a little later there; the step is left out on the GPU itself.
+    left out is told with the keys of its samples, ``<clip>:<frame>[epoch,index,patch]``: with the same seed
+    ``datamodule.training[epoch, index, patch]`` gives each again. It is kept in ``skipped.csv`` (of other ranks than
+    the first ``skipped_rank<n>.csv``). A GPU is asked only as often as the loss is logged, so that it is told a little
+    later there; the step is left out on the GPU itself.
 
     In fp16 gradients overflow now and then, which its scaling of the loss sees to; then only the loss counts here. It
     comes before the averaging of weights among the callbacks.
@@ -58,7 +59,8 @@ class NonFinite(Callback):
         if not self.keys:  # the first of the batches of a step
             self.figures = torch.zeros(3, device=pl_module.device)  # bad or not, sum of losses, norm of the gradients
             self.before = [(buffer, buffer.clone()) for buffer in pl_module.network.buffers()]  # type: ignore[union-attr]
-        self.keys += list(batch.get("key", ["not named"]))
+        names = batch.get("key", ["not named"])
+        self.keys += [f"{name}[{draw}]" for name, draw in zip(names, batch.get("draw", names), strict=True)]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.figures[1] += loss.detach()

@@ -114,7 +114,7 @@ class Clips(torch.utils.data.Dataset):
         generator, scaled = torch.Generator().manual_seed(index), self.side * self.geometry.scale
         inputs = torch.rand(self.geometry.window, 3, self.side, self.side, generator=generator)
         targets = torch.rand(len(self.geometry.times), 3, scaled, scaled, generator=generator)
-        return {"inputs": inputs, "targets": targets, "key": "here"}
+        return {"inputs": inputs, "targets": targets, "key": "here", "draw": "0,1,2"}
 
 
 def same(one, other) -> bool:
@@ -153,10 +153,10 @@ def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path, capsys, more, every
     with (tmp_path / "skipped.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["step"], row["loss"], row["samples"]) for row in rows] == [
-        (step, "nan", " ".join(["here"] * every)) for step in ("1", "2")
+        (step, "nan", " ".join(["here[0,1,2]"] * every)) for step in ("1", "2")
     ]
     told = capsys.readouterr().err
-    assert "Step 2 was left out: loss nan, gradients of norm nan, samples here" in told
+    assert "Step 2 was left out: loss nan, gradients of norm nan, samples here[0,1,2]" in told
     assert "(in a row: 2;" in told
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 4
@@ -165,7 +165,9 @@ def test_a_step_that_is_not_finite_leaves_no_trace(tmp_path, capsys, more, every
 
 def test_ends_after_so_many_steps_with_the_last_good_weights(tmp_path):
     poison = Poison({2, 3, 4}, float("inf"))
-    with pytest.raises(Problem, match=r"3 steps in a row .* up to step 4 \(here\): .*last\.ckpt holds the last good"):
+    with pytest.raises(
+        Problem, match=r"3 steps in a row .* up to step 4 \(here\[0,1,2\]\): .*last\.ckpt holds the last good"
+    ):
         poisoned(tmp_path, poison, "model=edvr_m", steps=9, in_a_row=3)
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     weights = {name.removeprefix("network."): value for name, value in last["current_model_state"].items()}

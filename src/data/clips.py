@@ -1,7 +1,8 @@
 """What a sample is: patches of a stretch of video to train on, whole clips to evaluate on.
 
 Everything random is a function of (seed, epoch, index), or of (seed, clip, frame) in evaluation: the number of workers,
-of ranks and of interruptions changes nothing.
+of ranks and of interruptions changes nothing. That holds for what takes the place of a sample that cannot be read, too.
+Clips to evaluate have no substitute, since a score over fewer clips is another score.
 
 Shapes: T input frames, T' output frames, C channels, H and W target pixels, h and w input pixels.
 """
@@ -10,32 +11,49 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from src.data.augment import Augmentation
 from src.data.degrade import Degradation, Take, as_clip, resized
-from src.data.splits import Clip
+from src.data.splits import Clip, Damaged, few, opened
 from src.errors import Problem, VideoError
 from src.geometry import Geometry
-from src.video.reader import FrameReader, open_video
+from src.video.reader import FrameReader
+from src.video.watch import Stuck
+
+ATTEMPTS = 100  # stretches drawn in place of one that cannot be read
 
 
 class Sample(TypedDict):
-    """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame."""
+    """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame.
+
+    ``draw``: with which numbers the dataset gives it again, ``epoch,index,patch``.
+    ``damaged`` is there where the sample takes the place of others: by path of their clips, what is wrong with them.
+    """
 
     inputs: Tensor
     targets: Tensor
     key: str
+    draw: NotRequired[str]
+    damaged: NotRequired[dict[str, str]]
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """A batch of samples; what they say is damaged comes as one dictionary, or not at all."""
+    damaged = {path: sentence for sample in samples for path, sentence in sample.pop("damaged", {}).items()}
+    batch: dict[str, Any] = default_collate(list(samples))
+    return {**batch, "damaged": damaged} if damaged else batch
 
 
 class Stretch(NamedTuple):
@@ -46,6 +64,7 @@ class Stretch(NamedTuple):
     inputs: Tensor  # uint8 (T, h, w, C)
     targets: Tensor  # uint8 (T', H, W, C)
     degradation: Degradation  # what is to be done yet to the inputs
+    damaged: dict[str, str]  # by clip, what was to be read in its place and cannot be
 
 
 class Readers:
@@ -57,11 +76,15 @@ class Readers:
     def __init__(self, limit: int = 3) -> None:
         self.limit = limit
         self._known: dict[Path, FrameReader] = {}
+        self._stuck: dict[Path, str] = {}  # what has cost the time limit once is not tried again by this process
         self._recent: list[Path] = []  # whose decoders may be open, the last used last
 
     def __call__(self, path: Path) -> FrameReader:
+        if path in self._stuck:
+            raise VideoError(self._stuck[path])
         if path not in self._known:
-            self._known[path] = open_video(path)
+            with self._limited(path):
+                self._known[path] = opened(path)
         if path in self._recent:
             self._recent.remove(path)
         self._recent.append(path)
@@ -69,13 +92,33 @@ class Readers:
             self._known[self._recent.pop(0)].close()
         return self._known[path]
 
+    def read(self, path: Path, frames: Sequence[int]) -> Tensor:
+        """The given frames, uint8 (T, H, W, C).
+
+        Raises:
+            VideoError: one of them cannot be decoded, or the clip has fewer.
+        """
+        reader = self(path)
+        if max(frames) >= len(reader):
+            raise VideoError(f"{path} has {len(reader)} frames, and frame {max(frames)} is needed: it is not whole")
+        with self._limited(path):
+            return reader.read(frames)
+
+    @contextmanager
+    def _limited(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except Stuck as error:
+            self._stuck[path] = str(error)
+            raise
+
     def close(self) -> None:
         for path in self._recent:
             self._known[path].close()
         self._recent.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_known": {}, "_recent": []}
+        return {"limit": self.limit, "_known": {}, "_stuck": {}, "_recent": []}
 
 
 class ClipDataset(Dataset[Sample]):
@@ -84,7 +127,8 @@ class ClipDataset(Dataset[Sample]):
     A clip that is longer than ``span`` source frames is several segments, each an index of its own; where in its
     segment a stretch begins is drawn (after its exposure, where the degradation mixes several), and every place where
     one can begin belongs to one segment. Keys are ``(epoch, index, patch)``: the patch of that number of the stretch
-    that was drawn for (epoch, index). An index beyond the length goes round, with draws of its own.
+    that was drawn for (epoch, index). An index beyond the length goes round, with draws of its own. Where a stretch
+    cannot be read, another is drawn, from these numbers and how often that was so; samples say what was damaged.
 
     Args:
         clips: where the frames are. Clips shorter than a sample are left out.
@@ -98,9 +142,11 @@ class ClipDataset(Dataset[Sample]):
         samples: so many segments of each clip, whatever ``span`` says.
         resize: (height, width) that whole frames, inputs and targets, are made before patches are cut; only for
             degradations of scale 1.
+        damaged: counts the clips that cannot be opened; so many may be, and so many met for one sample. None: none may.
 
     Raises:
         Problem: nothing to train on, a crop that does not fit, a degradation that contradicts the network.
+        VideoError: more is damaged; from reading a sample, too.
     """
 
     def __init__(
@@ -116,6 +162,7 @@ class ClipDataset(Dataset[Sample]):
         span: int | None = None,
         samples: int | None = None,
         resize: Sequence[int] | None = None,
+        damaged: Damaged | None = None,
     ) -> None:
         variants = degradation.variants(geometry)
         check_crop(crop, geometry, variants[0], augmentation.reverse)
@@ -132,7 +179,16 @@ class ClipDataset(Dataset[Sample]):
                 f"data.resize is {[*self.resize]}, but must be a height and a width where the network does not "
                 f"enlarge, and null where it does (here {degradation.scale} times)"
             )
-        lengths = [(own(clip, geometry), clip.length()) for clip in clips]
+        damaged = Damaged() if damaged is None else damaged
+        self.skip = damaged.limit
+        lengths = []
+        for clip in clips:
+            try:
+                lengths.append((own(clip, geometry), clip.length()))
+            except VideoError as error:
+                damaged.leave_out(clip.path, str(error))
+        if clips and not lengths:
+            raise VideoError(f"none of the {len(clips)} training clips can be opened: {few(damaged.values())}")
         self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
         if not self.clips:
             longest = max((length for _, length in lengths), default=0)
@@ -160,16 +216,30 @@ class ClipDataset(Dataset[Sample]):
         draws = np.random.default_rng(
             [self.seed, epoch, index, 1 + number]
         )  # a last 0 would repeat the stretch's draws
-        return self._patch(self._stretch(epoch, index), draws)
+        return {**self._patch(self._stretch(epoch, index), draws), "draw": f"{epoch},{index},{number}"}
 
     def _stretch(self, epoch: int, index: int) -> Stretch:
         """The decoded frames of an index, read or remembered."""
         if (epoch, index) not in self._recent:
-            place = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
             while len(self._recent) >= self.stretches:
                 del self._recent[next(iter(self._recent))]  # the oldest
-            self._recent[epoch, index] = self._read(*place)
+            self._recent[epoch, index] = self._drawn(epoch, index)
         return self._recent[epoch, index]
+
+    def _drawn(self, epoch: int, index: int) -> Stretch:
+        """The stretch of an index, or the first that can be read of those that are drawn in its place."""
+        met = Damaged(self.skip)  # on the way to this one; over all of them it is counted by who gets the batches
+        place = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._read(*place)._replace(damaged=dict(met))
+            except VideoError as error:
+                met.meet(place[0].path, str(error))
+            draws = np.random.default_rng([self.seed, epoch, index, 0, attempt])
+            place = self._locate(int(draws.integers(len(self))), draws)
+        raise VideoError(
+            f"{ATTEMPTS} training samples in a row cannot be read: {few(met.values())}; replace these clips"
+        )
 
     def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int, Take]:
         """The clip of an index, the source frame where the sample begins, and what is taken from there on."""
@@ -189,7 +259,7 @@ class ClipDataset(Dataset[Sample]):
         reader = self._readers(clip.path)
         ready = ready_made(clip, reader.size, self.degradation, self._readers)
         needed = sorted({*places(chain(*take.targets, *([] if ready else take.inputs)))})
-        frames = _trimmed(reader.read(needed), self.degradation.scale)
+        frames = _trimmed(self._readers.read(clip.path, needed), self.degradation.scale)
 
         def exposed(ranges: Sequence[range]) -> Tensor:
             return torch.stack([self.degradation.expose(frames[[needed.index(i) for i in places(r)]]) for r in ranges])
@@ -199,10 +269,10 @@ class ClipDataset(Dataset[Sample]):
             inputs, rest = exposed(take.inputs), self.degradation
         else:
             path, rest = ready
-            inputs = _trimmed(self._readers(path).read(places(r[len(r) // 2] for r in take.inputs)), rest.scale)
+            inputs = _trimmed(self._readers.read(path, places(r[len(r) // 2] for r in take.inputs)), rest.scale)
         if self.resize:
             inputs, targets = resized(inputs, self.resize), resized(targets, self.resize)
-        return Stretch(clip, clip.start + start * clip.step, inputs, targets, rest)
+        return Stretch(clip, clip.start + start * clip.step, inputs, targets, rest, {})
 
     def _patch(self, stretch: Stretch, rng: np.random.Generator) -> Sample:
         scale, targets = self.degradation.scale, stretch.targets
@@ -218,7 +288,8 @@ class ClipDataset(Dataset[Sample]):
         y, x = top * scale, left * scale
         wanted = as_clip(targets[:, y : y + self.crop, x : x + self.crop])
         given, wanted = self.augmentation(given, wanted, rng)
-        return Sample(inputs=given, targets=wanted, key=f"{stretch.clip.name}:{stretch.frame}")
+        sample = Sample(inputs=given, targets=wanted, key=f"{stretch.clip.name}:{stretch.frame}")
+        return {**sample, "damaged": stretch.damaged} if stretch.damaged else sample
 
 
 def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:
@@ -303,7 +374,7 @@ class EvaluationClip:
     @cached_property
     def _about(self) -> tuple[int, tuple[int, int], Fraction]:
         """Source frames, (height, width) and frame rate of the file."""
-        with open_video(self.clip.path) as reader:
+        with opened(self.clip.path) as reader:
             stop = len(reader) if self.clip.stop is None else min(self.clip.stop, len(reader))
             return len(range(self.clip.start, stop, self.clip.step)), reader.size, reader.fps
 
@@ -388,7 +459,7 @@ class EvaluationClip:
         want = next(wanted, None)
         if want is None:
             return
-        with open_video(path) as reader:
+        with opened(path) as reader:
             for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
                 if i == want:
                     yield frame

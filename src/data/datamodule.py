@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,22 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.augment import Augmentation, Jitter
-from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop
+from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop, collate
 from src.data.degrade import Degradation
-from src.data.splits import Clip, Splits
+from src.data.processes import context, follow
+from src.data.splits import Clip, Damaged, Splits
 from src.errors import Problem
 from src.geometry import Geometry
 
+KILLED = (
+    "a process that reads training data was killed, most likely because memory ran out (in a container shared memory): "
+    "lower data.workers, data.batch_size or data.patches_per_read and go on with resume=true; where it happens again, "
+    "task=doctor doctor.read=true finds files that crash a decoder"
+)
+STUCK = (
+    "no training data has come for {:g} s: a decoder is stuck, which task=doctor doctor.read=true finds, or the disk "
+    "does not answer; go on with resume=true, and with a larger data.timeout where reading is only slow"
+)
 MIXED = 8  # decoded stretches that batches are mixed from, where each gives patches to several; all stay in memory
 
 
@@ -54,6 +65,13 @@ class DataModule(LightningDataModule):
         validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
             input frames of each.
         test_frames: limit of input frames a clip in the test.
+        skip_damaged: so many different clips that turn out to be damaged are trained without. Each is told once, and
+            their number logged as ``train/damaged``; one more, and training ends with a sentence that names them. Each
+            rank counts those that it meets, anew when training goes on. A layout that opens files has an option of its
+            own for it. Clips to evaluate are never left out.
+        timeout: seconds after which training ends with a sentence where the processes that decode give no batch. A
+            decoder that gives nothing is given up before (see :func:`src.video.reader.open_video`), unless it keeps
+            the interpreter's lock. Without workers there is nobody to end one that does.
 
     Raises:
         Problem: the degradation contradicts the network, or sizes do not go together. No data is read for it.
@@ -84,6 +102,8 @@ class DataModule(LightningDataModule):
         validate_clips: int | None = None,
         validate_frames: int | None = None,
         test_frames: int | None = None,
+        skip_damaged: int = 0,
+        timeout: float = 600,
     ) -> None:
         super().__init__()
         check_crop(crop, geometry, degradation, reverse)
@@ -94,6 +114,9 @@ class DataModule(LightningDataModule):
                 f"data.batch_size={batch_size} counts patches, and one of it and data.patches_per_read="
                 f"{patches_per_read} must be a multiple of the other: change one of them"
             )
+        if timeout <= 0:
+            raise Problem(f"data.timeout counts seconds that a batch may take to be read, got {timeout}")
+        self.damaged, self.timeout = Damaged(skip_damaged), float(timeout)
         self.layout = layout
         self.root = Path(root).expanduser()
         self.geometry, self.degradation = geometry, degradation
@@ -129,6 +152,7 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
+            self.damaged = Damaged(self.damaged.limit, self.splits.damaged)
             self.training = ClipDataset(
                 self.splits.train,
                 geometry=self.training_geometry,
@@ -140,6 +164,7 @@ class DataModule(LightningDataModule):
                 span=self.span,
                 samples=self.samples,
                 resize=self.resize,
+                damaged=self.damaged,
             )
 
     def train_dataloader(self) -> Loader:
@@ -159,17 +184,29 @@ class DataModule(LightningDataModule):
         if self.trainer is not None:  # workers start on the first epoch before Lightning says which one it is
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
+        if self.damaged:  # already, since some could not be opened
+            self._log_damaged()
         workers = self._spare_cores if self.workers is None else self.workers
         return Loader(
             self.training,
             sampler=sampler,
             batch_size=self.batch_size,
             num_workers=workers,
-            multiprocessing_context=_context() if workers else None,
+            multiprocessing_context=context("src.data.clips") if workers else None,
+            worker_init_fn=follow,
             persistent_workers=workers > 0,
+            patience=self.timeout,
+            collate_fn=collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global generator alone
+            damaged=self.damaged,
+            tell=self._log_damaged,
         )
+
+    def _log_damaged(self) -> None:
+        if self.trainer is not None:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"train/damaged": len(self.damaged)}, self.trainer.global_step)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         clips = self.splits.validate
@@ -266,23 +303,40 @@ class Loader(DataLoader[Sample]):
     """A loader that goes on where a checkpoint left it, in the middle of an epoch too.
 
     Lightning keeps ``state_dict()`` in its checkpoints and gives it back before the first batch.
+
+    Args:
+        damaged: counts the clips that samples say are damaged; None: none may be.
+        tell: is called when there are more of them.
+        patience: seconds after which processes that give no batch are ended, whatever they are in.
+        arguments, options: those of torch's; workers are persistent.
     """
 
     sampler: EpochSampler
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        damaged: Damaged | None = None,
+        tell: Callable[[], None] = lambda: None,
+        patience: float = 600,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self._given = 0  # batches of this epoch
+        self._damaged, self._tell = Damaged() if damaged is None else damaged, tell
+        self.patience = patience
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._given = self.sampler.skip // (self.batch_size or 1)
-        batches = super().__iter__()  # workers begin to read here, not at the first batch
+        with self._watched():
+            batches = super().__iter__()  # workers begin to read here, not at the first batch
         return self._counted(batches)
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             try:
-                batch = next(batches)
+                with self._watched():
+                    batch = next(batches)
             except StopIteration:
                 return
             except Problem as problem:  # torch wraps a worker's message in its traceback, which ends with the message
@@ -290,8 +344,48 @@ class Loader(DataLoader[Sample]):
                 raise type(problem)(
                     sentence.removeprefix(f"{type(problem).__module__}.{type(problem).__name__}: ")
                 ) from None
+            self._count(batch.pop("damaged", {}))
             self._given += 1
             yield batch
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Ends workers that are waited for too long, and says what a person can do where one is gone.
+
+        torch's own time limit does not hold where a worker keeps back what it has announced.
+        """
+        stuck = threading.Event()
+
+        def workers() -> list[Any]:
+            return getattr(self._iterator, "_workers", [])
+
+        def end() -> None:
+            stuck.set()
+            for process in workers():
+                process.kill()
+
+        timer = threading.Timer(self.patience, end)
+        timer.daemon = True
+        if self.num_workers:
+            timer.start()
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            if stuck.is_set():
+                raise Problem(STUCK.format(self.patience)) from error
+            cut = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # while it handed something over
+            if str(error).startswith("DataLoader worker") or (cut and not all(w.is_alive() for w in workers())):
+                raise Problem(KILLED) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _count(self, damaged: Mapping[str, str]) -> None:
+        before = len(self._damaged)
+        for path, sentence in damaged.items():
+            self._damaged.leave_out(path, sentence)
+        if len(self._damaged) > before:
+            self._tell()
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "batches": self._given}
@@ -322,12 +416,3 @@ def share(clips: int, rank: int, world: int) -> list[int]:
     ranks alone; scores are kept by clip, so that it counts once even then.
     """
     return list(range(rank, clips, world)) or [rank % clips]
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """How workers start: never by forking this process, since decord locks up in the child of one that has used it."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["src.data.clips"])  # a clean process that has torch already; workers fork from it
-    return context

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from src.data.splits import Clip, Splits, missing
-from src.errors import Problem
+from src.data.splits import Clip, Damaged, Splits, missing
+from src.errors import Problem, VideoError
 from src.video.sources import find_videos
 
 SHORTEST = 9  # frames worth holding back of a video: four odd ones, what lies between, and one to spare
 
 
 def folder(
-    root: Path | str, hold_back: float = 0.2, by: str = "time", step: int = 1, gap: int = 4, low: Path | None = None
+    root: Path | str,
+    hold_back: float = 0.2,
+    by: str = "time",
+    step: int = 1,
+    gap: int = 4,
+    low: Path | None = None,
+    skip: int = 0,
 ) -> Splits:
     """Any folder of video files or of frame folders.
 
@@ -30,9 +36,11 @@ def folder(
         step: each ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
         gap: source frames that are left out between the splits of a video, so that they share nothing.
         low: folder of bicubically reduced frames, in which everything is named as in ``root``.
+        skip: so many videos may be left out of all splits where their ends cannot be held back, since they cannot be
+            opened.
 
     Raises:
-        Problem: there is no video, or too little to hold anything back.
+        Problem: there is no video, too little to hold anything back, or more that is damaged.
     """
     root = Path(root)
     if step < 1 or gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
@@ -44,13 +52,14 @@ def folder(
         raise missing("folder of videos", root)
     parts = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
     if any(parts.values()):
-        return Splits(**{s: [c for f in folders for c in _clips(f, step, low)] for s, folders in parts.items()})
+        found = {split: [c for f in folders for c in _clips(f, step, low)] for split, folders in parts.items()}
+        return Splits(found["train"], found["validate"], found["test"])
     clips = _clips(root, step, low)
     if not clips:
         raise missing("video or frame folder", root)
     if not hold_back:
         return Splits(train=clips)
-    return _by_time(clips, hold_back, gap) if by == "time" else _by_video(clips, hold_back)
+    return _by_time(clips, hold_back, gap, Damaged(skip)) if by == "time" else _by_video(clips, hold_back)
 
 
 FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
@@ -69,10 +78,14 @@ def _clips(root: Path, step: int, low: Path | None) -> list[Clip]:
     return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
 
 
-def _by_time(clips: Iterable[Clip], hold_back: float, gap: int) -> Splits:
+def _by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: Damaged) -> Splits:
     train, validate, test = [], [], []
     for clip in clips:
-        frames = clip.length()
+        try:
+            frames = clip.length()
+        except VideoError as error:
+            damaged.leave_out(clip.path, str(error))
+            continue
         held = max(round(frames * hold_back / 2), SHORTEST)
         learnt = frames - 2 * held - 2 * gap
         if learnt < SHORTEST:
@@ -83,10 +96,10 @@ def _by_time(clips: Iterable[Clip], hold_back: float, gap: int) -> Splits:
         test.append(_stretch(clip, frames - held, frames))
     if not test:
         raise Problem(
-            f"no video in {_common(train)} has the {3 * SHORTEST + 2 * gap} frames that holding back its end takes: "
-            f"hold back whole videos with data.layout.by=video"
+            f"no video in {_common(clips)} has the {3 * SHORTEST + 2 * gap} frames that holding back its end takes"
+            f"{', and some are damaged' if damaged else ''}: hold back whole videos with data.layout.by=video"
         )
-    return Splits(train, validate, test)
+    return Splits(train, validate, test, damaged)
 
 
 def _stretch(clip: Clip, start: int, stop: int) -> Clip:

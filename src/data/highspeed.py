@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.data.folders import folder
 from src.data.layouts import EXPECTED
-from src.data.splits import Clip, Splits, missing
+from src.data.splits import Clip, Splits, listed, missing
 from src.errors import Problem
 from src.video.sources import find_videos
 
@@ -186,7 +186,7 @@ def _read(path: Path, known: dict[str, Clip]) -> list[str]:
     if not path.is_file():
         return []
     names = []
-    for line in filter(None, map(str.strip, path.read_text().splitlines())):
+    for line in listed(path):
         name = line if line in known else Path(line).with_suffix("").as_posix()
         if name not in known:
             raise Problem(f"{path} names {line}, which is not among the {len(known)} videos beside it")

@@ -23,7 +23,7 @@ from PIL import Image
 
 from src.data.folders import folder
 from src.data.procedural import SPLITS, prepare
-from src.data.splits import Clip, Splits, missing
+from src.data.splits import Clip, Splits, listed, missing
 from src.errors import Problem
 from src.video import packed
 from src.video.reader import open_video
@@ -174,7 +174,7 @@ def _septuplet(high: Callable[[str], Path], low: Callable[[str], Path] | None, k
 def _listed(path: Path) -> list[str]:
     if not path.is_file():
         raise Problem(f"{path} is missing: it comes with the data set ({EXPECTED['vimeo90k'].source})")
-    return path.read_text().split()
+    return listed(path)
 
 
 def _without_black(clips: Sequence[Clip]) -> list[Clip]:

@@ -9,7 +9,6 @@ call goes on with what is missing.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from src.data.checkup import examined
+from src.data.processes import context, follow
+from src.data.splits import few
 from src.disk import locked, synced, written
 from src.errors import Problem, VideoError
 from src.video import packed
@@ -34,7 +36,6 @@ from src.video.writer import VideoWriter
 GOP = 2  # frames from key frame to key frame; more is smaller and costs more of each read (experiments/speed/data.md)
 SHORT = 8  # frames of a clip that is one group, as it is read whole
 RECORD = "packed.json"  # marks a packed data set
-SHOWN = 10  # sentences on what is bad
 
 Work = Callable[[Path, Any], str]
 Tell = Callable[[Iterable[str], int], Iterable[str]]
@@ -93,7 +94,7 @@ def pack(
         said = [*watch(_each(partial(_one, gop=gop), missing, processes), len(missing))]
         if bad := [sentence for sentence in said if sentence]:
             raise Problem(
-                f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {_few(bad)}. The others are safe in "
+                f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {few(bad)}. The others are safe in "
                 f"{place}: mend or remove these and give the same command again, it goes on with them"
             )
         clips = [goal for source, goal in jobs if source.is_dir()]
@@ -125,9 +126,14 @@ def damaged(root: Path | str, *, processes: int = 1, watch: Tell = lambda done, 
             bad = [f"{record['clips'] - len(sealed)} of {record['clips']} clips are not there, pack them again"]
     else:
         sealed = set()
-    jobs = [(clip, clip in sealed) for clip in clips]
-    said = watch(_each(_read, jobs, processes), len(clips))
-    return [*bad, *(sentence for sentence in said if sentence)]
+    torn = {
+        clip: f"{clip} is damaged: what was packed with its frames is lost; remove the file and pack it again"
+        for clip in sealed
+        if packed.index(clip) is None
+    }
+    found = examined([clip for clip in clips if clip not in torn], read=True, processes=processes)
+    said = watch((finding.fault for finding in found), len(clips) - len(torn))
+    return [*bad, *sorted(filter(None, [*torn.values(), *said]))]
 
 
 # --- What is to be done ---
@@ -144,11 +150,6 @@ def _jobs(root: Path) -> list[tuple[Path, Path]]:
             raise Problem(f"{jobs[goal]} and {source} would both be packed as {goal}: keep one of them")
         jobs[goal] = source
     return [(source, goal) for goal, source in jobs.items()]
-
-
-def _few(sentences: Sequence[str]) -> str:
-    more = f"; and {len(sentences) - SHOWN} more" if len(sentences) > SHOWN else ""
-    return "; ".join(sentences[:SHOWN]) + more
 
 
 @contextmanager
@@ -170,10 +171,7 @@ def _each(work: Work, jobs: Sequence[tuple[Path, Any]], processes: int) -> Itera
     if processes <= 1 or len(jobs) < 2:
         yield from (work(*job) for job in jobs)
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([__name__])  # each starts with torch in it
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _begin)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), context(__name__), _begin)
     try:
         yield from pool.map(work, *zip(*jobs, strict=True))
     except BrokenProcessPool as error:
@@ -185,6 +183,7 @@ def _each(work: Work, jobs: Sequence[tuple[Path, Any]], processes: int) -> Itera
 
 
 def _begin() -> None:
+    follow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, which lets a clip be finished
     torch.set_num_threads(1)
 
@@ -235,15 +234,3 @@ def pack_clip(source: Path, goal: Path, *, gop: int = GOP) -> None:
             for number, (before, after) in enumerate(zip(images.frames(), video.frames(), strict=True)):
                 if not torch.equal(before, after):
                     raise VideoError(f"frame {number} of {source} does not come back as it was from {goal}")
-
-
-def _read(clip: Path, sealed: bool) -> str:
-    if sealed and packed.index(clip) is None:
-        return f"{clip} is damaged: what was packed with its frames is lost; remove the file and pack it again"
-    try:
-        with open_video(clip) as reader:
-            for _frame in reader.frames():
-                pass
-    except Problem as problem:
-        return str(problem)
-    return ""

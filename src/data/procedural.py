@@ -349,8 +349,9 @@ def prepare(
         )
     wanted = dict(version=VERSION, **counts, height=height, width=width, frames=frames, fps=fps, seed=seed)
     record = root / "procedural.json"
+    occupied = root.is_file() or any(root.glob("*/*"))  # before the record: another process may just have written that
     if not record.exists():
-        if root.is_file() or any(root.glob("*/*")):
+        if occupied:
             raise Problem(f"{root} holds something else than built-in scenes: name an empty folder for them.")
         with written(record) as stream:
             stream.write(json.dumps(wanted, indent=2) + "\n")

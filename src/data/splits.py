@@ -1,17 +1,23 @@
 """What a data set is made of: clips, and which of them train, validate and test.
 
-Layouts (:mod:`src.data.layouts`) find them; samples (:mod:`src.data.clips`) are cut from them.
+Layouts (:mod:`src.data.layouts`) find them; samples (:mod:`src.data.clips`) are cut from them. What is damaged among
+them is counted here.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.errors import Problem
-from src.video.reader import open_video
+from src.errors import Problem, VideoError
+from src.video.reader import FrameReader, open_video
+
+SHOWN = 10  # sentences on what is damaged
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Clip:
         """Source frames; opens the file where ``stop`` is not given."""
         stop = self.stop
         if stop is None:
-            with open_video(self.path) as reader:
+            with opened(self.path) as reader:
                 stop = len(reader)
         return len(range(self.start, stop, self.step))
 
@@ -49,6 +55,10 @@ class Clip:
 class Splits:
     """Clips to train on, to validate on while training, and to test on: no frame is in two of them.
 
+    Args:
+        train, validate, test: the clips.
+        damaged: by path, a sentence on each file that should have given clips to these and could not be opened.
+
     Raises:
         Problem: a frame is in two splits, or two clips of a test or validation set share a name.
     """
@@ -56,6 +66,7 @@ class Splits:
     train: Sequence[Clip] = ()
     validate: Sequence[Clip] = ()
     test: Sequence[Clip] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("train", "validate", "test"):
@@ -92,6 +103,80 @@ class Splits:
                         f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
                     )
                 seen.add(clip.name)
+
+
+class Damaged(dict[str, str]):
+    """What was found damaged, by the path of its clip, with a sentence on each.
+
+    Args:
+        limit: so many clips may be, ``data.skip_damaged``.
+        known: what was found before.
+
+    Raises:
+        VideoError: there are more, here and in the methods; the sentence names them.
+    """
+
+    def __init__(self, limit: int = 0, known: Mapping[str, str] | None = None) -> None:
+        if limit < 0:
+            raise Problem(f"data.skip_damaged counts damaged clips to train without, got {limit}")
+        super().__init__()
+        self.limit = limit
+        for path, sentence in (known or {}).items():
+            self.meet(path, sentence)
+
+    def meet(self, path: Path | str, sentence: str) -> bool:
+        """Counts a clip; whether it was not known."""
+        if str(path) in self:
+            return False
+        self[str(path)] = sentence
+        if len(self) <= self.limit:
+            return True
+        found = "task=doctor doctor.read=true finds all that is damaged"
+        if not self.limit:
+            raise VideoError(f"{sentence}; replace it, or train without it with data.skip_damaged=1 ({found})")
+        raise VideoError(
+            f"{len(self)} clips are damaged, and data.skip_damaged={self.limit} trains without {self.limit} at most: "
+            f"{few(self.values())}; replace them, or raise it ({found})"
+        )
+
+    def leave_out(self, path: Path | str, sentence: str) -> None:
+        """Counts a clip, and tells so the first time."""
+        if self.meet(path, sentence):
+            log.warning("%s: left out (%d of data.skip_damaged=%d)", sentence, len(self), self.limit)
+
+
+def few(sentences: Iterable[str]) -> str:
+    """Sentences in a row, those that would be too many counted only."""
+    said = list(sentences)
+    return "; ".join(said[:SHOWN]) + (f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else "")
+
+
+def opened(path: Path) -> FrameReader:
+    """The reader of a clip; whatever keeps it from being opened is a VideoError."""
+    try:
+        return open_video(path)
+    except OSError as error:
+        raise VideoError(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+def listed(path: Path) -> list[str]:
+    """The entries of a list of clips, one a line, each a path within a folder that the data set says.
+
+    Raises:
+        Problem: it cannot be read, or an entry would lead out of that folder. Links within it may lead anywhere.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} cannot be read as a list of clips, one a line: {error}") from error
+    entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, entry in entries:
+        if Path(entry).anchor or ".." in Path(entry).parts:
+            raise Problem(
+                f"line {number} of {path} is {entry}, which leads out of the data set: name what lies in it, without "
+                "a leading / and without .."
+            )
+    return [entry for _, entry in entries]
 
 
 def missing(what: str, root: Path, source: str = "") -> Problem:

@@ -1,9 +1,13 @@
-"""Says what is installed, which device there is, and which data sets are found and whole, a line each."""
+"""Says what is installed, which device there is, which data sets are found and whole, and what is amiss with clips."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,22 +15,36 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
 
 from src.config import CONF, compose
+from src.data.checkup import Finding, examined
 from src.data.layouts import inspect
+from src.data.splits import Clip, Splits, few
 from src.errors import Problem
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_file
+from src.video.sources import find_videos, natural
 
 PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "kornia", "wandb", "decord", "av", "numpy")
+
+FOLDERS = 1000  # of frames, which take seconds to open; Vimeo-90K has 91,701
 
 
 def doctor(config: DictConfig, directory: Path) -> None:
     """``task=doctor``: prints one line a finding; ``ok``, ``no`` or ``!!`` in front says how it stands.
 
+    Of the data set that is chosen (``data=``) each clip is opened, and with ``doctor.read=true`` every frame decoded.
+
     Raises:
         Problem: a package is missing, or a data set that was found is not whole.
     """
-    faults = [*_installation(), *_devices(), *_data_sets(config)]
+    faults = [*_installation(), *_devices()]
+    logging.disable(logging.WARNING)  # what layouts and readers warn of is told here
+    try:
+        faults += _data_sets(config)
+    finally:
+        logging.disable(logging.NOTSET)
     if faults:
         raise Problem(f"{len(faults)} of these need attention: " + "; ".join(faults))
 
@@ -66,6 +84,8 @@ def _devices() -> list[str]:
 def _data_sets(config: DictConfig) -> list[str]:
     """Every data set at its own place, the one that the command line names at the place that it gives."""
     faults = []
+    config = copy.deepcopy(config)
+    config.data.skip_damaged = sys.maxsize  # a layout shall not end at the first
     chosen = HydraConfig.get().runtime.choices["data"] if HydraConfig.initialized() else "procedural"
     for path in sorted((CONF / "data").glob("[!_]*.yaml")):
         data = (
@@ -77,14 +97,70 @@ def _data_sets(config: DictConfig) -> list[str]:
             what = "not rendered yet; made when it is first used" if path.stem == "procedural" else "not found"
             _say("no", f"data={path.stem}: {what} ({where})")
             continue
-        complaints = inspect(instantiate(data.layout), root)
+        layout = instantiate(data.layout)
+        complaints, splits = inspect(layout, root), Splits()
         for complaint in complaints:
             _say("!!", f"data={path.stem}: {complaint}")
             faults.append(f"data={path.stem}")
         if not complaints:
-            splits = instantiate(data.layout)(root)
+            splits = layout(root)
             counts = (
                 f"{len(splits.train)} clips to train, {len(splits.validate)} to validate, {len(splits.test)} to test"
             )
             _say("ok", f"data={path.stem}: {counts}, at {root}")
+        if path.stem == chosen:
+            faults += _clips(config, path.stem, root, splits)
     return faults
+
+
+def _clips(config: DictConfig, name: str, root: Path, splits: Splits) -> list[str]:
+    """Every clip of the chosen data set; a line for each that is damaged, or not as most are."""
+    read = config.doctor.read
+    trained, evaluated = _paths(splits.train), _paths([*splits.validate, *splits.test])
+    known = trained | evaluated | {Path(path) for path in splits.damaged}
+    paths = sorted(known or {path.resolve() for path in find_videos(root)}, key=_order)
+    folders = sum(path.is_dir() for path in paths)
+    if folders > FOLDERS and not read:
+        _say("no", f"data={name}: {folders} folders of frames are not opened one by one; doctor.read=true reads them")
+        paths = [path for path in paths if not path.is_dir()]
+    found = examined(paths, read=read, processes=config.doctor.processes or os.cpu_count() or 1)
+    bad = []
+    for finding in _watched(found, len(paths)):
+        if finding.fault:
+            bad.append(finding)
+            share = f" ({finding.readable} of {finding.frames} frames can be read)" if finding.frames else ""
+            _say("!!", f"data={name}: {finding.fault}{share}")
+        elif finding.notes:
+            _say("ok", f"data={name}: {finding.path}: {'; '.join(finding.notes)}")
+    how = "are decoded, every frame," if read else "are opened (doctor.read=true decodes every frame)"
+    if not bad:
+        _say("ok", f"data={name}: {len(paths)} clips {how} and none is damaged")
+        return []
+    _say(
+        "!!", f"data={name}: {len(paths)} clips {how} and {len(bad)} are damaged; {'; '.join(_advice(bad, evaluated))}"
+    )
+    return [f"{len(bad)} clips of data={name}"]
+
+
+def _paths(clips: Sequence[Clip]) -> set[Path]:
+    return {path for clip in clips for path in (clip.path, *clip.ready.values())}
+
+
+def _order(path: Path) -> list[tuple[int, str]]:
+    return natural(str(path))
+
+
+def _watched(findings: Iterator[Finding], total: int) -> Iterable[Finding]:
+    console = Console(stderr=True)
+    return track(findings, "Reading", total, console=console, disable=not console.is_terminal, transient=True)
+
+
+def _advice(bad: Sequence[Finding], evaluated: set[Path]) -> Iterator[str]:
+    """What to type, and what to replace."""
+    skipped = {finding.path for finding in bad if finding.skipped}
+    if skipped:
+        yield f"data.skip_damaged={len(skipped)} trains without those that cannot be read"
+    if others := sorted({finding.path for finding in bad} - skipped, key=_order):
+        yield f"replace {few(map(str, others))}, which training would take as they are, or end with"
+    if scored := sorted(skipped & evaluated, key=_order):
+        yield f"replace {few(map(str, scored))}, which scores are taken of: these leave nothing out"

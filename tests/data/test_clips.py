@@ -6,11 +6,14 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain, product
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 
 from src.data.augment import Augmentation, orient
@@ -533,3 +536,81 @@ def test_frames_are_resized_before_they_are_cropped(fast: tuple[Path, np.ndarray
             assert min(errors) <= 1  # Pillow rounds after each axis
             seen.add(int(np.argmin(errors)))
     assert len(seen) > 2
+
+
+class Places(np.random.Generator):
+    """Draws, one after the other, these places of what is drawn from, and keeps what that was."""
+
+    def __init__(self, *places: int) -> None:
+        super().__init__(np.random.PCG64())
+        self.places, self.ranges = places, []
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        self.ranges.append(range(low) if high is None else range(low, high))
+        return self.ranges[-1][self.places[len(self.ranges) - 1]]
+
+
+@hypothesis.given(
+    lengths=st.lists(st.integers(1, 60), max_size=4),
+    mixed=st.sampled_from([None, (2,), (8, 4, 2), (4, 2)]),
+    more=st.integers(0, 12),
+    samples=st.none() | st.integers(1, 12),
+)
+@hypothesis.settings(max_examples=60)
+def test_every_possible_start_belongs_to_exactly_one_segment(
+    lengths: list[int], mixed: tuple | None, more: int, samples: int | None
+) -> None:
+    """Of clips of any lengths, after any exposure that is drawn; nothing that is taken lies outside of its clip."""
+    geometry, degradation = (VTSR, Degradation(exposure=2, mixed=mixed)) if mixed else (EDVR, BICUBIC)
+    longest = 2 * max(mixed) if mixed else 5
+    lengths = [*lengths, longest]  # one at least that is long enough
+    clips = [Clip(f"{k}", Path("x"), start=3, stop=3 + 2 * n, step=2) for k, n in enumerate(lengths)]
+    options = {"crop": 32, "augmentation": PLAIN, "span": longest + more, "samples": samples}
+    data = ClipDataset(clips, geometry=geometry, degradation=degradation, **options)
+    starts: dict[tuple[int, int], list[list[int]]] = {}  # by clip and frames of a sample, those of each segment
+    for index, exposure in product(range(len(data)), range(len(data.takes))):
+        widest = Places(exposure, 0)
+        data._locate(index, widest)
+        drawn = [data._locate(index, Places(exposure, place)) for place in range(len(widest.ranges[1]))]
+        ((number, extent),) = {(int(clip.name), take.extent) for clip, _, take in drawn}
+        assert extent == data.takes[exposure].extent
+        starts.setdefault((number, extent), []).append([first for _, first, _ in drawn])
+        for _, first, take in drawn:
+            taken = [first - take.first + frame for frame in chain(*take.inputs, *take.targets)]
+            assert 0 <= min(taken) <= max(taken) < lengths[number]
+    assert {number for number, _ in starts} == {number for number, n in enumerate(lengths) if n >= longest}
+    for (number, extent), segments in starts.items():
+        possible = [*range(lengths[number] - extent + 1)]
+        assert len(segments) == samples or samples is None
+        assert len(segments) <= len(possible) or samples is not None
+        found = [*chain(*segments)]
+        assert (found if len(segments) <= len(possible) else sorted(set(found))) == possible  # or several share one
+
+
+KEYS = st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 2))  # (epoch, index, patch), some beyond the clip
+
+
+@hypothesis.given(st.integers(0, 2**32), st.lists(KEYS, min_size=2, max_size=4, unique=True), st.integers(1, 3))
+@hypothesis.settings(max_examples=15)
+def test_a_sample_is_the_same_after_any_others(root: Path, seed: int, keys: list[tuple], stretches: int) -> None:
+    options = {"degradation": Degradation([Bicubic(4), Noise()]), "seed": seed}
+    data = dataset(root, stretches=stretches, **options)
+    samples = [data[key] for key in keys]
+    assert all(equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
+    assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)
+
+
+@hypothesis.given(st.tuples(st.integers(0, 9), st.text(max_size=3)), st.tuples(st.integers(0, 9), st.text(max_size=3)))
+@hypothesis.settings(max_examples=15)
+def test_noise_is_of_the_seed_the_clip_and_the_frame(root: Path, one: tuple[int, str], other: tuple[int, str]) -> None:
+    """However many frames are looked at, and whatever else has been."""
+
+    def inputs(key: tuple[int, str], frames: int) -> list[torch.Tensor]:
+        seed, name = key
+        clip = Clip(name, root / "clip", stop=12)
+        options = {"degradation": Degradation([Noise()], every=2), "geometry": Geometry(1, 1, (Fraction(0),))}
+        return [*evaluation(root, clip=clip, seed=seed, max_frames=frames, **options).inputs()]
+
+    first, second = inputs(one, 4), inputs(other, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, inputs(one, 2), strict=False))
+    assert all(torch.equal(a, b) == (one == other) for a, b in zip(first, second, strict=False))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from copy import copy
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
@@ -308,3 +314,85 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
     if file.stem != "procedural":  # which is made where it is missing
         with pytest.raises(Problem, match="data=procedural"):
             data.prepare_data()
+
+
+@st.composite
+def samplers(draw: st.DrawFn) -> tuple[list[EpochSampler], int]:
+    """Those of all ranks, and the batch size that they are for."""
+    few, times = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    batch, patches = draw(st.sampled_from([(few, few * times), (few * times, few)]))
+    options = {
+        "size": draw(st.integers(1, 60)),
+        "seed": draw(st.integers(0, 2**40)),
+        "world": draw(st.integers(1, 4)),
+        "multiple": math.lcm(batch, patches) // patches,
+        "patches": patches,
+        "mixed": draw(st.integers(1, 4)),
+    }
+    return [EpochSampler(rank=rank, **options) for rank in range(options["world"])], batch
+
+
+@given(samplers(), st.integers(0, 2**20), st.data())
+@settings(max_examples=120)
+def test_an_epoch_has_everything_at_most_once(drawn: tuple, epoch: int, data: st.DataObject) -> None:
+    ranks, batch = drawn
+    for sampler in ranks:
+        sampler.set_epoch(epoch)
+    keys = [list(sampler) for sampler in ranks]
+    assert {len(some) for some in keys} == {len(ranks[0])}
+    assert len(ranks[0]) > 0
+    assert len(ranks[0]) % batch == 0
+    first, everything = ranks[0], [key for some in keys for key in some]
+    assert len(set(everything)) == len(everything)
+    assert {e for e, _, _ in everything} == {epoch}
+    indices = Counter(index for _, index, _ in everything)
+    assert set(indices.values()) == {first.patches}  # each with all its patches, ...
+    assert sum(len({index for _, index, _ in some}) for some in keys) == len(indices)  # ... which no two ranks share
+    assert set(indices) <= set(range(first.size))
+    assert first.size - len(indices) < first.world * first.multiple
+    for sampler, some in zip(ranks, keys, strict=True):
+        sampler.skip = data.draw(st.integers(0, len(some)), "goes on behind")
+        assert list(sampler) == some[sampler.skip :]
+        sampler.set_epoch(epoch + 1)
+        assert len(list(sampler)) == len(some)
+
+
+class Keys(torch.utils.data.Dataset):
+    """Samples that say which they are."""
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict:
+        return {"key": str(key)}
+
+
+@given(samplers(), st.integers(0, 9), st.lists(st.integers(0, 30), max_size=4))
+@settings(max_examples=80)
+def test_cut_off_anywhere_and_again_the_batches_go_on(drawn: tuple, epoch: int, stops: list[int]) -> None:
+    """``stops`` are the batches after which a run is cut off, each counted from where the one before it was."""
+    (sampler, *_), batch_size = drawn
+
+    def loader() -> Loader:
+        return Loader(Keys(), sampler=copy(sampler), batch_size=batch_size)
+
+    running, epochs = loader(), range(epoch, epoch + len(stops) + 1)
+    whole = [batch["key"] for e in epochs for batch in epoch_of(running, e)]
+    seen: list[list[str]] = []
+    running.sampler.set_epoch(epoch)
+    for stop in stops:
+        seen += [batch["key"] for batch in islice(iter(running), stop)]
+        state, running = running.state_dict(), loader()
+        running.load_state_dict(state)
+    rest = [batch["key"] for batch in running]
+    assert seen + rest == whole[: len(seen) + len(rest)]
+    assert len(rest) > 0
+    assert (len(seen) + len(rest)) % len(running) == 0  # the epoch's end
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=100)
+def test_every_clip_is_evaluated_and_counts_once(clips: int, world: int) -> None:
+    shares = [share(clips, rank, world) for rank in range(world)]
+    assert {clip for mine in shares for clip in mine} == set(range(clips))
+    assert all(shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    if clips >= world:
+        assert sum(map(len, shares)) == clips

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,6 +22,7 @@ from src.data.steps import Bicubic, Jpeg, Mpeg4, Noise
 from src.errors import Problem
 from src.geometry import Geometry, evenly
 from src.ops.resize import imresize
+from tests.test_geometry import networks
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "degradation"
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3)
@@ -248,3 +253,113 @@ def test_mpeg4_is_a_video_codec(frames: torch.Tensor) -> None:
     assert torch.equal(coarse, Mpeg4(20)(clip, rng()))
     with pytest.raises(Problem, match="quantiser"):
         Mpeg4(32)
+
+
+EXACT = st.one_of(
+    st.integers(2, 4).map(Bicubic),
+    st.integers(1, 100).map(Jpeg),
+    st.just(Noise(gaussian=0, salt_pepper=0)),
+)
+DRAWN = st.builds(Noise, st.floats(0.01, 0.3), st.floats(0, 0.3)) | st.just(Jpeg([5, 95]))
+
+
+def pixels(frames: int, height: int, width: int) -> torch.Tensor:
+    """uint8 frames (T, H, W, C) with detail of every size."""
+    noise = torch.from_numpy(np.random.default_rng([frames, height, width]).random((frames, 3, height, width)))
+    coarse = torch.nn.functional.interpolate(noise[..., :6, :6], (height, width), mode="bilinear")
+    return ((0.6 * coarse + 0.4 * noise) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@st.composite
+def degradations(draw: st.DrawFn, steps: st.SearchStrategy = EXACT) -> tuple[Degradation, torch.Tensor]:
+    """Steps in any order, and frames whose size is a multiple of what they divide it by."""
+    chosen = st.lists(steps, max_size=3).filter(lambda some: math.prod(step.scale for step in some) <= 8)
+    degradation = Degradation(draw(chosen))
+    height, width = (degradation.scale * draw(st.integers(6, 24)) for _ in "yx")
+    return degradation, pixels(draw(st.integers(1, 2)), height, width)
+
+
+@given(degradations(), st.data())
+@settings(max_examples=120)
+def test_any_patch_is_cut_from_the_whole(example: tuple[Degradation, torch.Tensor], data: st.DataObject) -> None:
+    degradation, frames = example
+    whole = degradation(as_clip(frames), rng())
+    height, width = whole.shape[-2:]
+    assert (height, width) == (frames.shape[1] // degradation.scale, frames.shape[2] // degradation.scale)
+    side = data.draw(st.integers(1, min(height, width)), "side")
+    top, left = (data.draw(st.integers(0, length - side)) for length in (height, width))
+    patch = degradation.patch(frames, top, left, side, rng())
+    assert torch.equal(patch, whole[..., top : top + side, left : left + side])
+
+
+KEYS = st.lists(st.integers(0, 2**31), min_size=3, max_size=3)  # (seed, epoch, index) or (seed, clip, frame)
+
+
+@given(degradations(EXACT | DRAWN), KEYS, KEYS)
+@settings(max_examples=80)
+def test_what_is_drawn_follows_from_the_key(
+    example: tuple[Degradation, torch.Tensor], key: list[int], other: list[int]
+) -> None:
+    degradation, frames = example
+    clip = as_clip(frames)
+    degraded = degradation(clip, np.random.default_rng(key))
+    assert degraded.dtype == torch.float32
+    assert degraded.shape == (len(frames), 3, clip.shape[2] // degradation.scale, clip.shape[3] // degradation.scale)
+    assert torch.equal((degraded * 255).round().clamp(0, 255) / 255, degraded)  # as a file would hold it
+    different = degradation(clip, np.random.default_rng(other))  # what else was drawn before has no part in it
+    assert torch.equal(degradation(clip, np.random.default_rng(key)), degraded)
+    patch = degradation.patch(frames, 1, 2, 4, np.random.default_rng(key))
+    assert patch.shape == (len(frames), 3, 4, 4)
+    assert torch.equal(degradation.patch(frames, 1, 2, 4, np.random.default_rng(key)), patch)
+    if degradation.steps and isinstance(degradation.steps[-1], Noise) and degradation.steps[-1].gaussian:
+        assert torch.equal(different, degraded) == (key == other)
+
+
+@given(st.integers(1, 12), st.floats(0.4, 3), st.randoms(use_true_random=False))
+@settings(max_examples=80)
+def test_an_exposure_lies_between_its_frames(exposure: int, gamma: float, random) -> None:
+    degradation = Degradation(exposure=exposure, gamma=gamma)
+    frames = pixels(exposure, 6, 7)
+    exposed = degradation.expose(frames)
+    assert exposed.shape == frames.shape[1:]
+    assert (frames.amin(0) <= exposed).all()
+    assert (exposed <= frames.amax(0)).all()
+    order = random.sample(range(exposure), exposure)
+    assert torch.equal(degradation.expose(frames[order]), exposed)
+    still = frames[:1].expand(exposure, -1, -1, -1)
+    assert torch.equal(degradation.expose(still), frames[0])  # what does not move is not blurred
+
+
+@given(networks(exposed=False), st.integers(1, 3), st.integers(0, 3))
+@settings(max_examples=80)
+def test_targets_lie_where_instants_do(geometry: Geometry, times: int, half: int) -> None:
+    every, exposure = times * geometry.subdivision, 2 * half + 1
+    timeline = Degradation(every=every, exposure=exposure).timeline(geometry)
+    take = timeline.take(geometry)
+    middles = [frames[half] for frames in take.inputs]
+    assert {len(frames) for frames in take.inputs} == {exposure}
+    assert middles == [half + i * every for i in range(geometry.window)]
+    for time, target in zip(geometry.times, take.targets, strict=True):
+        assert list(target) == [half + time * every]
+        assert time % 1 or target[0] == timeline.source(int(time))
+
+
+@given(networks(exposed=True), st.integers(1, 3))
+@settings(max_examples=80)
+def test_targets_divide_their_exposures(geometry: Geometry, times: int) -> None:
+    exposure = times * geometry.subdivision
+    take = Degradation(exposure=exposure).timeline(geometry).take(geometry)
+    assert [*chain(*take.inputs)] == [*range(geometry.window * exposure)]
+    for target, time in zip(take.targets, geometry.times, strict=True):
+        assert len(target) == exposure * geometry.spacing
+        assert target[0] + target[-1] + 1 == 2 * time * exposure  # the middle of it lies at its time
+    shown = [*chain(*take.targets)]
+    assert shown == [*range(shown[0], shown[-1] + 1)]  # one begins where the other ends
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60))
+def test_as_many_inputs_as_there_are_frames_for(every: int, exposure: int, sources: int) -> None:
+    timeline = Timeline(every, exposure)
+    inputs = timeline.inputs(sources)
+    assert inputs == 0 or timeline.frames(inputs - 1).stop <= sources
+    assert timeline.frames(inputs).stop > sources

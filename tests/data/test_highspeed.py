@@ -226,3 +226,12 @@ def test_a_share_of_what_a_train_list_leaves_tests(su: Path) -> None:
     assert len(splits.train) + len(splits.validate) == 60
     assert len(splits.test) == round(133 * 0.18)
     assert len(everything(splits)) == 60 + len(splits.test)
+
+
+@pytest.mark.parametrize("entry", ["../outside", "/etc/outside.mp4", "IMG_1000/../../outside"])
+@pytest.mark.parametrize("name", ["test_list.txt", "train_list.txt"])
+def test_lists_do_not_lead_out_of_the_data_set(su: Path, entry: str, name: str) -> None:
+    (su / name).write_text(f"IMG_1000\n{entry}\n")
+    with pytest.raises(Problem) as caught:
+        adobe240(su)
+    assert f"line 2 of {su / name} is {entry}, which leads out of the data set" in str(caught.value)

@@ -103,6 +103,37 @@ def test_vid4_as_people_keep_it(tmp_path: Path, inner: str) -> None:
     assert len(inspect(vid4, tmp_path)) == 4  # 3 frames each are too few
 
 
+@pytest.mark.parametrize("entry", ["../../secret", "00001/../../../secret", "{outside}", "..", "/"])
+@pytest.mark.parametrize("name", ["sep_trainlist.txt", "sep_testlist.txt", "fast_testset.txt"])
+def test_lists_do_not_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path, entry: str, name: str) -> None:
+    entry = entry.format(outside=write_frames(tmp_path / "secret", 7))
+    if not (septuplets / name).exists():
+        (septuplets / name).write_text("00002/0001")
+    with (septuplets / name).open("a") as file:
+        file.write(f"\n\n{entry}\n")
+    with pytest.raises(Problem) as caught:
+        vimeo90k(septuplets)
+    line = len((septuplets / name).read_text().splitlines())
+    assert f"line {line} of {septuplets / name} is {entry}, which leads out of the data set" in str(caught.value)
+    assert inspect(vimeo90k, septuplets) == [str(caught.value)]
+
+
+def test_links_within_a_data_set_may_lead_anywhere(septuplets: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another disk"
+    (septuplets / "sequences" / "00001").rename(elsewhere)
+    (septuplets / "sequences" / "00001").symlink_to(elsewhere)
+    (septuplets / "sep_trainlist.txt").write_text("00001/0001\r\n  00001/0002  \r\n", encoding="utf-8-sig")
+    splits = vimeo90k(septuplets, hold_back=0)
+    assert [clip.name for clip in splits.train] == ["00001/0001", "00001/0002"]
+    assert all(clip.path.is_dir() for clip in splits.train)
+
+
+def test_a_list_that_is_no_text_is_one_sentence(septuplets: Path) -> None:
+    (septuplets / "sep_trainlist.txt").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(Problem, match=r"sep_trainlist.txt cannot be read as a list of clips, one a line"):
+        vimeo90k(septuplets)
+
+
 @pytest.mark.parametrize("layout", [vimeo90k, vid4, folder])
 def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: object) -> None:
     with pytest.raises(Problem) as caught:

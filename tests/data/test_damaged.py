@@ -1,0 +1,424 @@
+"""Damaged clips: training goes on without so many as it may, or ends with a sentence, and never hangs."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from src.config import compose
+from src.data import clips
+from src.data.clips import Readers
+from src.data.datamodule import DataModule, EpochSampler, Loader
+from src.data.degrade import Degradation
+from src.data.folders import folder
+from src.data.processes import context
+from src.data.splits import Clip, Damaged, Splits
+from src.data.steps import Bicubic, Noise
+from src.errors import Problem, VideoError
+from src.geometry import Geometry
+from src.video.reader import open_video
+from src.video.watch import Stuck, Watch
+from src.video.writer import VideoWriter
+
+PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
+NAMES = "abcde"
+
+
+def write_frames(path: Path, pixels: np.ndarray) -> None:
+    path.mkdir(parents=True)
+    for i, frame in enumerate(pixels):
+        Image.fromarray(frame).save(path / f"{i:02}.png")
+
+
+def write_video(path: Path, pixels: np.ndarray) -> None:
+    with VideoWriter(path, Fraction(25), codec="lossless", gop=4) as video:
+        for frame in pixels:
+            video.write(frame)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips to train on, of 16 frames of noise: five folders and a video."""
+    root = tmp_path_factory.mktemp("whole")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 20, 24, 3), dtype=np.uint8)
+    for name, frames in zip(NAMES, pixels, strict=False):
+        write_frames(root / "train" / name, frames)
+    write_video(root / "train" / "v.mp4", pixels[5])
+    write_frames(root / "val" / "x", pixels[0])
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """The same, of which ``b`` and the video are damaged from the middle on."""
+    for file in whole.rglob("*.*"):
+        place = tmp_path / file.relative_to(whole)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    image, video = tmp_path / "train" / "b" / "09.png", tmp_path / "train" / "v.mp4"
+    image.write_bytes(image.read_bytes()[:400])
+    content = bytearray(video.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes(4000)
+    video.write_bytes(content)
+    with open_video(video) as reader, pytest.raises(VideoError, match="breaks at frame"):
+        list(reader.frames())
+    return tmp_path
+
+
+def module(root: Path, **options: Any) -> DataModule:
+    defaults: dict[str, Any] = {
+        "layout": folder,
+        "root": root,
+        "geometry": PAIR,
+        "degradation": Degradation([Bicubic(2), Noise()]),
+        "crop": 16,
+        "batch_size": 2,
+        "workers": 0,
+        "seed": 3,
+        "span": 2,
+    }
+    return DataModule(**{**defaults, **options})
+
+
+def epoch_of(loader: Any, epoch: int) -> list[dict]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(a: list[dict], b: list[dict]) -> bool:
+    return [x["key"] for x in a] == [x["key"] for x in b] and all(
+        torch.equal(x[part], y[part]) for x, y in zip(a, b, strict=True) for part in ("inputs", "targets")
+    )
+
+
+# --- Training without them ---
+
+
+def test_training_ends_at_the_first_damaged_clip_and_names_it(root: Path) -> None:
+    for workers in (0, 1):
+        with pytest.raises(VideoError) as caught:
+            epoch_of(module(root, workers=workers).train_dataloader(), 0)
+        said = str(caught.value)
+        assert str(root / "train" / "b" / "09.png") in said or str(root / "train" / "v.mp4") in said
+        assert "data.skip_damaged=1" in said
+        assert "\n" not in said
+
+
+def test_what_takes_the_place_of_damaged_samples_depends_on_nothing_else(root: Path, whole: Path) -> None:
+    loader = module(root, skip_damaged=2).train_dataloader()
+    epochs = [epoch_of(loader, epoch) for epoch in (0, 1)]
+    assert all("damaged" not in batch for batch in epochs[0])
+    for workers in (1, 2):
+        others = module(root, skip_damaged=2, workers=workers).train_dataloader()
+        assert all(same(epoch_of(others, epoch), epochs[epoch]) for epoch in (0, 1))
+    rest = module(root, skip_damaged=2).train_dataloader()
+    rest.load_state_dict({"epoch": 1, "batches": 7})
+    assert same(list(rest), epochs[1][7:])
+    complete = epoch_of(module(whole).train_dataloader(), 0)
+    assert len(complete) == len(epochs[0])  # what is damaged costs no step
+    keys, before = ([key for batch in batches for key in batch["key"]] for batches in (epochs[0], complete))
+    changed = [(was, now) for was, now in zip(before, keys, strict=True) if was != now]
+    assert 4 < len(changed) < len(keys) / 2
+    assert {was.split(":")[0] for was, _ in changed} == {"b", "v"}  # all others are what they were
+
+
+def test_each_damaged_clip_is_told_and_counted_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = module(root, skip_damaged=5, patches_per_read=2)
+    for epoch in (0, 1, 2):
+        epoch_of(data.train_dataloader(), epoch)
+    assert set(data.damaged) == {str(root / "train" / "b"), str(root / "train" / "v.mp4")}
+    warnings = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(warnings) == 2
+    assert sum("09.png cannot be read" in line for line in warnings) == 1
+    assert sum("v.mp4 breaks at frame" in line for line in warnings) == 1
+
+
+def test_one_more_than_may_be_ends_training_with_all_their_names(root: Path) -> None:
+    loader = module(root, skip_damaged=1, workers=1).train_dataloader()
+    with pytest.raises(VideoError) as caught:
+        for epoch in range(3):
+            epoch_of(loader, epoch)
+    said = str(caught.value)
+    assert "2 clips are damaged" in said
+    assert str(root / "train" / "b" / "09.png") in said
+    assert str(root / "train" / "v.mp4") in said
+    with pytest.raises(Problem, match="counts damaged clips"):
+        module(root, skip_damaged=-1)
+
+
+def test_clips_that_cannot_be_opened_are_counted_with_the_others(root: Path) -> None:
+    (root / "train" / "text.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"text.mp4 cannot be read as video.*data.skip_damaged=1"):
+        module(root).setup("fit")
+    data = module(root, skip_damaged=3)
+    loader = data.train_dataloader()
+    assert [Path(path).name for path in data.damaged] == ["text.mp4"]
+    for epoch in range(3):
+        epoch_of(loader, epoch)
+    assert {Path(path).name for path in data.damaged} == {"text.mp4", "b", "v.mp4"}
+    limited = module(root, skip_damaged=2).train_dataloader()
+    with pytest.raises(VideoError, match=r"3 clips are damaged.*text.mp4"):
+        for epoch in range(3):
+            epoch_of(limited, epoch)
+
+
+def test_where_nothing_can_be_read_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "text.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"none of the 1 training clips can be opened: .*text.mp4"):
+        module(tmp_path, skip_damaged=9).setup("fit")
+    (tmp_path / "train" / "text.mp4").unlink()
+    write_frames(tmp_path / "train" / "a", np.zeros((8, 20, 24, 3), np.uint8))
+    for file in sorted((tmp_path / "train" / "a").iterdir())[1:]:
+        file.write_bytes(b"")
+    monkeypatch.setattr(clips, "ATTEMPTS", 5)
+    with pytest.raises(VideoError, match=r"5 training samples in a row cannot be read: .*png"):
+        epoch_of(module(tmp_path, skip_damaged=9).train_dataloader(), 0)
+
+
+def test_a_clip_that_is_shorter_than_it_should_be_is_damaged(root: Path) -> None:
+    """As a septuplet that was unpacked in part: layouts say how long a clip is."""
+    short = Splits(train=[Clip("a", root / "train" / "a", stop=20)])
+    with pytest.raises(VideoError, match=r"a has 16 frames, and frame 1\d is needed: it is not whole"):
+        for epoch in range(5):
+            epoch_of(module(root, layout=lambda root: short).train_dataloader(), epoch)
+
+
+def test_a_folder_is_split_without_what_cannot_be_opened(root: Path) -> None:
+    for name in (*NAMES, "v.mp4"):
+        (root / "train" / name).rename(root / name)
+    (root / "train").rmdir()
+    (root / "val" / "x").rename(root / "x")
+    (root / "val").rmdir()
+    (root / "cut.mp4").write_bytes((root / "v.mp4").read_bytes()[:300])
+    write_frames(root / "long", np.zeros((40, 20, 24, 3), np.uint8))
+    with pytest.raises(VideoError, match=r"cut.mp4 cannot be read as video.*data.skip_damaged=1"):
+        folder(root)
+    splits = folder(root, skip=1)
+    assert [Path(path).name for path in splits.damaged] == ["cut.mp4"]
+    assert {clip.name for clip in splits.train} == {*NAMES, "x", "v", "long"}
+    data = module(root, layout=lambda root: splits, skip_damaged=1)
+    data.setup("fit")
+    assert [Path(path).name for path in data.damaged] == ["cut.mp4"]
+    with pytest.raises(VideoError, match="2 clips are damaged"):
+        epoch_of(data.train_dataloader(), 0)
+    with pytest.raises(VideoError, match=r"cut.mp4 cannot be read as video"):
+        module(root, layout=lambda root: splits, skip_damaged=0).setup("fit")
+    assert compose("data=folder", f"data.root={root}", "data.skip_damaged=4").data.layout.skip == 4
+
+
+class Probe(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: dict, index: int) -> torch.Tensor:
+        assert set(batch) == {"inputs", "targets", "key", "draw"}
+        return self.weight * batch["inputs"].mean()
+
+    def validation_step(self, clip: Any, index: int) -> None:
+        for _frame in clip.inputs():
+            pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(data: DataModule, directory: Path, **options: Any) -> CSVLogger:
+    logger = CSVLogger(directory, name="", version="")
+    Trainer(
+        accelerator="cpu",
+        logger=logger,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **options,
+    ).fit(Probe(), datamodule=data)
+    return logger
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_logs_how_many_are_left_out(root: Path, tmp_path: Path) -> None:
+    (root / "train" / "text.mp4").write_text("no video")  # which is known before the first step
+    logger = fit(module(root, skip_damaged=3), tmp_path / "run", max_epochs=2, limit_val_batches=0)
+    logger.save()
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("train/damaged")
+    assert [row.split(",")[column] for row in rows[1:] if row.split(",")[column]] == ["1", "2", "3"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_clips_to_evaluate_are_never_left_out(root: Path, tmp_path: Path) -> None:
+    image = root / "val" / "x" / "05.png"
+    image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(VideoError, match=r"05.png cannot be read"):
+        fit(module(root, skip_damaged=99), tmp_path / "run", max_epochs=1, limit_train_batches=1)
+
+
+# --- Never a hang ---
+
+
+def keep_the_lock() -> None:
+    """What a decoder does that hangs in C code and lets no other thread of Python run."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+class Worker(torch.utils.data.Dataset):
+    """Leaves its process' number in a folder, and does what it is told to from epoch 1 on."""
+
+    def __init__(self, place: Path, do: Callable[[], object]) -> None:
+        self.place, self.do = place, do
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        (self.place / str(os.getpid())).touch()
+        if key[0]:
+            self.do()
+        return {"inputs": torch.zeros(1), "targets": torch.zeros(1), "key": str(key)}
+
+
+def loader_of(place: Path, do: Callable[[], object], timeout: float, workers: int = 2) -> Loader:
+    """A loader at its epoch 1, with workers that have started."""
+    loader = Loader(
+        Worker(place, do),
+        sampler=EpochSampler(8, seed=0),
+        batch_size=1,
+        num_workers=workers,
+        multiprocessing_context=context("src.data.clips"),
+        persistent_workers=True,
+    )
+    assert len(list(loader)) == 8
+    loader.patience = timeout
+    loader.sampler.set_epoch(1)
+    return loader
+
+
+def kill_oneself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_oneself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep_for_ever() -> None:
+    time.sleep(1000)
+
+
+def sleep_a_little() -> None:
+    time.sleep(1)
+
+
+def alive(place: Path) -> list[int]:
+    found = []
+    for file in place.iterdir():
+        with suppress(ProcessLookupError):
+            os.kill(int(file.name), 0)
+            found.append(int(file.name))
+    return found
+
+
+def wait_for_the_end(place: Path) -> None:
+    deadline = time.monotonic() + 60
+    while alive(place):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed_is_one_sentence_and_soon(tmp_path: Path) -> None:
+    loader, begin = loader_of(tmp_path, kill_oneself, timeout=600), time.monotonic()
+    with pytest.raises(
+        Problem, match=r"^a process that reads training data was killed.*lower data.workers.*resume=true"
+    ):
+        list(loader)
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize("do", [sleep_for_ever, keep_the_lock, stop_oneself])
+def test_a_worker_that_hangs_is_ended(tmp_path: Path, do: Callable[[], object]) -> None:
+    loader, begin = loader_of(tmp_path, do, timeout=3), time.monotonic()
+    with pytest.raises(Problem, match=r"^no training data has come for 3 s.*doctor.read=true.*data.timeout"):
+        list(loader)
+    assert 3 < time.monotonic() - begin < 60
+    wait_for_the_end(tmp_path)
+
+
+def test_workers_that_are_slow_are_waited_for(tmp_path: Path) -> None:
+    loader = loader_of(tmp_path, sleep_a_little, timeout=60, workers=1)
+    given = iter(loader)  # an epoch that is left while the worker is at its next samples
+    assert next(given)["key"][0].startswith("(1, ")
+    loader.sampler.set_epoch(2)
+    expected = [str((2, index, 0)) for _, index, _ in loader.sampler]
+    assert [batch["key"][0] for batch in loader] == expected
+
+
+def test_a_worker_that_dies_between_epochs_is_missed_when_the_next_begins(tmp_path: Path) -> None:
+    loader = loader_of(tmp_path, time.time, timeout=600)
+    for number in alive(tmp_path):
+        os.kill(number, signal.SIGKILL)
+    wait_for_the_end(tmp_path)
+    begin = time.monotonic()
+    with pytest.raises(Problem, match="was killed"):
+        list(loader)
+    assert time.monotonic() - begin < 30
+
+
+def test_limits_that_make_no_sense_are_refused(root: Path) -> None:
+    with pytest.raises(Problem, match=r"data.timeout counts seconds.* got 0"):
+        module(root, timeout=0)
+    assert module(root, timeout=2.5, workers=1).train_dataloader().patience == 2.5
+
+
+def test_a_decoder_that_was_given_up_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe to which nobody writes: opening it never ends."""
+    pipe = tmp_path / "stuck.mp4"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("src.data.splits.open_video", lambda path: open_video(path, timeout=0.5))
+    readers = Readers()
+    with pytest.raises(Stuck, match=r"given nothing for 0.5 s"):
+        readers.read(pipe, [0])
+    begin = time.monotonic()
+    with pytest.raises(VideoError, match=r"given nothing for 0.5 s"):
+        readers.read(pipe, [0])
+    assert time.monotonic() - begin < 0.2
+    with pytest.raises(Stuck):
+        Watch(pipe, 0.1)(lambda: time.sleep(5))
+
+
+def test_what_a_disk_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("src.video.reader.images", refuse)
+    with pytest.raises(VideoError, match=r"cannot be opened: Input/output error"):
+        Clip("a", tmp_path).length()
+
+
+def test_more_than_a_few_are_counted_only() -> None:
+    found = Damaged(11)
+    for k in range(11):
+        assert found.meet(f"{k}.mp4", f"{k}.mp4 is cut off")
+        assert not found.meet(f"{k}.mp4", "said again")
+    with pytest.raises(VideoError, match=r"12 clips are damaged.*0.mp4 is cut off; .*9.mp4 is cut off; and 2 more"):
+        found.meet("11.mp4", "11.mp4 is cut off")
+    assert logging.getLogger("src.data.splits").isEnabledFor(logging.WARNING)
