@@ -109,12 +109,12 @@ class Geometry:
             return self
         step = self.spacing
         window = (outputs - 1) * step + 1
-        if not self.elastic or window.denominator != 1 or outputs < 1:
+        shared = 1 if step.denominator > 1 else 0  # neighbouring windows share the frame between them
+        if not self.elastic or window.denominator != 1 or window <= shared:  # which would leave out what lies between
             raise ValueError(f"a network of window {self.window} cannot give {outputs} frames a pass")
         context, first = self.lead + self.trail, self.times[0]
         times = tuple(first + k * step for k in range(outputs))
-        shared = 1 if step.denominator > 1 else 0  # neighbouring windows share the frame between them
-        return replace(self, window=int(window) + context, times=times, stride=max(1, int(window) - shared))
+        return replace(self, window=int(window) + context, times=times, stride=int(window) - shared)
 
     def padded(self, frames: int) -> Geometry:
         """The same outputs from a window with ``frames`` input frames of context before and behind them."""

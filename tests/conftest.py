@@ -10,9 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None
+)  # the same examples on every machine, every time
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
-from src.geometry import Geometry, evenly
+from src.engine.stream import reach, stream, windows
+from src.geometry import MOST_ROUNDS, Geometry, evenly
 
 EDVR = Geometry(4, 5, (2,))
 ZSM = Geometry(4, 4, evenly(0, "1/2", 7), stride=3, elastic=True)
@@ -47,6 +54,8 @@ def test_lengthened():
     assert (six.window, six.times, six.stride) == (22, tuple(range(8, 14)), 6)
     with pytest.raises(ValueError, match="cannot give 4 frames"):
         ZSM.lengthened(4)
+    with pytest.raises(ValueError, match="cannot give 1 frames"):
+        ZSM.lengthened(1)  # the frames between would be lost
     with pytest.raises(ValueError, match="cannot give 3 frames"):
         EDVR.lengthened(3)
 
@@ -87,3 +96,163 @@ def test_in_a_row():
 def test_each_output_has_an_exposure():
     with pytest.raises(ValueError, match="needs an exposure"):
         Geometry(1, 2, VTSR.times, exposures=(Fraction(1, 2),))
+
+
+@st.composite
+def networks(draw: st.DrawFn, exposed: bool | None = None, on_frames: bool = False) -> Geometry:
+    """Geometries that restore whole videos: ``rate`` outputs for each input frame, at least for as long as the window
+    moves on; instants, whose first lies on an input frame or anywhere, or exposures side by side.
+    """
+    rate, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    count = stride * rate + draw(st.integers(0, 3))
+    half = Fraction(1, 2 * rate)
+    if draw(st.booleans()) if exposed is None else exposed:
+        times = evenly(half + draw(st.integers(0, 2 * rate)) * 2 * half, 2 * half, count)
+        exposures, end = (2 * half,) * count, math.ceil(times[-1] + half)
+    else:
+        first = draw(st.integers(0, 2)) if on_frames else draw(st.integers(0, 4 * rate)) * half
+        times = evenly(first, 2 * half, count)
+        exposures, end = None, math.ceil(times[-1]) + 1  # none lies behind all that it is made of
+    return Geometry(draw(st.integers(1, 3)), end + draw(st.integers(0, 2)), times, stride, exposures=exposures)
+
+
+LENGTHS = st.integers(1, 9)  # of videos, in input frames
+EXPOSED, ON_FRAMES = networks(exposed=True), networks(exposed=False, on_frames=True)
+
+
+@given(networks(), LENGTHS)
+@settings(max_examples=150)
+def test_outputs_of_a_whole_video_are_complete(geometry, frames):
+    times, step = geometry.output_times(frames), geometry.spacing
+    assert all(after - before == step for before, after in pairwise(times))
+    assert all((time - geometry.times[0]) % step == 0 for time in times)
+    if geometry.exposures:  # side by side from the video's beginning to its end
+        assert (times[0] - step / 2, times[-1] + step / 2) == (0, frames)
+    else:
+        assert -1 < times[0] <= 0
+        assert frames - 1 <= times[-1] < frames
+        assert geometry.times[0] % 1 or (times[0], times[-1]) == (0, frames - 1)
+
+
+@given(networks(), LENGTHS)
+@settings(max_examples=150)
+def test_windows_hold_what_their_outputs_are_made_of(geometry, frames):
+    """Each output time of the video lies in one, and beyond the video's ends they hold its first and last frame."""
+    times, found = geometry.output_times(frames), set()
+    starts = []
+    for start, held in windows(range(frames), geometry):
+        assert held == [min(max(start + i, 0), frames - 1) for i in range(geometry.window)]
+        starts.append(start)
+        found |= {start + time for time in geometry.times}
+    assert starts == sorted(set(starts))
+    assert starts[0] == -geometry.lead
+    assert {after - before for before, after in list(pairwise(starts))[:-1]} <= {geometry.stride}
+    assert found >= set(times)
+
+
+class Latest(nn.Module):
+    """Gives for each output the input frame that is on show at its time."""
+
+    def __init__(self, geometry):
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, clip):
+        return clip[:, [math.floor(time) for time in self.geometry.times]]
+
+
+@given(networks(), LENGTHS, st.data())
+@settings(max_examples=200)
+def test_streaming_gives_what_windows_give(geometry, frames, data):
+    geometry = replace(geometry, scale=1)
+    network, video = Latest(geometry), torch.rand(frames, 3, 1, 2, generator=torch.Generator().manual_seed(frames))
+    expected = {}
+    for start, held in windows(video, geometry):
+        restored = network(torch.stack(held)[None])[0]
+        for time, frame in zip(geometry.times, restored, strict=True):
+            expected.setdefault(start + time, frame)
+    whole = list(stream(network, video))
+    assert [time for time, _ in whole] == geometry.output_times(frames)
+    for time, frame in whole:
+        assert torch.equal(frame, expected[time])
+        assert torch.equal(frame, video[min(max(math.floor(time), 0), frames - 1)])
+    place = len(whole) - data.draw(st.integers(1, len(whole)), "outputs to go")
+    after = whole[place][0]
+    rest = list(stream(network, video[reach(network, after) :], after=after))
+    assert [time for time, _ in rest] == [time for time, _ in whole[place + 1 :]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[place + 1 :], strict=True))
+
+
+def passes_within(geometry: Geometry, frames: int) -> list[Fraction]:
+    """The output times of all windows that lie within so many frames, each once, ascending."""
+    starts = range(0, frames - geometry.window + 1, geometry.stride)
+    return sorted({start + time for start in starts for time in geometry.times})
+
+
+@given(st.tuples(EXPOSED, EXPOSED) | st.tuples(ON_FRAMES, ON_FRAMES), LENGTHS)
+@settings(max_examples=100)
+def test_two_in_a_row_are_one_behind_the_other(pair, frames):
+    first, second = pair
+    both = first.then(second)
+    between = passes_within(first, both.window)
+    begin = first.interval(0)[0]  # of the exposure of the first frame that the second is given
+    times = [begin + first.spacing * time for time in passes_within(second, len(between))]
+    assert both.times == tuple(times[: len(both.times)])
+    assert both.scale == first.scale * second.scale
+    assert both.spacing == first.spacing * second.spacing
+    if both.window > first.window:  # nor does it take more frames than it needs
+        assert len(passes_within(second, len(passes_within(first, both.window - first.stride)))) < len(both.times)
+    if both.exposures or both.times[0] % 1 == 0:  # so that a window's first output can be the video's
+        of_all = second.output_times(len(first.output_times(frames)))
+        assert both.output_times(frames) == [first.spacing * time for time in of_all]
+
+
+@given(EXPOSED | ON_FRAMES, st.integers(1, MOST_ROUNDS))
+@settings(max_examples=80)
+def test_again_multiplies_the_frames(geometry, rounds):
+    geometry = replace(geometry, scale=1)
+    repeated = geometry.again(rounds)
+    assert repeated.spacing == geometry.spacing**rounds
+    factor = int(1 / repeated.spacing)
+    if repeated.exposures:
+        assert set(repeated.exposures) == {repeated.spacing}
+    if factor > 1:
+        assert geometry.rounds(factor) == rounds
+    with pytest.raises(ValueError, match="factor may be"):
+        geometry.rounds(factor**2 + 1)  # which is no power of what one round multiplies by
+
+
+@given(ON_FRAMES, st.integers(0, 12), LENGTHS)
+@settings(max_examples=150)
+def test_windows_of_any_length_give_the_same_outputs(geometry, outputs, frames):
+    try:
+        longer = replace(geometry, elastic=True).lengthened(outputs)
+    except ValueError:  # part of a frame, or no more than what neighbours share
+        assert outputs < 1 or (outputs - 1) % (1 / geometry.spacing) or (outputs == 1 and geometry.spacing < 1)
+        return
+    assert len(longer.times) == outputs
+    assert (longer.spacing, longer.lead, longer.trail) == (geometry.spacing, geometry.lead, geometry.trail)
+    assert longer.output_times(frames) == geometry.output_times(frames)
+    if outputs != len(geometry.times):
+        with pytest.raises(ValueError, match="cannot give"):
+            geometry.lengthened(outputs)
+
+
+@given(ON_FRAMES, st.integers(0, 5), LENGTHS)
+@settings(max_examples=100)
+def test_context_changes_no_output(geometry, context, frames):
+    padded = geometry.padded(context)
+    assert (padded.lead, padded.trail, padded.spacing) == (context, context, geometry.spacing)
+    assert padded.output_times(frames) == geometry.output_times(frames)
+
+
+@given(st.lists(st.fractions(0, 4, max_denominator=6), min_size=1, max_size=5, unique=True), st.data())
+@settings(max_examples=150)
+def test_subdivision_is_the_least_that_fits(times, data):
+    """Of outputs that lie unevenly and are exposed differently, too, as those that only training asks for."""
+    lengths = st.fractions(Fraction(1, 6), 1, max_denominator=6)
+    exposures = data.draw(st.none() | st.lists(lengths, min_size=len(times), max_size=len(times)))
+    geometry = Geometry(1, 5, tuple(sorted(times)), exposures=exposures and tuple(exposures))
+    edges = [edge for k in range(len(times)) for edge in geometry.interval(k)]
+    whole = [n for n in range(1, geometry.subdivision + 1) if all((n * edge).denominator == 1 for edge in edges)]
+    assert whole == [geometry.subdivision]

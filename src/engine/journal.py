@@ -18,7 +18,7 @@ from typing import Any
 from src.disk import locked
 from src.errors import Problem
 
-NAME = re.compile(r"(\d{6})-(\d+)(\.nut)?")
+NAME = re.compile(r"(\d{6,})-(\d+)(\.nut)?")
 
 
 class Journal:
@@ -92,10 +92,10 @@ class Journal:
     def finished(self) -> dict[int, tuple[Path, int]]:
         """The parts that are whole by number, ascending, and the shots that they end in."""
         found = {}
-        for path in sorted(self.folder.iterdir()):
+        for path in self.folder.iterdir():
             if match := NAME.fullmatch(path.name):
                 found[int(match[1])] = path, int(match[2])
-        return found
+        return dict(sorted(found.items()))
 
     def missing(self, parts: int) -> list[int]:
         """The numbers of the parts that are not whole."""
@@ -103,8 +103,16 @@ class Journal:
         return [number for number in range(parts) if number not in finished]
 
     def clear(self) -> None:
-        """Removes all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes all parts: all at once they have their place no more, so that none is left there without the others,
+        or without their plan, when this is cut off.
+        """
+        gone = self.folder.with_name(f"{self.folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)  # left by one that was cut off
+        try:
+            os.replace(self.folder, gone)
+        except OSError:  # not every system moves a folder that holds an open file
+            gone = self.folder
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def stretches(numbers: Iterable[int]) -> list[range]:

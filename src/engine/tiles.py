@@ -2,8 +2,8 @@
 
 What a network makes of a tile is wrong near the tile's edges, as far in as its receptive field reaches. Of the pixels
 that two neighbours share, each gives therefore only what lies on its own side of the middle, but for a narrow ramp
-there; where receptive fields are no wider than what is shared, tiles are as good as whole. Tiles begin at multiples of
-``GRID``, so that pyramids in them lie as they do in the whole frame.
+there; where receptive fields reach no further than three eighths of what is shared, tiles are as good as whole. Tiles
+begin at multiples of ``GRID``, so that pyramids in them lie as they do in the whole frame.
 
 Shapes: H, W height and width of a frame, s the network's scale.
 """
@@ -68,16 +68,11 @@ def smaller(size: Sequence[int], side: int | None, overlap: int) -> int | None:
 
 
 def _spans(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
-    """Where tiles along one axis begin and end."""
-    if length <= side:
-        return [(0, length)]
-    count = math.ceil((length - overlap) / (side - overlap))
-    while True:
-        starts = [GRID * math.floor(k * (length - side) / (count - 1) / GRID) for k in range(count)]
-        ends = [*(start + side for start in starts[:-1]), length]
-        if all(end - after >= overlap for end, after in zip(ends, starts[1:], strict=False)):
-            return list(zip(starts, ends, strict=True))
-        count += 1
+    """Where tiles along one axis begin and end; the last takes what the grid leaves over, too."""
+    last = max(0, length - side) // GRID  # where the last begins, in steps of the grid
+    moves = math.ceil(last / ((side - overlap) // GRID))
+    starts = [GRID * (k * last // moves) for k in range(moves)]
+    return [*((start, start + side) for start in starts), (GRID * last, length)]
 
 
 def _shares(spans: Sequence[tuple[int, int]], scale: int) -> list[Tensor]:

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from src.engine.stream import stream
@@ -58,6 +60,65 @@ def test_smaller_tiles_end():
     assert smaller((40, 50), None, 32) is None
 
 
+def test_there_are_no_more_tiles_than_it_takes():
+    assert Tiles((1080, 1920), 1056, 32).spans == [[(0, 1080)], [(0, 1056), (864, 1920)]]
+    assert Tiles((1080, 1920), 544, 32).spans[0] == [(0, 544), (512, 1080)]
+
+
 def test_tiles_move_on():
     with pytest.raises(ValueError, match="cannot share"):
         Tiles((100, 100), 64, 48)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[tuple[int, int], int, int]:
+    """Size of a frame, side of its tiles and what they share: any that are allowed, on the grid and off it."""
+    overlap = draw(st.integers(0, 70))
+    side = overlap + GRID + draw(st.integers(0, 70))
+    return (draw(st.integers(1, 200)), draw(st.integers(1, 260))), side, overlap
+
+
+@given(layouts(), st.integers(1, 4))
+@settings(max_examples=80)
+def test_any_tiles_cover_the_frame_and_blend_to_it(layout, scale):
+    (height, width), side, overlap = layout
+    tiles = Tiles(*layout)
+    seen = torch.zeros(height, width)
+    for (top, bottom), (left, right) in tiles.boxes:
+        assert top % GRID == left % GRID == 0
+        assert max(bottom - top, right - left) < side + GRID
+        seen[top:bottom, left:right] += 1
+    assert seen.min() > 0
+    for spans in tiles.spans:
+        assert all(end - after >= overlap for (_, end), (after, _) in pairwise(spans))
+        assert all(after > start for (start, _), (after, _) in pairwise(spans))  # none is restored twice
+    frame = torch.rand(1, height, width, generator=torch.Generator().manual_seed(side))
+    large = frame.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    cut = [tiles.cut(frame, n).repeat_interleave(scale, -1).repeat_interleave(scale, -2) for n in range(len(tiles))]
+    torch.testing.assert_close(tiles.join(cut), large, rtol=0, atol=1e-6)
+
+
+def spread(frame: torch.Tensor, radius: int, scale: int) -> torch.Tensor:
+    """The mean over a neighbourhood, ``scale`` times the size; beyond the frame there is something else than in it."""
+    mean = nn.functional.avg_pool2d(frame[None], 2 * radius + 1, stride=1, padding=radius)[0]
+    return mean.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+
+
+@given(layouts(), st.integers(1, 3))
+@settings(max_examples=80)
+def test_any_tiles_are_as_good_as_whole_for_what_sees_no_further(layout, scale):
+    tiles, (size, _, overlap) = Tiles(*layout), layout
+    radius = overlap * 3 // 8  # as far from its edge a tile begins to count
+    frame = 1 + torch.rand(1, *size, generator=torch.Generator().manual_seed(overlap))
+    tiled = tiles.join([spread(tiles.cut(frame, n), radius, scale) for n in range(len(tiles))])
+    torch.testing.assert_close(tiled, spread(frame, radius, scale), rtol=0, atol=1e-5)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 96))
+@settings(max_examples=100)
+def test_smaller_tiles_always_end(height, width, overlap):
+    side, before = None, max(height, width)
+    while (side := smaller((height, width), side, overlap)) is not None:
+        assert overlap + GRID <= side < before
+        Tiles((height, width), side, overlap)
+        before = side

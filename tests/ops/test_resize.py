@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from src.ops.resize import imresize
 
@@ -116,3 +119,75 @@ def test_senseless_scale(scale: float) -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="floating point"):
         imresize(torch.zeros(4, 4, dtype=torch.uint8), 0.5)
+
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+SCALES = st.fractions(Fraction(1, 12), 6, max_denominator=12)
+
+
+def picture(size: tuple[int, ...]) -> torch.Tensor:
+    """Noise, which depends on its size alone."""
+    return torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(math.prod(size)))
+
+
+@given(SIZES, SCALES, st.floats(-300, 300))
+@settings(max_examples=60)
+def test_any_constant_stays_constant(size: tuple[int, int], scale: Fraction, value: float) -> None:
+    expected = torch.full([math.ceil(length * scale) for length in size], value, dtype=torch.float64)
+    torch.testing.assert_close(imresize(torch.full(size, value, dtype=torch.float64), scale), expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5))
+@settings(max_examples=100)
+def test_size_is_exact_of_any_float(numerator: int, denominator: int, parts: int) -> None:
+    x = torch.empty(parts * denominator, 1, device="meta")  # whole pixels come out, unless rounding adds one
+    for scale in (numerator / denominator, 1 / (denominator / numerator)):
+        assert imresize(x, scale).shape == (parts * numerator, -(-numerator // denominator))
+
+
+@given(SIZES, SCALES, st.floats(-5, 5), st.floats(-5, 5))
+@settings(max_examples=60)
+def test_it_is_linear(size: tuple[int, int], scale: Fraction, a: float, b: float) -> None:
+    x, y = picture((2, *size))
+    torch.testing.assert_close(imresize(a * x + b * y, scale), a * imresize(x, scale) + b * imresize(y, scale))
+
+
+@given(SIZES, SCALES)
+@settings(max_examples=80)
+def test_it_knows_no_direction(size: tuple[int, int], scale: Fraction) -> None:
+    """Rows are treated as columns are; mirrored pictures are mirrored where no part of a pixel is left over."""
+    x = picture(size)
+    resized = imresize(x, scale)
+    torch.testing.assert_close(imresize(x.mT, scale), resized.mT)
+    for axis in (0, 1):
+        if size[axis] * scale % 1 == 0:
+            torch.testing.assert_close(imresize(x.flip(axis), scale), resized.flip(axis))
+
+
+@given(st.integers(0, 30), SCALES)
+@settings(max_examples=80)
+def test_what_moves_in_moves_out(more: int, scale: Fraction) -> None:
+    """By whole pixels of both, but for what is mirrored at the border that they come from."""
+    reach = 2 * max(1, 1 / scale)  # of the kernel, in pixels of the input
+    x = picture((math.ceil(2 * reach) + 2 + scale.denominator + more, 3))
+    moved, whole = imresize(x[scale.denominator :], scale), imresize(x, scale)[scale.numerator :]
+    border = math.ceil(reach * scale + Fraction(1, 2))
+    assert len(moved) == len(whole) > border
+    torch.testing.assert_close(moved[border:], whole[border:])
+
+
+@given(SIZES, st.sampled_from([1, 3, 5, 7]))
+@settings(max_examples=40)
+def test_enlarging_goes_through_the_pixels(size: tuple[int, int], scale: int) -> None:
+    """The middle one of an odd number lies where the pixel does, and keeps its value."""
+    x = picture(size)
+    torch.testing.assert_close(imresize(x, scale)[scale // 2 :: scale, scale // 2 :: scale], x)
+
+
+@given(st.integers(6, 30), st.fractions(1, 6, max_denominator=12), st.floats(-3, 3), st.floats(-3, 3))
+@settings(max_examples=60)
+def test_enlarging_keeps_ramps(size: int, scale: Fraction, start: float, slope: float) -> None:
+    place = (torch.arange(math.ceil(size * scale), dtype=torch.float64) + 0.5) / float(scale) - 0.5
+    resized = imresize((start + slope * torch.arange(size, dtype=torch.float64))[:, None], scale)[:, 0]
+    inner = (place >= 1) & (place <= size - 2)  # no mirrored pixel takes part
+    torch.testing.assert_close(resized[inner], (start + slope * place)[inner])
