@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -15,7 +14,7 @@ import av
 
 from src.errors import VideoError
 from src.video.output import Output
-from src.video.probe import until_damaged
+from src.video.probe import open_input, until_damaged
 
 TEXT = {".mp4": "mov_text", ".m4v": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
 # What a container says of itself, or of streams that are other ones now.
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 def opened(source: Path) -> Any:
     """A file to copy from, open."""
     try:
-        return av.open(os.path.abspath(source))
+        return open_input(source)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{source} cannot be opened to copy its audio: {error.strerror}") from error
 

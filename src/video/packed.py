@@ -42,7 +42,7 @@ def index(path: Path) -> Index | None:
         return None
     try:
         container, stream = open_stream(path, 0, known=True)
-    except (av.FFmpegError, IndexError):
+    except (av.FFmpegError, IndexError, ValueError):  # the last of av, where there are no streams to give options to
         return None  # what is wrong with it, probing tells
     with container:
         said = SEAL.fullmatch(container.metadata.get("comment", ""))
@@ -54,7 +54,7 @@ def _index(stream: Any, said: str) -> Index | None:
     table, rate = list(stream.index_entries), stream.average_rate
     marks = tuple(entry.timestamp for entry in table)
     base = Fraction(stream.time_base)
-    if len(table) != len(sums) or not table[0].is_keyframe or marks[0] or not rate:
+    if not len(table) == len(sums) == stream.frames or not table[0].is_keyframe or marks[0] or not rate:
         return None  # somebody has cut it and kept its words
     keys = tuple(entry.timestamp for entry in table if entry.is_keyframe)
     return Index(

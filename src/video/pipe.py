@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from src.errors import VideoError
 from src.video.fields import Deinterlacer
 from src.video.pixels import Signal, from_rgb, guessed, to_rgb
-from src.video.probe import decoded, dimensions, in_words, turn_of
+from src.video.probe import check_pixels, decoded, dimensions, in_words, open_input, turn_of
 from src.video.reader import DEFAULT_FPS, turned
 from src.video.watch import Watch
 
@@ -152,12 +152,13 @@ class _Forwards:
 
 
 def _head(file: BinaryIO) -> tuple[Any, Any, Iterator[av.VideoFrame], av.VideoFrame]:
-    container = av.open(_Forwards(file), "r")
+    container = open_input(_Forwards(file))
     cover = av.stream.Disposition.attached_pic  # a picture beside the sound, not a video
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
     if not streams:
         raise VideoError("standard input has no video stream that can be read")
     stream = streams[0]
+    check_pixels("standard input", (stream.codec_context.height, stream.codec_context.width))
     stream.thread_type = "SLICE"
     frames = decoded(container, stream)
     first = next(frames, None)

@@ -29,6 +29,7 @@ LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0
 LUMA_601 = (0.299, 0.114)
 # Rounds each of Y, Cb and Cr to the nearest, and takes chroma from every pixel rather than from every other.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+STRIP = 128  # lines converted at a time: floating point takes many times the memory of samples
 # What comes with frames that is of no use to others.
 LOST = {
     SideData.DOVI_METADATA: "Dolby Vision's metadata",
@@ -136,12 +137,17 @@ def to_rgb(frame: av.VideoFrame, depth: int, convert: VideoReformatter) -> np.nd
     plain = f"yuv4{'20' if high == 2 else '22' if wide == 2 else '44'}p{bits}le"
     if form.name not in (plain, plain.replace("yuv", "yuva")):
         frame = convert.reformat(frame, format=plain, threads=1)
-    y, cb, cr = (_samples(frame, i).float() for i in range(3))
-    y, cb, cr = _decode(y, _enlarge(cb, y.shape), _enlarge(cr, y.shape), bits, frame.color_range == ColorRange.JPEG)
-    kr, kb = LUMA.get(int(frame.colorspace), LUMA_601)
-    red, blue = y + (2 - 2 * kr) * cr, y + (2 - 2 * kb) * cb
-    green = (y - kr * red - kb * blue) / (1 - kr - kb)
-    return _quantised(torch.stack((red, green, blue), -1), depth)
+    luma, blues, reds = (_samples(frame, i) for i in range(3))
+    full, (kr, kb) = frame.color_range == ColorRange.JPEG, LUMA.get(int(frame.colorspace), LUMA_601)
+    rgb = np.empty((*luma.shape, 3), np.uint16)
+    for top in range(0, len(luma), STRIP):
+        lines = range(len(luma))[top : top + STRIP]
+        part = luma[lines.start : lines.stop].float()
+        y, cb, cr = _decode(part, _at(blues, lines, luma.shape), _at(reds, lines, luma.shape), bits, full)
+        red, blue = y + (2 - 2 * kr) * cr, y + (2 - 2 * kb) * cb
+        green = (y - kr * red - kb * blue) / (1 - kr - kb)
+        rgb[lines.start : lines.stop] = _quantised(torch.stack((red, green, blue), -1), depth)
+    return rgb
 
 
 def from_rgb(array: np.ndarray, pixels: str, signal: Signal, convert: VideoReformatter) -> av.VideoFrame:
@@ -212,6 +218,15 @@ def _reduce(plane: torch.Tensor, shrink: tuple[int, int]) -> torch.Tensor:
         plane = plane if len(plane) % 2 == 0 else torch.cat((plane, plane[-1:]), 0)
         plane = (plane[::2] + plane[1::2]) / 2
     return plane
+
+
+def _at(plane: torch.Tensor, lines: range, size: Sequence[int]) -> torch.Tensor:
+    """Chroma as stored at every pixel of some lines, the first an even one, of a picture of ``(height, width)``."""
+    if len(plane) == size[0]:
+        return _enlarge(plane[lines.start : lines.stop].float(), (len(lines), size[1]))
+    first = max(0, lines.start // 2 - 1)  # what lies between two lines needs those on either side
+    some = plane[first : lines.stop // 2 + 2].float()
+    return _enlarge(some, (2 * len(some), size[1]))[lines.start - 2 * first : lines.stop - 2 * first]
 
 
 def _enlarge(plane: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -8,17 +8,22 @@ the end of this file is what probing and reading have in common, so that both me
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import av
+import av.buffer
 from av.video.frame import PictureType
 
 from src.errors import VideoError
@@ -33,6 +38,9 @@ PACKET_IS_FRAME = frozenset({
 })
 # fmt: on
 UPRIGHT = (1, 0, 0, 1)
+MOST_PIXELS = 36_000_000  # of a frame, 8192x4320 and a little: decoders hold up to 16, which takes more than 1 GB
+MOST_BLOCK = 640 << 20  # bytes: the largest image that is read (src/video/images.py) of four channels and 16 bits
+DECORD_PIXELS = 4096 * 2304  # of a frame: its threads take twice the memory, and it has nobody to tell it a limit
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +99,11 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
     Raises:
         VideoError: no video in it, or nothing that can be decoded.
     """
-    with _open(path) as container:
-        stream, packets = _packets(container, beat, path)
+    with open_input(path) as container:
+        stream, found = _packets(container, beat, path)
+        packets = found[stream.index]
+        overstated = any(other.frames > len(found.get(other.index, ())) for other in container.streams.video)
+        check_pixels(path, (stream.codec_context.height, stream.codec_context.width))
         context, kind, chosen = stream.codec_context, container.format.name, stream.index
         codec, reordered = context.name, context.has_b_frames
         interlaced, base = context.field_order > 1, Fraction(stream.time_base)
@@ -119,12 +130,12 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
         log.info("%s is decoded to count its frames", path)
     container, stream = open_stream(path, chosen)
     with container:
-        first, found = _survey(container, stream, beat, path, whole=not countable)
+        first, times = _survey(container, stream, beat, path, whole=not countable)
         alone = len(keys) < 2 or _stands_alone(container, stream, keys[1], goals[1])
-    count = len(shown) if countable else len(found)
+    count = len(shown) if countable else len(times)
     if not countable:
-        marks = sorted({mark for mark in found if mark is not None})
-        marks = marks if marks == found else []
+        marks = sorted({mark for mark in times if mark is not None})
+        marks = marks if marks == times else []
 
     turn, pixels = turn_of(first), first.format.name
     flagged, signal = bool(first.interlaced_frame), Signal.of(first, deep=True)
@@ -133,6 +144,7 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
     objections = {
         f"is coded as {codec}": codec not in ("h264", "hevc", "mpeg4"),
         f"stores its pixels as {pixels}": pixels not in ("yuv420p", "yuvj420p", "gbrp"),
+        "has frames larger than 4K": first.height * first.width > DECORD_PIXELS,
         "is interlaced": interlaced,
         "has key frames that cannot be decoded alone": not alone,
         "is turned or mirrored": turn != UPRIGHT,
@@ -141,6 +153,7 @@ def probe(path: Path, beat: Callable[[], None]) -> Index:
         "changes its parameters on the way": any(packet.changes for packet in packets[1:]),
         "lies in a container other than MP4, MOV and Matroska": not whole,
         "tells its frames only on decoding": not countable,
+        "says that it has more frames than it holds": overstated,  # decord takes memory for them, and crashes
     }
     objection = next((words for words, holds in objections.items() if holds), "")
     stored = (first.height, first.width)
@@ -193,8 +206,8 @@ class _Packet(NamedTuple):
     changes: bool  # brings new parameters for the decoder
 
 
-def _packets(container: Any, beat: Callable[[], None], path: Path) -> tuple[Any, list[_Packet]]:
-    """The first video stream that is not empty, and its packets in the order of the file."""
+def _packets(container: Any, beat: Callable[[], None], path: Path) -> tuple[Any, dict[int, list[_Packet]]]:
+    """The first video stream that is not empty, and the packets of each in the order of the file, by its number."""
     cover = av.stream.Disposition.attached_pic  # a picture beside the sound, not a video
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
@@ -214,7 +227,7 @@ def _packets(container: Any, beat: Callable[[], None], path: Path) -> tuple[Any,
     filled = [stream for stream in streams if packets[stream.index]]
     if not filled:
         raise VideoError(f"{path} holds no frames, its video stream is empty")
-    return filled[0], packets[filled[0].index]
+    return filled[0], packets
 
 
 def _keys_of_open_groups(packets: Sequence[_Packet]) -> set[int]:
@@ -296,8 +309,30 @@ class Missed(Exception):  # noqa: N818 - a turn of events, not an error
     """A frame did not come where it was looked for."""
 
 
-def _open(path: Path, **options: Any) -> Any:
-    return av.open(os.path.abspath(path), **options)  # a relative a:b.mp4 would be asked of a protocol called a
+@cache
+def _bounded() -> None:
+    """Lets FFmpeg take no larger block than ``MOST_BLOCK``: a few damaged bytes make tables of billions of entries."""
+    with suppress(AttributeError, OSError):  # not everywhere does a library lead to those that it is linked with
+        ctypes.CDLL(av.buffer.__file__).av_max_alloc(ctypes.c_size_t(MOST_BLOCK))
+
+
+def open_input(
+    source: Any, options: Mapping[str, str] = MappingProxyType({}), *, most: int = MOST_PIXELS, **more: Any
+) -> Any:
+    """A container to read from, of a path or an open file; the same for all that reads.
+
+    Decoders do not take the memory for a frame of more than ``most`` pixels, whatever a file says that it is. What it
+    says of itself in words that are not UTF-8 is read as far as it is.
+    """
+    _bounded()
+    limit = {"max_pixels": str(most)}
+    if isinstance(source, Path):
+        source = os.path.abspath(source)  # a relative a:b.mp4 would be asked of a protocol called a
+    container = av.open(source, "r", options={**limit, **options}, metadata_errors="replace", **more)
+    for stream in container.streams.video:
+        if stream.codec_context:
+            stream.codec_context.options = limit
+    return container
 
 
 def open_stream(path: Path, index: int, *, known: bool = False) -> tuple[Any, Any]:
@@ -309,7 +344,7 @@ def open_stream(path: Path, index: int, *, known: bool = False) -> tuple[Any, An
     to hang.
     """
     container = (
-        _open(path, options={"probesize": "32"}, stream_options=[{"skip_frame": "all"}]) if known else _open(path)
+        open_input(path, {"probesize": "32"}, stream_options=[{"skip_frame": "all"}]) if known else open_input(path)
     )
     stream = container.streams[index]
     stream.thread_type = "SLICE"
@@ -320,9 +355,11 @@ def decoded(container: Any, stream: Any, wanted: int | None = None) -> Iterator[
     """Frames from where ``container`` stands; after a seek for ``wanted``, from the first key frame that comes.
 
     Raises:
-        Missed: that key frame lies behind ``wanted``, or leans on frames before it (gradual refresh).
+        Missed: that key frame lies behind ``wanted``, or leans on frames before it (gradual refresh), or what follows
+            it is damaged.
     """
     key: int | None = None
+    sought = wanted is not None
     for packet in until_damaged(container.demux(stream)):
         if wanted is not None and key is None and packet.size:
             if not packet.is_keyframe:
@@ -338,6 +375,8 @@ def decoded(container: Any, stream: Any, wanted: int | None = None) -> Iterator[
                 if frame.pts > key or not (frame.pict_type == PictureType.I or frame.interlaced_frame):
                     raise Missed("a key frame cannot be decoded alone")
                 wanted = None
+            if sought and frame.is_corrupt:
+                raise Missed("what a decoder makes of damage depends on what it has seen before")
             yield frame
 
 
@@ -352,6 +391,13 @@ def until_damaged(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
             end = av.Packet()
             end.stream = last.stream
             yield end
+
+
+def check_pixels(path: Path | str, size: tuple[int, int], most: int = MOST_PIXELS) -> None:
+    """Raises a VideoError where frames of ``(height, width)`` are larger than any that are read."""
+    if size[0] * size[1] > most:
+        at_most = f"those of more than {most / 1e6:.0f} million pixels are not read"
+        raise VideoError(f"{path} has frames of {dimensions(size)}, {at_most}; make them smaller first")
 
 
 def check_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, int]) -> None:
@@ -369,6 +415,8 @@ def dimensions(size: Sequence[int]) -> str:
 
 def in_words(error: BaseException | None) -> str:
     """An error in one line, without the time and the source line that decord adds."""
+    if isinstance(error, av.ArgumentError):  # what FFmpeg says of too large frames, too
+        return f"{error.strerror} (it is damaged, or its frames are larger than any that are read)"
     if isinstance(error, av.FFmpegError):
         return error.strerror or type(error).__name__
     lines = re.sub(r"\[[\d:]+\] \S+: ", "", str(error)).strip().splitlines()

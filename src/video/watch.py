@@ -16,6 +16,10 @@ from src.video.probe import in_words
 T = TypeVar("T")
 
 
+class Stuck(VideoError):  # noqa: N818 - what the decoder is
+    """A decoder that was given up; its thread, and what memory that has, are lost to the process."""
+
+
 class Watch:
     """Does work in a thread of its own and gives it up when nothing has come of it for too long."""
 
@@ -45,7 +49,7 @@ class Watch:
         while not done.wait(max(0.0, self._last + self.timeout - time.monotonic())):
             if time.monotonic() - self._last >= self.timeout:
                 self.lost = True  # the thread may still be inside the decoder, which nobody must touch again
-                raise VideoError(f"{self.path} was given up: its decoder has given nothing for {self.timeout:g} s")
+                raise Stuck(f"{self.path} was given up: its decoder has given nothing for {self.timeout:g} s")
         if failure and isinstance(failure[0], av.FFmpegError):
             raise VideoError(f"{self.path} cannot be read as video: {in_words(failure[0])}") from failure[0]
         if failure:
