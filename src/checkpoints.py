@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from src.errors import CheckpointError, Problem
 from src.papers import edvr, wdvr, zsm
@@ -26,7 +30,10 @@ WRAPPERS = (
     "model",
 )  # where others keep the weights, best first
 PREFIXES = ("module.", "_orig_mod.", "network.")  # what wrapping in DDP, compile and Lightning leaves on names
-TRUSTED = ("src.papers", "src.nn", "torch.nn")  # a checkpoint's configuration may only build Modules of these
+TRUSTED = ("src.papers", "src.nn", "torch.nn")  # what is described in a file may only be Modules of these
+OF_FILES = "src.checkpoints.cascade"  # makes a network of checkpoints
+DEEPEST, MOST, GREATEST = 32, 10_000, 10**6  # levels, parts and numbers of a description; networks have 6, 200, 300,000
+LARGEST, EACH = 2**28, 20_000  # elements that a network may have, and as how many each of its tensors counts at least
 
 
 def load(path: str | Path) -> nn.Module:
@@ -40,21 +47,52 @@ def load(path: str | Path) -> nn.Module:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}; give checkpoint=<a .ckpt or .pth file>.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain weights "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    content = contents(path)
+    largest = max(LARGEST, 4 * path.stat().st_size)
     if "network" in content and "state_dict" in content:
-        return _ours(path, content)
+        return _ours(path, content, largest)
     try:
-        return from_reference(content)
+        with _no_larger(largest):
+            return from_reference(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def contents(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint file holds: tensors and plain values by name, on the CPU. No code in it is ever executed.
+
+    Raises:
+        CheckpointError: it is damaged, holds what is no plain value, or more than its size tells.
+    """
+    try:
+        _check_packing(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file makes the loader raise almost anything
+        if isinstance(error, pickle.UnpicklingError) and (match := re.search(r"(GLOBAL|class) ([\w.]+)", str(error))):
+            raise CheckpointError(
+                f"{path} holds more than plain weights ({match[2]}), which might do anything: it is not loaded; "
+                "ask for a file with weights alone."
+            ) from error
+        first = re.split(r"[.\n]", str(error))[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is damaged, or none ({first}).") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def _check_packing(path: Path) -> None:
+    """Refuses an archive that becomes much larger in memory: torch does not compress what it saves."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+    if unpacked > 2 * path.stat().st_size:
+        raise CheckpointError(
+            f"{path} is packed more tightly than torch packs ({unpacked / 2**20:,.0f} MiB in "
+            f"{path.stat().st_size / 2**20:,.1f}), and is not loaded; unzip it and zip it anew without compression."
+        )
 
 
 def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
@@ -98,30 +136,100 @@ def from_reference(state_dict: Mapping[str, Any]) -> nn.Module:
         network = reference.build(renamed)
     except KeyError as error:
         raise CheckpointError(f"a {reference.name} checkpoint without {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"a {reference.name} checkpoint whose tensors make no network: {error}") from error
     return _fill(network, renamed, unknown, reference.name)
 
 
-def _ours(path: Path, content: Mapping[str, Any]) -> nn.Module:
-    description = content["network"]
-    _check_trusted(path, description)
-    network = instantiate(description)
+def _ours(path: Path, content: Mapping[str, Any], largest: int) -> nn.Module:
+    if not isinstance(content["state_dict"], Mapping):
+        raise CheckpointError(f"{path} has a {type(content['state_dict']).__name__} for weights, not a dictionary.")
     weights = {
-        name.removeprefix("network."): tensor
+        str(name).removeprefix("network."): tensor
         for name, tensor in content["state_dict"].items()
-        if name.startswith("network.")
+        if str(name).startswith("network.") and isinstance(tensor, Tensor)
     }
-    return _fill(network, weights, [], str(path))
+    return _fill(build(content["network"], path, largest=largest), weights, [], str(path))
 
 
-def _check_trusted(path: Path, node: Any) -> None:
-    if isinstance(node, Mapping):
-        strange = [key for key in node if str(key).startswith("_") and key != "_target_"]
-        if strange or ("_target_" in node and not _is_module(str(node["_target_"]))):
+def build(description: Any, source: str | Path, *, of_files: bool = False, largest: int = LARGEST) -> nn.Module:
+    """The network that is described in a file: a checkpoint's ``network``, or ``model.network`` of a run's config.yaml.
+
+    Whoever wrote the file, nothing is made but Modules of this suite and of ``torch.nn``, from plain values.
+
+    Args:
+        description: ``_target_`` and arguments.
+        source: the file, for messages.
+        of_files: whether it may be a :func:`cascade`, which loads the checkpoints that it names.
+        largest: so many elements may its weights have in all.
+
+    Raises:
+        CheckpointError: it describes anything else, or what cannot be built.
+    """
+    _check_trusted(source, description, of_files)
+    try:
+        with _no_larger(largest):
+            network = instantiate(description)
+    except Exception as error:  # of another version, say
+        cause = error.__cause__ or error
+        raise CheckpointError(
+            f"{source} describes a network that cannot be built here: {' '.join(str(cause).split()).rstrip('.')}."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise CheckpointError(f"{source} describes no network.")
+    return network
+
+
+def _check_trusted(source: str | Path, description: Any, of_files: bool) -> None:
+    """Refuses a description that might do anything but build Modules, or that no network has."""
+    left, parts = [(description, 1)], 1
+    while left:  # no recursion, since whoever wrote it chooses how deep it is, and may refer to a part many times
+        node, depth = left.pop()
+        children = [*node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else []
+        parts += len(children)
+        if depth > DEEPEST or parts > MOST:
             raise CheckpointError(
-                f"{path} wants to build {node.get('_target_')!r}, which is no part of this suite; it is not loaded."
+                f"{source} describes a network of more than {DEEPEST} levels or {MOST:,} parts, as none of this suite "
+                "is; it is not built."
             )
-    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        _check_trusted(path, child)
+        left += [(child, depth + 1) for child in children]
+        if isinstance(node, Mapping):
+            strange = [key for key in node if not isinstance(key, str) or (key[:1] == "_" and key != "_target_")]
+            target = node.get("_target_")
+            if strange or (
+                "_target_" in node and not _is_module(str(target)) and not (of_files and target == OF_FILES)
+            ):
+                raise CheckpointError(
+                    f"{source} wants to build {target!r}, which is no part of this suite; it is not loaded."
+                )
+        elif isinstance(node, str) and "${" in node:
+            raise CheckpointError(f"{source} has {node!r} in its network, which is to be replaced; it is not loaded.")
+        elif isinstance(node, int | float) and not abs(node) <= GREATEST:
+            raise CheckpointError(
+                f"{source} has the number {node} in its network, larger than any has; it is not built."
+            )
+        elif not isinstance(node, str | int | float | list | None):
+            raise CheckpointError(
+                f"{source} has a {type(node).__name__} in its network, no plain value; it is not built."
+            )
+
+
+@contextmanager
+def _no_larger(largest: int) -> Iterator[None]:
+    """Ends the building of networks that have more weights than that before it has taken the memory."""
+    left = largest
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= max(EACH, parameter.numel())
+        if left < 0:
+            raise ValueError("it would be larger than any network of this suite, or than its weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _is_module(target: str) -> bool:
@@ -148,17 +256,20 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], unknown: list[str],
     ]
     if faults:
         raise CheckpointError(f"the weights of {name} do not fit; " + "; ".join(faults))
-    network.load_state_dict(weights)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:  # sparse tensors, say
+        raise CheckpointError(f"the weights of {name} cannot be taken over: {' '.join(str(error).split())}") from error
     dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
     return network.to(dtype).eval()
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return _unwrap(content[wrapper])
+    for _ in range(DEEPEST):  # a dictionary may hold itself
+        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     state = {}
     for name, value in content.items():
+        name = str(name)
         for prefix in PREFIXES:
             name = name.removeprefix(prefix)
         if isinstance(value, Tensor):

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
+import copy
 import hashlib
 import re
 import shutil
 import subprocess
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,8 +23,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -32,7 +36,9 @@ from src.disk import locked, written
 from src.errors import Problem
 from src.nn.blocks import fold_weight_norm
 from src.nn.start import start_attention
+from src.protocols import COLUMNS
 from src.resume import DurableIO, MetricsFile
+from src.schema import near, takes
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
@@ -179,9 +185,12 @@ def compose(*overrides: str) -> DictConfig:
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One sentence for what Hydra or OmegaConf has against a configuration."""
-    text = str(error)
-    if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
-        return _unknown_option(match[1], overrides)
+    text, cause = str(error), error.__cause__
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return f"{match[1]} has a value already: leave out the + before it."
+    if match := re.search(r"Could not (?:override|delete from config)\W+'([^']+)'", text):
+        inner = str(getattr(cause, "full_key", ""))  # of a value {key: ...} the key
+        return _unknown_option(match[1], inner if inner.startswith(match[1]) else match[1], overrides)
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         return _unknown_choice(group, choice)
@@ -189,12 +198,14 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return match[1]
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is needed and has no default; give {match[1]}=<value>."
+    if cause and (match := re.search(r"Error in call to target '([^']+)'.*full_key: (\S+)", text, re.DOTALL)):
+        return f"{match[2]} cannot be made ({match[1]}): {' '.join(str(cause).split()) or type(cause).__name__}"
     return " ".join(text.split())
 
 
-def _unknown_option(option: str, overrides: Sequence[str]) -> str:
+def _unknown_option(given: str, option: str, overrides: Sequence[str]) -> str:
+    others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != given.partition("=")[0] and "," not in o]
     key = option.partition("=")[0]
-    others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != key and "," not in o]
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -211,8 +222,11 @@ def _unknown_option(option: str, overrides: Sequence[str]) -> str:
         known.append(part)
         node = node[part]
     here = ".".join(known) or "the configuration"
-    close = difflib.get_close_matches(part, siblings, n=1, cutoff=0.5)
-    hint = f" Did you mean {'.'.join([*known, close[0]])}?" if close else ""
+    unset = takes(node["_target_"]).kinds.keys() - {*siblings} if "_target_" in node else set()
+    if part in unset:
+        return f"{key} has no value yet, so it is added with a + before it: +{key}=<value>."
+    close = near(part, [*siblings, *unset])
+    hint = f" Did you mean {'+' * (close in unset)}{'.'.join([*known, close])}?" if close else ""
     return f"There is no option {key!r}: {here} has {', '.join(siblings) or 'none'}.{hint}"
 
 
@@ -221,8 +235,8 @@ def _unknown_choice(group: str, choice: str) -> str:
         return f"hydra/launcher={choice} is a package of its own: pip install -e '.[slurm]'."
     folder = CONF / group
     choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
-    close = difflib.get_close_matches(choice, choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {group}={close[0]}?" if close else ""
+    close = near(choice, choices)
+    hint = f" Did you mean {group}={close}?" if close else ""
     return f"There is no {group}={choice}: choose one of {', '.join(choices) or 'none'}.{hint}"
 
 
@@ -268,20 +282,76 @@ def start_network(config: DictConfig) -> nn.Module:
 
 
 def build_restorer(config: DictConfig, network: nn.Module) -> Any:
-    """The LightningModule of ``model`` around ``network``, which scores by ``protocol``."""
+    """The LightningModule of ``model`` around ``network``, which scores by ``protocol``.
+
+    Raises:
+        Problem: the parts of a network that the configuration describes do not go together, or its optimiser or
+            schedule cannot be made.
+    """
     model = plain(config.model)
     description = model.pop("network")
-    return instantiate(model, _partial_=True)(
+    restorer = instantiate(model, _partial_=True)(
         network=network, protocol=instantiate(config.protocol), description=description
     )
+    described = type(network) is get_object(description["_target_"])  # others are somebody's own
+    if described and (_trains(config) or not config.checkpoint):
+        _try_out(config, restorer)
+    return restorer
+
+
+def _trains(config: DictConfig) -> bool:
+    return bool(config.task._target_ == "src.tasks.train.train")
+
+
+@torch.no_grad()
+def _try_out(config: DictConfig, restorer: Any) -> None:
+    """Takes an empty sample the way of a training step: what does not go together shows before any data is read."""
+    network = restorer.network
+    geometry, side = (restorer.training_geometry if restorer.optimizer else network.geometry), 8
+    device = next((parameter.device for parameter in network.parameters()), None)
+    training = [module for module in network.modules() if module.training]
+    network.eval()  # statistics of normalisations stay as they are
+    try:
+        inputs = torch.zeros(1, geometry.window, 3, side, side, device=device)
+        targets = torch.zeros(1, len(geometry.times), 3, geometry.scale * side, geometry.scale * side, device=device)
+        restorer.losses(inputs, targets) if restorer.optimizer else network(inputs)
+    except (RuntimeError, ValueError) as error:  # of torch about shapes; others are a programmer's
+        names = {id(module): f".{name}" for name, module in network.named_modules() if name}
+        passed = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+        place = next((names[module] for module in reversed(passed) if module in names), "")
+        raise Problem(
+            f"The parts of model.network do not go together, which shows in model.network{place}: "
+            f"{_first_sentence(error)}; compare its channels, frames and levels with those of its neighbours."
+        ) from error
+    finally:
+        for module in training:
+            module.training = True
+    if restorer.optimizer is None:
+        return
+    steps = max(1, config.trainer.max_steps)
+    what = "model.optimizer"
+    try:
+        restorer.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        what = "model.schedule"
+        for step in (0, steps - 1):
+            float(restorer.schedule(step, steps) if restorer.schedule else 1)
+        what = "model.rates"
+        for rate in restorer.rates:
+            _ = list(rate.modules(network)), float(rate.factor(0, steps))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise Problem(f"{what} does not work as it is described: {error}; mend its options.") from error
 
 
 def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
-    """The DataModule of ``data``, cut to what ``restorer`` trains and evaluates, degraded as ``degradation`` says."""
+    """The DataModule of ``data``, cut to what ``restorer`` trains and evaluates, degraded as ``degradation`` says.
+
+    Raises:
+        Problem: the configuration alone tells that the network cannot be trained on this data, or contradicts it.
+    """
     batch_size, samples = (
         count and max(1, count // restorer.passes) for count in (config.data.batch_size, config.data.samples)
     )
-    return instantiate(config.data, _partial_=True)(
+    data = instantiate(config.data, _partial_=True)(
         batch_size=batch_size,
         samples=samples,
         geometry=restorer.geometries[-1],
@@ -289,12 +359,43 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
         degradation=instantiate(config.degradation),
         seed=config.seed,
     )
+    if _trains(config):
+        _check_samples(data)
+    return data
+
+
+def _check_samples(data: Any) -> None:
+    """Refuses training samples that contradict what is known of the data set, or themselves.
+
+    Raises:
+        Problem: every clip is shorter than a sample, or no clip at all could be trained on.
+    """
+    from src.data.layouts import EXPECTED  # only here: not all tasks read data
+    from src.data.splits import Clip, Splits
+
+    name = getattr(getattr(data.layout, "func", data.layout), "__name__", "")
+    known = EXPECTED.get(name)
+    if known and set(known.counts) == {"test"}:
+        raise Problem(f"{name} has nothing but clips to test on: train on other data, or add task=evaluate.")
+    geometry, variants = data.training_geometry, data.degradation.variants(data.training_geometry)
+    extent = max(variant.timeline(geometry).take(geometry).extent for variant in variants)
+    if known and isinstance(known.frames, int) and known.frames < extent:
+        raise Problem(
+            f"A training sample of this network takes {extent} source frames, and every clip of {name} has "
+            f"{known.frames}: choose other data, or a network with a shorter window."
+        )
+    trial = copy.copy(data)
+    trial.splits = Splits(train=[Clip("of any length", data.root, stop=2**40)])  # nothing of it is read
+    trial.setup("fit")
 
 
 def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more: Any) -> pl.Trainer:
     """Lightning's Trainer of ``trainer``, for training with the callbacks of their group; it writes no file yet.
 
     ``trainer.precision=auto`` becomes in ``config`` what it is on this machine, so that the run explains itself.
+
+    Raises:
+        Problem: there is no such Trainer on this machine.
     """
     if config.trainer.precision == "auto":
         config.trainer.precision = "bf16-mixed" if training and _has_bfloat16(config.trainer.accelerator) else "32-true"
@@ -302,12 +403,39 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
     if isinstance(config.trainer.val_check_interval, int):  # optimiser steps, which Lightning would take for batches
         every = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
         trainer = partial(trainer, val_check_interval=every)
-    if not training:
-        return trainer(
-            default_root_dir=directory, logger=False, enable_checkpointing=False, **{"callbacks": [], **more}
-        )
-    callbacks = [instantiate(node) for node in (config.callbacks or {}).values() if node]
-    return trainer(default_root_dir=directory, logger=False, callbacks=callbacks, plugins=[DurableIO()])
+    given = {"enable_checkpointing": False, "callbacks": [], **more}
+    if training:
+        named = {name: instantiate(node) for name, node in (config.callbacks or {}).items() if node}
+        callbacks = list(named.values())
+        known = [f"validate/{figure}" for figures in COLUMNS.values() for figure in figures]
+        for name, callback in named.items():
+            monitor = getattr(callback, "monitor", None) or ""
+            if monitor not in known and (meant := near(monitor, known, 0.85)):  # a task may log more than these
+                raise Problem(f"callbacks.{name}.monitor is {monitor}, which is not logged: did you mean {meant}?")
+        given = {"callbacks": callbacks, "plugins": [DurableIO()]}
+    try:
+        return trainer(default_root_dir=directory, logger=False, **given)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise Problem(
+            f"There is no such trainer on this machine: {_first_sentence(error)}{_choices(config)}"
+        ) from error
+
+
+def _choices(config: DictConfig) -> str:
+    """The end of a sentence on a Trainer that cannot be made: what is meant by a name that Lightning does not know."""
+    known = {
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+    }
+    for option, names in known.items():
+        if config.trainer[option] not in names:
+            meant = near(config.trainer[option], names)
+            return f": did you mean trainer.{option}={meant}?" if meant else f": choose one of {', '.join(names)}."
+    return "; mend trainer.accelerator, trainer.devices and what else is said here."
+
+
+def _first_sentence(error: Exception) -> str:
+    return re.split(r"[.!](?: +(?=[A-Z])|$)", " ".join(str(error).split()))[0]
 
 
 def _has_bfloat16(accelerator: str) -> bool:

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config import CONF, begun, explain, finished, quoted
 from src.errors import Problem
 from src.ops.allocator import keep_freed_memory
+from src.schema import check
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -41,6 +42,7 @@ def compose_and_call(config: DictConfig) -> None:
         print(f"{directory} is finished, with results.json: nothing left to do.")
         return
     try:
+        check(config)
         get_method(config.task._target_)(config, directory)
     except Exception as error:  # told here, before Hydra adds lines of its own
         _leave_nothing_empty(directory)

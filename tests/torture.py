@@ -34,7 +34,7 @@ from lightning import Callback
 from src.disk import written
 from src.run import main as command_line
 from tests.tasks.test_restore import film, finished
-from tests.tasks.test_tasks import TINY
+from tests.tasks.test_tasks import ROOT, TINY
 from tests.test_resume import elsewhere, figures, same
 
 STEPS = 40
@@ -91,22 +91,26 @@ class Command:
     Args:
         arguments: of ``python -m src.run``.
         log: what it says, added to what is there.
+        anew: whether the process is a new one: ranks are started by the command line of the first.
     """
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, anew: bool = False) -> None:
         self.log, self.code = log, None
         self.begun = log.stat().st_size if log.exists() else 0
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(arguments)
+            self._run(arguments, anew)
 
-    def _run(self, arguments: list[str]) -> None:
+    def _run(self, arguments: list[str], anew: bool) -> None:
         os.setsid()
         out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if anew:
+            os.chdir(ROOT)
+            os.execv(sys.executable, [sys.executable, "-m", "src.run", *arguments])
         sys.argv = ["src.run", *arguments]
         code = 0
         try:
@@ -162,6 +166,16 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
+def outlived(processes: dict[int, str], seconds: float = 20) -> list[str]:
+    """Which processes are still there after some seconds."""
+    deadline = time.monotonic() + seconds
+    while left := [line for pid, line in processes.items() if _alive(pid)]:
+        if time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)
+    return []
+
+
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +188,7 @@ class Training:
         self.arguments = [*TRAINING, *more, f"data.root={clips}", f"paths.runs={place}"]
 
     def start(self) -> Command:
-        return Command([*self.arguments, "resume=true"], self.log)
+        return Command([*self.arguments, "resume=true"], self.log, anew="trainer=ddp" in self.arguments)
 
     @property
     def directory(self) -> Path:
@@ -238,10 +252,10 @@ def moment(training: Training, command: Command, draws: random.Random) -> bool:
     if draws.random() < 0.2:
         time.sleep(draws.uniform(0, 4))
         return command.poll() is None
-    goal = training.step + draws.randint(1, 7)
-    if not reach(training, command, min(goal, STEPS)):
-        return False
-    time.sleep(draws.uniform(0, 0.5))
+    goal = training.step + draws.randint(1, 4)
+    if goal > STEPS or not reach(training, command, goal):
+        return False  # and ends by itself
+    time.sleep(draws.uniform(0, 0.1))
     return command.poll() is None
 
 
@@ -253,11 +267,14 @@ def signalled(place: Path, clips: Path, whole: Training, name: str, count: int, 
         while True:
             command = training.start()
             if row.injected < count and moment(training, command, draws):
+                others = descendants(command.pid)
                 command.kill(number)
                 row.injected += 1
                 code = command.wait()
                 row.again.append(max(0, training.step - training.saved))
                 row.survived += code in (END[name], -number, 0)  # 0: it was about to end anyway
+                if left := outlived(others):
+                    row.said.append(f"left behind: {left}")
                 if "Traceback" in command.said() and code not in (-9, -number):
                     row.said.append(command.said()[-1500:])
             elif command.wait() != 0:
@@ -509,8 +526,8 @@ def torture(place: Path, kills: int, others: int, seed: int) -> Iterator[Row]:
         yield signalled(place, clips, whole, name, others, draws)
     yield full_disk(place, clips, whole, others, draws)
     yield damaged(place, clips, whole, others, draws)
-    yield worker(place, clips, whole, "SIGKILL", "was killed", others, draws)
-    yield worker(place, clips, whole, "SIGSTOP", "given nothing for", others, draws)
+    yield worker(place, clips, whole, "SIGKILL", "that reads training data was killed", others, draws)
+    yield worker(place, clips, whole, "SIGSTOP", "no training data has come", others, draws)
     yield ranks(place, clips, others, draws)
     yield restored(place, "SIGKILL", kills, draws)
     for name in ("SIGTERM", "SIGINT"):

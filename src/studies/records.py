@@ -8,20 +8,24 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from src.checkpoints import build
 from src.config import CONF, PATHS, UNSAID, compose, described
+from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
 from src.nn.cost import count
+from src.schema import misfit
 from src.studies.published import Sweepable
 from src.studies.rows import COUNTED, Point, Row, grouped, tabulate
+from src.studies.written import Configuration, Results, configuration
 
 
 class Run(Point):
@@ -40,19 +44,30 @@ class Run(Point):
 
     @cached_property
     def readable(self) -> bool:
-        """Whether there are a configuration and results that can be read."""
+        """Whether there are a configuration and results that can be read, and are such as a run writes."""
         try:
-            return bool(self.config) and isinstance(self.results, dict)
+            fault = _fault(self.config) or misfit("results.json", self.results, Results)
         except Exception as error:  # half written, or not ours
-            self.notes.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            return False
+            fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if fault:
+            self.notes.append(fault)
+        return not fault
 
     @cached_property
     def trained(self) -> DictConfig:
         """The configuration of the training that its weights come from; its own, unless that still lies there."""
         file = self.config.get("checkpoint")
         origin = Path(file).parents[1] / "config.yaml" if file and len(Path(file).parts) > 2 else None
-        return OmegaConf.load(origin) if origin and origin.is_file() else self.config  # type: ignore[return-value]
+        if origin is None or not origin.is_file():
+            return self.config
+        try:
+            config = configuration(origin)
+            fault = _fault(config)
+        except Exception as error:  # not ours
+            fault = str(error)
+        if fault:
+            self.notes.append(f"{origin}: {fault}")
+        return self.config if fault else config
 
     @cached_property
     def network(self) -> str:
@@ -64,8 +79,8 @@ class Run(Point):
         """Of its network; None where it cannot be built."""
         try:
             return _parameters(self.network)
-        except Exception as error:  # an older version's, or its weights are gone
-            self.notes.append(f"parameters: {type(error).__name__}")
+        except CheckpointError as error:  # an older version's, its weights are gone, or it is none
+            self.notes.append(f"parameters: {error}")
             return None
 
     @cached_property
@@ -120,14 +135,14 @@ class Run(Point):
     def degradation(self) -> str:
         """What was done to the frames before the network saw them."""
         about = dict(self.results.get("protocol", {}).get("degradation") or {})
-        steps = [step.get("_target_", "").rpartition(".")[2] for step in about.pop("steps", None) or []]
+        steps = [str(step.get("_target_", "")).rpartition(".")[2] for step in about.pop("steps", None) or []]
         said = [f"{key} {value}" for key, value in about.items() if value is not None and not key.startswith("_")]
         return "degradation: " + (", ".join([*said, *steps]) or "none")
 
     @property
     def conditions(self) -> str:
         """Scores of runs with equal ones can be compared: data, protocol, degradation."""
-        about = dict(self.results["protocol"])
+        about = dict(self.results.get("protocol", {}))
         own = {"window", "clip_length", "padding", "checkpoint", "commit", "frames_counted"}
         own |= {"ensemble", "edges", "precision"}
         return json.dumps({key: value for key, value in about.items() if key not in own}, sort_keys=True)
@@ -135,27 +150,38 @@ class Run(Point):
     @property
     def commit(self) -> str:
         """Of the code that made it."""
-        file = self.directory / "commit.txt"
-        return file.read_text().strip() if file.is_file() else ""
+        return self._said("commit.txt")
 
     @property
     def address(self) -> str:
         """Of its page at Weights & Biases, where it has one; only of the web."""
-        file = self.directory / "wandb_url.txt"
-        text = file.read_text().strip() if file.is_file() else ""
-        return text if re.match(r"https?://", text) else ""
+        text = self._said("wandb_url.txt")
+        return text if re.fullmatch(r"https?://[^\s\"'<>]+", text) else ""
+
+    def _own(self, file: Path) -> bool:
+        """Whether it is a file of this run, and no link that leads out of its directory."""
+        return file.is_file() and file.resolve().is_relative_to(self.directory.resolve())
+
+    def _said(self, name: str) -> str:
+        """The first line of a small file."""
+        file = self.directory / name
+        if not self._own(file):
+            return ""
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            return stream.readline(1000).strip()
 
     @cached_property
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """Columns of ``metrics.csv`` over steps; empty for a run without training."""
         columns: dict[str, list[tuple[int, float]]] = {}
         file = self.directory / "metrics.csv"
-        if file.is_file():
-            with file.open(newline="") as stream:
+        if self._own(file):
+            with file.open(newline="", encoding="utf-8", errors="replace") as stream:
                 for row in csv.DictReader(stream):
                     for name, value in row.items():
-                        if name and value and name != "step" and (row.get("step") or "").isdigit():
-                            columns.setdefault(name, []).append((int(row["step"]), float(value)))
+                        with suppress(ValueError, TypeError):  # no number, or a part of a line
+                            if name and value and name != "step":
+                                columns.setdefault(name, []).append((int(row["step"]), float(value)))
         return columns
 
     @property
@@ -164,7 +190,7 @@ class Run(Point):
         found: dict[str, Path] = {}
         for file in sorted((self.directory / "samples").glob("*.png")):
             match = re.fullmatch(r"(.+)_(?:step\d+|test)", file.stem)
-            if match and not match[1].endswith("_offsets"):
+            if match and not match[1].endswith("_offsets") and self._own(file):
                 found[match[1]] = file  # in order: later steps, then the test
         return found
 
@@ -174,19 +200,24 @@ def network(config: DictConfig) -> str:
     return json.dumps(OmegaConf.to_container(config.model.network, resolve=True), sort_keys=True)
 
 
-def _built(text: str) -> DictConfig:
-    return OmegaConf.create({"model": {"network": json.loads(text)}})
+def _fault(config: DictConfig) -> str:
+    """What a run's configuration lacks of what the report reads of it; empty where it is whole."""
+    return misfit("config.yaml", OmegaConf.to_container(config), Configuration)
 
 
 @cache
 def _parameters(text: str) -> int:  # seeds and evaluations have the same network
     with torch.device("meta"):
-        return count_parameters(instantiate(_built(text).model.network))
+        return count_parameters(_built(text))
 
 
 @cache
 def _counted(text: str) -> dict[str, int]:
-    return count(instantiate(_built(text).model.network), *COUNTED)
+    return count(_built(text), *COUNTED)
+
+
+def _built(text: str) -> Any:
+    return build(json.loads(text), "its config.yaml", of_files=True)
 
 
 @cache
@@ -252,9 +283,10 @@ class Block:
         try:
             given = {key: first.overrides[key] for key in self.study.params if key in first.overrides}
             recipe = compose(f"ablation={self.study.name}", *(f"{key}={value}" for key, value in given.items()))
+            other = recipe.data.layout != first.config.data.layout
         except Exception:  # the study has changed since
             return [*found, "made by an older version of this study"]
-        if first.results.get("protocol") and recipe.data.layout != first.config.data.layout:
+        if first.results.get("protocol") and other:
             found.append(f"not the paper's data: {first.data}")
         elif first.results.get("protocol", {}).get("input_frames_limit") and not recipe.data.test_frames:
             found.append(f"only part of the data: {first.data}")
@@ -273,7 +305,7 @@ def command(study: Sweepable, options: Sequence[str], folder: Path) -> str:
     """The command line of a study whose runs lie, or are to lie, in ``folder``."""
     place = [] if folder == Path("runs") else [f"paths.runs={folder}"]
     words = [f"ablation={study.name}", *options, *place, *(["resume=true"] if options else [])]
-    return "python -m src.run " + shlex.join(words)
+    return "python -m src.run " + shlex.join(" ".join(word.split()) for word in words)  # one line, whatever they hold
 
 
 def blocks(study: Sweepable, folder: Path) -> list[Block]:
@@ -287,7 +319,7 @@ def blocks(study: Sweepable, folder: Path) -> list[Block]:
             status, message = str(record["status"]), str(record.get("message") or "")
             place = _lies(Path(str(record["directory"])), folder)
             recorded.append((int(record.get("number", 0)), overrides, status, message, place))
-        except (ValueError, KeyError, TypeError):  # being written
+        except Exception:  # being written, or not ours
             continue
     for _, overrides, status, message, place in sorted(recorded, key=lambda point: point[0]):  # as they were asked for
         given = dict(override.partition("=")[::2] for override in overrides)
@@ -305,6 +337,12 @@ def blocks(study: Sweepable, folder: Path) -> list[Block]:
 
 
 def _lies(directory: Path, folder: Path) -> Path:
-    """Where a run is, also when all runs were moved together."""
-    moved = folder / Path(*directory.parts[-3:])  # <experiment>/<options>/seed=<n>
-    return directory if directory.is_dir() or not moved.is_dir() else moved
+    """Where a run is, also when all runs were moved together; ``folder`` itself, which is none, where it is outside."""
+    last = Path(*directory.parts[-3:])  # <experiment>/<options>/seed=<n>
+    inside = [place for place in (folder / directory, folder / last) if _within(place, folder)]
+    return next((place for place in inside if place.is_dir()), inside[-1] if inside else folder)
+
+
+def _within(place: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, by its name; links in it are its owner's."""
+    return Path(os.path.abspath(place)).is_relative_to(os.path.abspath(folder))

@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import statistics
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from src.checkpoints import build
 from src.config import UNSAID
 from src.nn.cost import count
 from src.protocols import COLUMNS
+from src.studies.written import configuration
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
@@ -38,7 +40,7 @@ class Point:
     @cached_property
     def config(self) -> DictConfig:
         """The run's configuration."""
-        return OmegaConf.load(self.directory / "config.yaml")  # type: ignore[return-value]
+        return configuration(self.directory / "config.yaml")
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -48,7 +50,11 @@ class Point:
     @cached_property
     def counted(self) -> dict[str, int]:
         """Parameters and operations of its network at 320x180."""
-        return count(instantiate(self.config.model.network), *COUNTED)
+        return count(self._network(), *COUNTED)
+
+    def _network(self) -> Any:
+        description = OmegaConf.to_container(self.config.model.network)
+        return build(description, self.directory / "config.yaml", of_files=True)
 
     def value(self, source: str) -> Any:
         """What a column's source (see :class:`Study`) says of this run."""
@@ -67,7 +73,7 @@ class Point:
             return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
         if kind == "network":
             with torch.device("meta"):
-                found: Any = instantiate(self.config.model.network)
+                found: Any = self._network()
             for part in rest.split("/"):
                 found = getattr(found, part)
             return found
@@ -106,7 +112,7 @@ def tabulate(
         for title, source in columns.items():
             *conditions, path = source.split()
             found = [member.value(path) for member in _meant(alike, conditions)]
-            seeds = len(found) > 1 and None not in found
+            seeds = len(found) > 1 and all(isinstance(value, int | float) for value in found)
             row[title] = statistics.mean(found) if seeds else next(iter(found), None)
             if seeds and path.startswith("results/"):
                 row[f"{title} deviation"] = statistics.stdev(found)
@@ -184,20 +190,42 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
 def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
     """The table as Markdown, with what was asked for, how the order agrees, and what the paper found."""
     names = list(rows[0])
-    lines = [f"**{title}** ({' '.join(overrides)})", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(cell(row.get(name)) for name in names)} |" for row in rows]
+    heads = [in_markdown(name) for name in names]
+    asked = in_markdown(" ".join(overrides))
+    lines = [f"**{in_markdown(title)}** ({asked})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(in_markdown(cell(row.get(name))) for name in names)} |" for row in rows]
     for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
-        lines += ["", remark] if remark else []
+        lines += ["", in_markdown(remark)] if remark else []
     return "\n".join(lines) + "\n"
 
 
+def in_markdown(text: Any) -> str:
+    """Text as Markdown shows it, in a table, too: nothing in it is markup."""
+    said = " ".join(str(text).split()).replace("&", "&amp;")
+    said = re.sub(r"(?<! )>", "&gt;", re.sub(r"<(?! )", "&lt;", said))  # between spaces they compare
+    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", said)  # an underscore within a word is one
+
+
+def _in_plain_text(drawing: Callable[..., None]) -> Callable[..., None]:
+    """A drawing whose text stays text, also in the file, and is no formula where a name has dollars."""
+
+    @wraps(drawing)
+    def drawn(*arguments: Any, **options: Any) -> None:
+        from matplotlib import rc_context  # only here: training does without
+
+        with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+            drawing(*arguments, **options)
+
+    return drawn
+
+
+@_in_plain_text
 def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: Sequence[str] = ()) -> None:
     """``compare`` over the points, the paper's and ours side by side, each with a scale of its own.
 
     Below the title stands what was asked for, ``overrides``: size and data above all.
     """
-    from matplotlib import rc_context  # only here: training does without
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # only here: training does without
 
     rows = [row for row in rows if row[compare] is not None]
     shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
@@ -216,16 +244,15 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: S
         axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
         axes.grid(alpha=0.3)
     figure.suptitle(_headed(title, overrides), fontsize=9)
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(file)
+    figure.savefig(file)
 
 
+@_in_plain_text
 def draw_frames(
     members: Sequence[Point], figure: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
 ) -> None:
     """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
-    from matplotlib import rc_context  # only here: training does without
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # only here: training does without
 
     clips = list(members[0].results["clips"])[:most]
     drawn = Figure(figsize=(8, 2 * len(clips)), layout="constrained")
@@ -242,8 +269,7 @@ def draw_frames(
     grid[0, 0].legend(fontsize=8)
     grid[-1, 0].set_xlabel("time in input frames")
     drawn.suptitle(_headed(title, overrides), fontsize=9)
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        drawn.savefig(file)
+    drawn.savefig(file)
 
 
 def _headed(title: str, overrides: Sequence[str]) -> str:

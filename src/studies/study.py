@@ -21,7 +21,7 @@ from src.config import UNSAID, finished
 from src.errors import Problem
 from src.studies import points
 from src.studies.published import rows_by_point
-from src.studies.rows import Point, cell, draw, draw_frames, markdown, tabulate
+from src.studies.rows import Point, cell, draw, draw_frames, in_markdown, markdown, tabulate
 
 
 class Study(Callback):
@@ -173,7 +173,7 @@ class Study(Callback):
             f"**Incomplete**: {len(done)} of {max(self.count, len(entries))} points are finished, {len(failed)} failed."
         )
         for entry in failed:
-            text += f"\n- {points.label(entry.overrides, self.asked)}: {entry.message}"
+            text += f"\n- {in_markdown(points.label(entry.overrides, self.asked))}: {in_markdown(entry.message)}"
         return text
 
     def _again(self, entry: points.Entry) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from src import dashboard
@@ -26,12 +27,14 @@ from src.errors import Problem
 from src.studies.charts import Chart, Curve, Dot, curves, scatter
 from src.studies.published import Paper, Table, published, studies, swept
 from src.studies.records import Block, Run, blocks, command, network, runs
+from src.studies.rows import in_markdown
 from src.studies.tables import Grid, grid
 from src.tasks.bench import OWN
 
 SIDE = 560  # pixels that a frame on the page is wide at most
 EACH = 3  # pairs of frames of a block at most
 COLORS = 8  # of the page's style sheet
+CHANGE = re.compile(r"(model|size)[\w./]*=[\w.+-]+")  # to a model, as task=bench has them in its entries
 
 
 def report(config: DictConfig, directory: Path) -> dict[str, int]:
@@ -181,7 +184,7 @@ class Content:
         for point, found in pictured[: min(EACH, self.pictures)]:
             clip = max(found, key=clips.count)
             self.pictures -= 1
-            yield pair(found[clip], f"{clip}, {point}")
+            yield from pair(found[clip], f"{clip}, {point}", block.members[point][0])
 
     @cached_property
     def others(self) -> dict[str, list[Run]]:
@@ -196,7 +199,7 @@ class Content:
         found: dict[str, list[Run]] = {}
         for place, run in self.runs.items():
             if place not in studied:
-                found.setdefault(Path(self.where(run)).parts[0], []).append(run)
+                found.setdefault((*Path(self.where(run)).parts, self.folder.name)[0], []).append(run)
         return found
 
     @cached_property
@@ -215,9 +218,10 @@ class Content:
         """Frames of the runs that belong to no study, as many as there is still room for."""
         pictured = [(name, run) for name, members in self.others.items() for run in members if run.samples]
         return [
-            pair(file, f"{clip}, {experiment}")
+            one
             for experiment, run in pictured[: max(0, self.pictures)]
             for clip, file in list(run.samples.items())[-1:]
+            for one in pair(file, f"{clip}, {experiment}", run)
         ]
 
     @cached_property
@@ -258,17 +262,19 @@ class Content:
         found: dict[str, dict[str, float]] = {}
         for run in self.runs.values():
             for name, figures in run.results.get("models", {}).items():
-                if "seconds_per_frame" not in figures:
+                if "seconds_per_frame" not in figures or not {"input", "device"} <= run.results.keys():
                     continue
-                model, *changes = name.split()
+                model, *changes = name.split() or [""]
+                if not all(CHANGE.fullmatch(change) for change in (f"model={model}", *changes)):
+                    continue
                 try:
                     size = f"size={run.config.bench.size}"
-                    measured = run.config if name == OWN else compose(f"model={model}", size, *changes)
-                except Problem:  # a model that there is no more
+                    measured = network(run.config if name == OWN else compose(f"model={model}", size, *changes))
+                except (Problem, OmegaConfBaseException):  # a model that there is no more
                     continue
                 height, width = run.results["input"]
                 condition = f"{width}x{height} input on {run.results['device']}"
-                found.setdefault(network(measured), {})[condition] = figures["seconds_per_frame"]
+                found.setdefault(measured, {})[condition] = figures["seconds_per_frame"]
         return found
 
 
@@ -359,17 +365,23 @@ def over_time(members: dict[str, list[Run]], clips: int) -> list[Chart]:
     return [chart for chart in found if chart]
 
 
-def pair(file: Path, caption: str) -> Pair:
-    """Bicubic and restored of a picture that :class:`src.callbacks.SampleFrames` made."""
-    with Image.open(file) as picture:
-        whole = picture.convert("RGB")
-    width, height = whole.width // 3, whole.height
-    frames = [whole.crop((column * width, 0, (column + 1) * width, height)) for column in range(2)]
-    if width > SIDE:
-        width, height = SIDE, round(height * SIDE / width)
-        frames = [frame.resize((width, height), Image.Resampling.LANCZOS) for frame in frames]
-    before, after = map(_address, frames)
-    return Pair(caption, before, after, width, height)
+def pair(file: Path, caption: str, run: Run) -> Iterator[Pair]:
+    """Bicubic and restored of a picture that :class:`src.callbacks.SampleFrames` made; of another none, with a note."""
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:  # other formats call other programs
+            whole = picture.convert("RGB")
+        width, height = whole.width // 3, whole.height
+        if not width:
+            raise ValueError("it has no three columns")
+        frames = [whole.crop((column * width, 0, (column + 1) * width, height)) for column in range(2)]
+        if width > SIDE:
+            width, height = SIDE, max(1, round(height * SIDE / width))
+            frames = [frame.resize((width, height), Image.Resampling.LANCZOS) for frame in frames]
+        before, after = map(_address, frames)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+        run.notes.append(f"{file.name} is no picture of frames: {error}")
+        return
+    yield Pair(caption, before, after, width, height)
 
 
 def _address(frame: Image.Image) -> str:
@@ -392,9 +404,3 @@ def _render(name: str, content: Content, **more: Any) -> str:
     )
     environment.filters["plain"] = in_markdown
     return environment.get_template(name).render(content=content, **more)
-
-
-def in_markdown(text: Any) -> str:
-    """Text as Markdown shows it, in a table, too: nothing in it is markup."""
-    said = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", said)  # an underscore within a word is one

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config import CONF, build_data, build_network, build_restorer, compose
+from src.schema import check
 from src.studies.points import Entry
 from src.studies.rows import Point, draw, markdown, order, tabulate
 from src.studies.study import Study
@@ -127,6 +128,7 @@ def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
 @cache  # points of several studies are made once
 def fits(*overrides: str) -> None:
     config = compose(*overrides, "size=mini", "data=procedural", "logger=csv", "checkpoint=null")
+    check(config)
     if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
     restorer = build_restorer(config, build_network(config))

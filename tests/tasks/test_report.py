@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 from fractions import Fraction
@@ -20,15 +21,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.config import CONF, compose
-from src.errors import Problem
+from src.errors import CheckpointError, Problem
 from src.metrics import FrameScore
 from src.protocols import Protocol, results, write_results
 from src.studies.charts import Curve, Dot, curves, front, scatter, thinned
 from src.studies.published import published, studies
 from src.studies.records import Block, Run, blocks
-from src.studies.rows import rank_correlation
+from src.studies.rows import Point, in_markdown, rank_correlation
 from src.studies.tables import grid
-from src.tasks.report import in_markdown, report
+from src.tasks.report import report
 
 EXPERIMENTS = CONF.parent / "experiments"
 TABLES = [table for paper in published(EXPERIMENTS) for table in paper.tables]
@@ -230,6 +231,289 @@ def test_links_lead_to_configurations_and_to_the_web_only(page, runs):
 def test_an_address_that_is_none_is_no_link(tmp_path):
     (tmp_path / "wandb_url.txt").write_text("javascript:alert(1)")
     assert Run(tmp_path).address == ""
+
+
+def harmless(page: str) -> bool:
+    """One script, the page's own; no handlers; links to files beside it and to the web."""
+    elements = Elements(page)
+    attributes = [(name, value or "") for _, found in elements.found for name, value in found.items()]
+    addresses = [value for name, value in attributes if name in ("href", "src", "xlink:href", "action", "style")]
+    return (
+        len(elements.of("script")) == 1
+        and not {tag for tag, _ in elements.found} & {"iframe", "object", "embed", "base", "form", "foreignobject", "x"}
+        and not [name for name, _ in attributes if name.startswith("on")]
+        and not [one for one in addresses if "script:" in one.lower() or one.startswith("//")]
+    )
+
+
+EVIL = [
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "</title></svg><x onload=alert(1)>",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
+    "javascript:alert(1)",
+    "](javascript:alert(1)) ![x](//evil/x.png) | a | b |\n\n# heading\n\n<x>",
+    "../../outside",
+    "$x$ \\frac{",
+]
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_no_name_or_sentence_does_anything_to_the_page(tmp_path, evil):
+    """In whatever a run, a study's point, or a folder is called and says."""
+    runs = tmp_path / "runs"
+    file_name = evil.replace("/", "_").replace("\n", " ")[:80]
+    directory = finished(runs, "tsas", 0, 27.0, clip=file_name)
+    content = json.loads((directory / "results.json").read_text())
+    clip = content["clips"].pop(file_name)
+    content["clips"] = {evil: clip}
+    content["summary"][evil] = 1.0
+    content["subsets"] = {evil: {"psnr": 1.0}}
+    for key in ("name", "channel", "colour_matrix", "frames", "mean", "data", "commit", "edges"):
+        content["protocol"][key] = evil
+    content["protocol"]["degradation"] = {evil: evil, "steps": [{"_target_": evil}]}
+    content["models"] = {evil: {"seconds_per_frame": 1.0, evil: 2.0}, f"zsm {evil}": {"seconds_per_frame": 1.0}}
+    content |= {"device": evil, "input": [8, 8]}
+    (directory / "results.json").write_text(json.dumps(content))
+    (directory / "commit.txt").write_text(evil)
+    (directory / "wandb_url.txt").write_text(evil)
+    (directory / "metrics.csv").write_text(
+        f"step,validate/psnr,{file_name}\n0,{file_name},1\n0,20,1\n9,21,{file_name}\n"
+    )
+    points = runs / "ablations" / "wdvr_block_design" / "data=procedural,size=mini" / "points"
+    given = [f"model/network/trunk={evil}", "experiment=wdvr3d_reds", f"data.root={evil}", f"{evil}=1", f"seed={evil}"]
+    record(points / "evil.json", given, directory, "finished")
+    record(points / "failed.json", given, directory, evil, evil)
+    alone = runs / file_name / file_name / "seed=0"
+    shutil.copytree(directory, alone)
+    config = OmegaConf.load(alone / "config.yaml")
+    config.data.root, config.data.layout["_target_"], config.checkpoint = evil, evil, f"{evil}/x/y.ckpt"
+    OmegaConf.save(config, alone / "config.yaml")
+    page, _, output = made(runs)
+    assert harmless(page)
+    assert evil[:20] in Texts(page).text  # it is shown, as what it is
+    for file in output.glob("*.md"):
+        commands = re.findall(r"(?m)^```\n(.*)\n```$", text := file.read_text())
+        assert text.count("\n```") == 2 * len(commands)
+        assert all(line.startswith("python -m src.run ablation=") for line in commands)
+        text = re.sub(r"(?m)^```\n.*\n```$", "", text)
+        assert "<x" not in text
+        assert "<script" not in text
+        assert not re.search(r"(?<!\\)\]\(", text)
+        assert "\n# heading" not in text
+    assert not (tmp_path / "outside").exists()
+    assert not (output.parent / "outside").exists()
+
+
+class Texts(HTMLParser):
+    """What a page says."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.feed(page)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        'https://x" onclick="alert(1)',
+        "data:text/html,x",
+        "//evil",
+        "https://a b",
+        "",
+        "https://",
+    ],
+)
+def test_an_address_is_one_of_the_web_or_none(tmp_path, address):
+    (tmp_path / "wandb_url.txt").write_text(address)
+    assert Run(tmp_path).address == ""
+    (tmp_path / "wandb_url.txt").write_text("https://wandb.ai/a/b/runs/c?x=1\n")
+    assert Run(tmp_path).address == "https://wandb.ai/a/b/runs/c?x=1"
+
+
+def configured(directory: Path, network: Any) -> None:
+    config = OmegaConf.load(directory / "config.yaml")
+    config.model.network = network
+    OmegaConf.save(config, directory / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"_target_": "os.mkdir", "path": "TRACE"},
+        {"_target_": "src.papers.baselines.Bicubic", "scale": {"_target_": "os.mkdir", "path": "TRACE"}},
+        {"_target_": "hydra.utils.get_method", "path": "os.mkdir"},
+        {"_target_": "src.papers.baselines.Bicubic", "scale": 10**9},
+        {"_target_": "src.checkpoints.cascade", "stages": [{"_target_": "os.mkdir", "path": "TRACE"}]},
+    ],
+)
+def test_a_run_that_describes_no_network_of_the_suite_is_shown_without_it(tmp_path, network):
+    """Its scores are there, its parameters are not, and nothing is called."""
+    runs, trace = tmp_path / "runs", tmp_path / "trace"
+    configured(finished(runs, "ias", 0, 26.0), json.loads(json.dumps(network).replace("TRACE", str(trace))))
+    shutil.rmtree(runs / "ablations")
+    page, _, _ = made(runs)
+    said = Texts(page).text
+    assert "26.500" in said
+    assert "its config.yaml wants to build" in said or "its config.yaml has the number" in said
+    assert not trace.exists()
+
+
+def test_a_study_reads_nothing_of_a_run_by_calling_what_it_names(tmp_path):
+    directory = finished(tmp_path, "ias", 0, 26.0)
+    configured(directory, {"_target_": "os.mkdir", "path": str(tmp_path / "trace")})
+    run = Run(directory)
+    assert run.value("count/parameters") is None
+    assert run.value("network/trunk/temporal_share") is None
+    assert len([note for note in run.notes if "no part of this suite" in note]) == 2
+    for source in ("count/parameters", "network/trunk/temporal_share"):
+        with pytest.raises(CheckpointError, match="no part of this suite"):
+            Point(directory, []).value(source)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_cascade_of_checkpoints_that_are_gone_is_shown_without_its_parameters(tmp_path):
+    directory = finished(tmp_path, "ias", 0, 26.0)
+    configured(directory, {"_target_": "src.checkpoints.cascade", "stages": ["gone.ckpt"]})
+    run = Run(directory)
+    assert run.parameters is None
+    assert "There is no checkpoint gone.ckpt" in run.notes[0]
+
+
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed: ${oc.env:ZEITLUPE_SECRET}", "holds|in it, where a run writes down values"),
+        ("checkpoint: '${trained:}'", "where a run writes down values"),
+        ("a: ${oc.decode:${oc.env:ZEITLUPE_SECRET}}", "where a run writes down values"),
+        ("a: !!python/object/apply:os.mkdir [TRACE]", "could not determine a constructor"),
+        ("a: !!python/object/new:os.mkdir [TRACE]", "could not determine a constructor"),
+        (BOMB, "folded in itself"),
+        ("a: " + "[" * 50_000, "too deep|flow"),
+        ("a: &a [*a]", "folded in itself"),
+        ("x" * 2**21, "larger than any is"),
+        ("- 1\n- 2", "is no configuration"),
+        ("seed: 3", "lacks data, model, trainer"),
+        ("a: [1", "ParserError"),
+    ],
+)
+def test_a_configuration_that_is_no_plain_one_is_not_read(tmp_path, monkeypatch, text, sentence):
+    monkeypatch.setenv("ZEITLUPE_SECRET", "tell-nobody")
+    runs = tmp_path / "runs"
+    directory = finished(runs, "ias", 0, 26.0)
+    whole = (directory / "config.yaml").read_text()
+    text = text.replace("TRACE", str(tmp_path / "trace"))
+    (directory / "config.yaml").write_text(text if "lacks" in sentence or len(text) > 2000 else f"{text}\n{whole}"
+                                           if text[0] != "-" else text)  # fmt: skip
+    run = Run(directory)
+    assert not run.readable
+    assert re.search(sentence, run.notes[0]), run.notes
+    page, counts, output = made(runs)
+    assert counts["not run"] == len(TABLES)
+    assert "tell-nobody" not in page + "".join(file.read_text() for file in output.glob("*.md"))
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"summary": []},
+        {"summary": {"psnr": "high"}},
+        {"protocol": {}},
+        {"protocol": None},
+        {"clips": [1]},
+        {"clips": {"a": {"frames": [{"time": "0", "psnr": 1}]}}},
+        {"clips": {"a": {"frames": {"time": 0}}}},
+        {"models": {"zsm": {"seconds_per_frame": "1"}}},
+        {"input": [1]},
+        {"protocol": {"_target_": "os.mkdir"}},
+    ],
+)
+def test_results_of_another_shape_are_left_out_and_the_page_is_there(tmp_path, damage):
+    directory = finished(tmp_path, "ias", 0, 26.0)
+    finished(tmp_path, "tsas", 0, 27.0)
+    file = directory / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    page, counts, _ = made(tmp_path)
+    assert counts["partly filled"] >= 1  # the other run
+    assert "its results are gone" in page
+    assert Run(directory).readable is False
+
+
+def test_a_checkpoint_beside_another_configuration_changes_nothing(tmp_path):
+    """What a run says that it started from may be anybody's folder."""
+    (tmp_path / "theirs" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "theirs" / "config.yaml").write_text("model: {network: 5}")
+    directory = finished(tmp_path / "runs", "ias", 0, 26.0)
+    config = OmegaConf.load(directory / "config.yaml")
+    config.checkpoint = str(tmp_path / "theirs" / "checkpoints" / "last.ckpt")
+    OmegaConf.save(config, directory / "config.yaml")
+    run = Run(directory)
+    assert run.trained == run.config
+    assert run.parameters
+    assert "lacks data, trainer" in run.notes[0]
+
+
+def test_nothing_outside_the_runs_is_read(tmp_path):
+    """Neither by the paths that studies keep, nor by links within a run."""
+    runs, outside = tmp_path / "runs", tmp_path / "elsewhere"
+    theirs = finished(outside, "tsas", 0, 44.0)
+    Image.new("RGB", (72, 16), "red").save(outside / "private.png")
+    (outside / "secret.txt").write_text("tell-nobody")
+    (outside / "numbers.csv").write_text("step,validate/psnr\n0,55\n9,56\n")
+    points = runs / "ablations" / "wdvr_block_design" / "data=procedural,size=mini" / "points"
+    given = ["experiment=wdvr3d_reds", "model/network/trunk=tsas", "size=mini", "data=procedural", "seed=0"]
+    relative = Path("..") / theirs.relative_to(tmp_path)
+    for number, place in enumerate((theirs, relative, Path("a/b/..") / relative, Path("../.."), Path("/"))):
+        record(points / f"{number}.json", [*given, f"data.crop={number}"], place, "finished")
+    directory = finished(runs, "ias", 0, 26.0)
+    for name, target in (
+        ("commit.txt", "secret.txt"), ("metrics.csv", "numbers.csv"), ("samples/street_test.png", "private.png"),
+        ("wandb_url.txt", "secret.txt"),
+    ):  # fmt: skip
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to(outside / target)
+    before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
+    page, _, output = made(runs)
+    text = page + "".join(file.read_text() for file in output.glob("*.md"))
+    assert "26.50" in text
+    for figure in ("44.5", "55 to 56", "tell-nobody", "elsewhere"):
+        assert figure not in text, figure
+    run = Run(directory)
+    assert (run.commit, run.address, run.metrics) == ("", "", {})
+    assert [file.name for file in run.samples.values()] == ["street_step0000100.png"]
+    assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 72 16\n(TRACE) (w) file\n", b"", b"\x89PNG\r\n\x1a\n" + b"x" * 99],
+)
+def test_a_sample_that_is_no_picture_is_left_out_with_a_note(tmp_path, content):
+    directory = finished(tmp_path, "ias", 0, 26.0)
+    (sample,) = (directory / "samples").iterdir()
+    sample.write_bytes(content)
+    shutil.rmtree(tmp_path / "ablations")
+    page, _, _ = made(tmp_path)
+    assert "26.500" in page
+    assert "<img" not in page
+    with sample.open("wb") as file:
+        Image.new("RGB", (2, 5)).save(file, "PNG")  # too small to hold three frames
+    assert "<img" not in made(tmp_path)[0]
+
+
+def test_a_folder_that_is_a_run_itself_is_reported(tmp_path):
+    page, _, _ = made(finished(tmp_path, "ias", 0, 26.0))
+    assert "26.500" in page
 
 
 def test_curves_of_training_and_of_frames_are_drawn(page):

@@ -1,0 +1,246 @@
+"""Whatever is in a file of weights: it becomes a network of the suite, or one sentence; nothing in it is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.checkpoints import DEEPEST, build, contents, from_reference, load
+from src.config import compose, plain
+from src.errors import CheckpointError, Problem
+from src.nn.backbones import VGG16, load_imagenet
+from src.nn.blocks import count_parameters
+from tests.conftest import golden_network
+from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
+
+
+class Payload:
+    """Does something when it is unpickled by a loader that trusts it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def poisoned(file: Path, trace: Path, form: str) -> Path:
+    content = {"network": {"_target_": "torch.nn.Identity"}, "state_dict": Payload(trace), "global_step": 1}
+    if form == "pickle":
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=form == "zip")
+    return file
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> bool:
+    return "\n" not in str(error.value) and str(error.value)[-1] in ".)"
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("name", ["evil.ckpt", "evil.pth"])
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, name, form):
+    trace = tmp_path / "trace"
+    file = poisoned(tmp_path / name, trace, form)
+    with pytest.raises(
+        CheckpointError, match=r"(holds more than plain weights \(\w+\.mkdir\)|cannot be read)"
+    ) as caught:
+        load(file)
+    assert one_sentence(caught)
+    assert "weights_only" not in str(caught.value)  # no advice to load it all the same
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Payload(trace)))  # it would have
+    assert trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_in_imagenet_weights_is_not_executed(tmp_path, form):
+    file = poisoned(tmp_path / "vgg16.pth", tmp_path / "trace", form)
+    with pytest.raises(Problem, match="cannot be read as ImageNet weights") as caught:
+        load_imagenet(VGG16(), file)
+    assert one_sentence(caught)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_code_in_the_checkpoint_of_a_run_that_goes_on_is_not_executed(tmp_path, clips):  # noqa: F811
+    command = ["model=wdvr2d", *TINY, f"data.root={clips}", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
+    command += ["data.test_frames=1", "callbacks.samples=null", "resume=true"]
+    run(*command)
+    (last,) = tmp_path.rglob("last.ckpt")
+    (last.parents[1] / "results.json").unlink()
+    for form in ("zip", "legacy"):
+        for name in ("last.ckpt", "previous.ckpt", "good.ckpt", "best.ckpt"):
+            poisoned(last.with_name(name), tmp_path / "trace", form)
+        run(*command, fails=True)
+        assert not (tmp_path / "trace").exists(), form
+
+
+def saved(file: Path, network: object, state: object = None) -> Path:
+    torch.save({"network": network, "state_dict": {} if state is None else state}, file)
+    return file
+
+
+WELL = {"_target_": "src.papers.baselines.Blend", "scale": 2, "frames": 3}
+
+
+def test_what_a_description_may_be(tmp_path):
+    assert load(saved(tmp_path / "a.ckpt", WELL)).geometry.window == 3
+
+
+@pytest.mark.parametrize(
+    ("description", "sentence"),
+    [
+        ({"_target_": "os.system", "command": "mkdir trace"}, "wants to build 'os.system'"),
+        ({**WELL, "frames": {"_target_": "os.mkdir", "path": "trace"}}, "wants to build 'os.mkdir'"),
+        ({**WELL, "frames": [[{"_target_": "os.mkdir", "path": "trace"}]]}, "wants to build 'os.mkdir'"),
+        ({"_target_": "hydra.utils.get_method", "path": "os.mkdir"}, "wants to build"),
+        ({"_target_": "src.nn.start.torch.load", "f": "evil"}, "wants to build"),
+        ({"_target_": "src.nn.backbones.load_imagenet", "file": "evil"}, "wants to build"),
+        ({"_target_": "src.checkpoints.cascade", "stages": ["a.ckpt"]}, "wants to build"),  # might load itself
+        ({"_target_": "torch.nn.Module.__call__"}, "wants to build"),
+        ({"_target_": ["os.mkdir"]}, "wants to build"),
+        ({**WELL, "_partial_": True}, "wants to build"),
+        ({**WELL, "_args_": [1]}, "wants to build"),
+        ({**WELL, 1: 2}, "wants to build"),
+        ({**WELL, "scale": "${oc.env:HOME}"}, "is to be replaced"),
+        ({**WELL, "scale": torch.ones(1)}, "a Tensor in its network"),
+        ({**WELL, "frames": 10**9}, "larger than any has"),
+        ({**WELL, "frames": float("inf")}, "larger than any has"),
+        ({**WELL, "frame": 1}, "cannot be built here: .*unexpected keyword"),
+        ({**WELL, "frames": 0}, "cannot be built here: .*ascend"),
+        ({"_target_": "src.papers.baselines.Blend2"}, "wants to build"),
+        ({"scale": 4}, "describes no network"),
+        (["a"], "describes no network"),
+        ("text", "cannot be built here|describes no network"),
+        (None, "describes no network"),
+        ({"_target_": "torch.nn.Linear", "in_features": 10**6, "out_features": 10**6}, "cannot be built"),
+        (
+            {"_target_": "src.papers.wdvr.WDVR2D", "trunk":
+             {"_target_": "src.papers.wdvr.Wide2D", "blocks": 10**6, "units": 8, "activations": 8}},
+            "larger than any",
+        ),
+    ],
+)  # fmt: skip
+def test_a_description_that_is_no_network_is_one_sentence(tmp_path, monkeypatch, description, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        load(saved(tmp_path / "evil.ckpt", description))
+    assert one_sentence(caught)
+    assert {path.name for path in tmp_path.iterdir()} == {"evil.ckpt"}
+
+
+def nested(depth: int) -> dict:
+    node: dict = {"_target_": "torch.nn.Identity"}
+    for _ in range(depth):
+        node = {"_target_": "torch.nn.Identity", "x": node}
+    return node
+
+
+def test_descriptions_that_are_deep_wide_or_fold_into_themselves_are_refused():
+    many: list = ["x"]
+    for _ in range(60):
+        many = [many] * 10  # more parts than there are atoms
+    circle: dict = {"_target_": "torch.nn.Identity"}
+    circle["x"] = circle
+    for description in (nested(100_000), {"x": [0] * 10**6}, {"x": many}, circle):
+        with pytest.raises(CheckpointError, match=f"more than {DEEPEST} levels or 10,000 parts") as caught:
+            build(description, "evil.ckpt")
+        assert one_sentence(caught)
+    assert isinstance(build(nested(DEEPEST - 2), "a.ckpt"), nn.Identity)
+
+
+@pytest.mark.parametrize("model", ["zsm", "edvr_l", "edvr_s2", "dsfn", "wdvr3d", "vtsr"])
+def test_no_network_of_the_suite_is_too_large(model):
+    with torch.device("meta"):
+        network = build(plain(compose(f"model={model}").model.network), "config.yaml")
+    assert count_parameters(network) > 100_000
+
+
+def test_a_run_may_have_a_cascade_of_checkpoints(tmp_path):
+    stage = str(saved(tmp_path / "a.ckpt", WELL))
+    description = {"_target_": "src.checkpoints.cascade", "stages": [stage, stage]}
+    assert build(description, "config.yaml", of_files=True).geometry.scale == 4
+    for stages in (5, ["nowhere.ckpt"], [5], [str(tmp_path)]):
+        with pytest.raises(CheckpointError, match="cannot be built here"):
+            build({**description, "stages": stages}, "config.yaml", of_files=True)
+
+
+def test_an_archive_that_grows_in_memory_is_refused(tmp_path):
+    torch.save({"state_dict": {"w": torch.zeros(10**6)}}, tmp_path / "plain.ckpt")
+    with zipfile.ZipFile(tmp_path / "plain.ckpt") as given, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as packed:
+        for part in given.infolist():
+            packed.writestr(part.filename, given.read(part), zipfile.ZIP_DEFLATED)
+    assert contents(tmp_path / "plain.ckpt")["state_dict"]["w"].shape == (10**6,)
+    with pytest.raises(CheckpointError, match="packed more tightly than torch packs") as caught:
+        load(tmp_path / "bomb.ckpt")
+    assert one_sentence(caught)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {1: torch.ones(1)},
+        {"network": WELL, "state_dict": 5},
+        {"network": WELL, "state_dict": {5: 5}},
+        {"network": WELL, "state_dict": {"network.surplus": torch.ones(1)}},
+        {"params": {"params": {}}},
+        [torch.ones(1)],
+        torch.ones(1),
+        {"state_dict": {"head.0.weight_v": torch.ones(()), "skip.0.weight_v": torch.ones(())}},
+        {"pcd_align.cas_dcnpack.weight": torch.ones(1)},
+    ],
+)
+def test_strange_contents_are_one_sentence(tmp_path, content):
+    torch.save(content, tmp_path / "strange.pth")
+    if content == {"network": WELL, "state_dict": {5: 5}}:  # a network without weights has none to miss
+        assert load(tmp_path / "strange.pth").geometry.scale == 2
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path / "strange.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dictionary_that_holds_itself_ends():
+    circle: dict = {}
+    circle["params"] = circle
+    with pytest.raises(CheckpointError, match="no known implementation"):
+        from_reference(circle)
+
+
+def test_a_published_checkpoint_cannot_ask_for_more_blocks_than_it_has(tmp_path):
+    state, *_ = golden_network("edvr_tsa")
+    state = {name: value.float() for name, value in state.items()}
+    torch.save(state, tmp_path / "edvr.pth")
+    load(tmp_path / "edvr.pth")
+    torch.save({**state, "reconstruction.999999999.conv1.weight": torch.ones(1)}, tmp_path / "edvr.pth")
+    with pytest.raises(CheckpointError, match="larger than any network"):
+        load(tmp_path / "edvr.pth")
+
+
+def test_damaged_files_are_one_sentence(tmp_path):
+    """Bytes turned at random: a network, since some do no harm, or one sentence."""
+    description = plain(compose("model=wdvr2d", "size=mini", "size.width=0.125", "size.depth=0.01").model.network)
+    state = {f"network.{name}": value for name, value in build(description, "config.yaml").state_dict().items()}
+    whole = saved(tmp_path / "whole.ckpt", description, state).read_bytes()
+    assert isinstance(load(tmp_path / "whole.ckpt"), nn.Module)
+    rng, said = np.random.default_rng(0), list[str]()
+    for number in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 1 + number % 5 * 40):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "damaged.ckpt").write_bytes(damaged if number % 3 else damaged[: rng.integers(len(whole))])
+        try:
+            load(tmp_path / "damaged.ckpt")
+        except CheckpointError as error:
+            said.append(str(error))
+    assert len(said) > 50
+    assert not [sentence for sentence in said if "\n" in sentence]
