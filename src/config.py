@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,6 +44,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
 UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
+UNNAMED += ("data.workers", "data.timeout", "data.skip_damaged")  # with which a run may have to go on
 
 
 def width(full: int, least: int = 8, *, _root_: DictConfig) -> int:
@@ -222,7 +223,9 @@ def _unknown_option(given: str, option: str, overrides: Sequence[str]) -> str:
         known.append(part)
         node = node[part]
     here = ".".join(known) or "the configuration"
-    unset = takes(node["_target_"]).kinds.keys() - {*siblings} if "_target_" in node else set()
+    unset = set[str]()
+    with suppress(Problem):  # of a _target_ that is wrong, too
+        unset |= takes(str(node["_target_"])).kinds.keys() - {*siblings} if "_target_" in node else set()
     if part in unset:
         return f"{key} has no value yet, so it is added with a + before it: +{key}=<value>."
     close = near(part, [*siblings, *unset])
@@ -370,9 +373,12 @@ def _check_samples(data: Any) -> None:
     Raises:
         Problem: every clip is shorter than a sample, or no clip at all could be trained on.
     """
-    from src.data.layouts import EXPECTED  # only here: not all tasks read data
+    from src.data.datamodule import DataModule  # only here: not all tasks read data
+    from src.data.layouts import EXPECTED
     from src.data.splits import Clip, Splits
 
+    if not isinstance(data, DataModule):
+        return  # somebody's own
     name = getattr(getattr(data.layout, "func", data.layout), "__name__", "")
     known = EXPECTED.get(name)
     if known and set(known.counts) == {"test"}:
@@ -417,7 +423,7 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
         return trainer(default_root_dir=directory, logger=False, **given)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise Problem(
-            f"There is no such trainer on this machine: {_first_sentence(error)}{_choices(config)}"
+            f"The trainer cannot be made as it is described: {_first_sentence(error)}{_choices(config)}"
         ) from error
 
 
@@ -431,7 +437,7 @@ def _choices(config: DictConfig) -> str:
         if config.trainer[option] not in names:
             meant = near(config.trainer[option], names)
             return f": did you mean trainer.{option}={meant}?" if meant else f": choose one of {', '.join(names)}."
-    return "; mend trainer.accelerator, trainer.devices and what else is said here."
+    return "; mend the option of trainer that this is about."
 
 
 def _first_sentence(error: Exception) -> str:

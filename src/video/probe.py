@@ -42,6 +42,8 @@ MOST_PIXELS = 36_000_000  # of a frame, 8192x4320 and a little: decoders hold up
 MOST_BLOCK = 640 << 20  # bytes: the largest image that is read (src/video/images.py) of four channels and 16 bits
 DECORD_PIXELS = 4096 * 2304  # of a frame: its threads take twice the memory, and it has nobody to tell it a limit
 
+DAMAGE = (av.FFmpegError, IndexError)  # the latter from PyAV, of a packet whose stream begins in the middle of a file
+
 log = logging.getLogger(__name__)
 
 
@@ -222,7 +224,7 @@ def _packets(container: Any, beat: Callable[[], None], path: Path) -> tuple[Any,
                 packets[packet.stream_index].append(
                     _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, shown, changes)
                 )
-    except av.FFmpegError as error:
+    except DAMAGE as error:
         log.warning("%s is damaged, only what precedes that is read: %s", path, in_words(error))
     filled = [stream for stream in streams if packets[stream.index]]
     if not filled:
@@ -386,7 +388,7 @@ def until_damaged(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
     try:
         for last in packets:
             yield last
-    except av.FFmpegError:
+    except DAMAGE:
         if last is not None and last.size:
             end = av.Packet()
             end.stream = last.stream

@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 from src.errors import VideoError
+from src.video.probe import until_damaged
 from src.video.reader import FileReader, open_video
 from src.video.sources import find_videos
+from src.video.writer import VideoWriter
 
 QUICK = [
     "odd/dolbyvision_hlg_hevc10_rot90.mov",
@@ -538,3 +540,21 @@ def test_images_of_16_bits(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(np.stack([frame.numpy() for frame in reader.frames()]), expected)
     plain = open_video(tmp_path / "deep 50%d")
     assert (plain.signal.depth, plain.read([0]).dtype) == (8, torch.uint8)
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), av.error.InvalidDataError(1, "cut")])
+def test_what_precedes_damage_is_given_whole(tmp_path, error):
+    """PyAV fails with an IndexError at a packet whose stream begins in the middle of a file."""
+    with VideoWriter(tmp_path / "film.mp4", Fraction(25)) as writer:
+        for value in range(12):
+            writer.write(torch.full((48, 64, 3), 20 * value, dtype=torch.uint8))
+    with av.open(str(tmp_path / "film.mp4")) as container:
+
+        def cut():
+            for number, packet in enumerate(container.demux(container.streams.video[0])):
+                if number == 7:
+                    raise error
+                yield packet
+
+        frames = [frame for packet in until_damaged(cut()) for frame in packet.decode()]
+    assert len(frames) == 7
