@@ -220,6 +220,8 @@ class Training:
         return contents, figures(self.directory), scores
 
     def is_like(self, whole: Training) -> bool:
+        if not (self.directory / "results.json").exists():
+            return False  # it did not finish, which is told elsewhere
         (ours, rows, scores), (theirs, *others) = self.outcome(), whole.outcome()
         try:
             same(ours, theirs)

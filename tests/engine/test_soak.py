@@ -111,7 +111,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "length", "size", "tile"),
-    [("tiny", 1200, (40, 56), None), ("blend", 1500, (33, 47), None), ("cascade", 500, (72, 100), 64)],
+    [("tiny", 700, (40, 56), None), ("blend", 900, (33, 47), None), ("cascade", 320, (72, 100), 64)],
 )
 def test_thousands_of_frames_are_as_good_as_uninterrupted(
     name: str, length: int, size: tuple[int, int], tile: int | None
@@ -124,7 +124,7 @@ def test_thousands_of_frames_are_as_good_as_uninterrupted(
         shots.add(item.shot)
         if len(whole) % 50 == 0:
             course.append(held())
-    leak = 2 << 20  # 0.3 MB were measured; input frames of half the warm part alone would be 5 MB and more
+    leak = 2 << 20  # 0.3 MB were measured; input frames of half the warm part alone would be 4 MB and more
     steady(course, leak)
     assert [time for time, _ in whole] == network.geometry.output_times(length)
     assert len(shots) > length / 80  # cuts have been found
@@ -148,7 +148,7 @@ def test_thousands_of_frames_are_as_good_as_uninterrupted(
         del items
         course.append(held())
     assert again == whole
-    assert cut_off > 10
+    assert cut_off > 5
     steady(course, leak)
 
 
@@ -172,7 +172,7 @@ class Interrupted(Exception):  # noqa: N818 - what a person does
 @pytest.mark.slow
 def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Path) -> None:
     rng, course, cut_off, frames = random.Random(0), [], 0, 0
-    for round_number in range(10):
+    for round_number in range(7):
         length, height, width = rng.randrange(150, 400), rng.randrange(16, 50), rng.randrange(16, 90)
         film, source = Film(round_number, length, height, width), tmp_path / f"in{round_number}.mkv"
         pictures = (frame.mul(255).round().byte().permute(1, 2, 0) for frame in film(0))
@@ -206,7 +206,7 @@ def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Pat
                     frames += shown
                     break
         assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    assert frames > 4000
-    assert cut_off > 10
+    assert frames > 2500
+    assert cut_off > 5
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # nothing is left behind
     steady(course, 12 << 20)  # 4 MB were measured, as sizes change
