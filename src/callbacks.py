@@ -55,7 +55,13 @@ class Progress(RichProgressBar):
     def total_train_batches(self) -> int | float:
         trainer = self.trainer
         left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
-        return min(trainer.num_training_batches, left) if trainer.max_steps > 0 else super().total_train_batches
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of this epoch, where training goes on
+        if trainer.max_steps > 0:
+            return min(trainer.num_training_batches, done + left)
+        return super().total_train_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch}"  # of how many nobody knows, as steps are counted
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         due = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]

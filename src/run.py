@@ -29,6 +29,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and dev
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # of metrics.csv, whose rows we hand back
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*")  # of networks that are only counted
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
