@@ -43,7 +43,7 @@ from src.schema import near, takes
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
 UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
-UNNAMED = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
+UNNAMED: tuple[str, ...] = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 UNNAMED += ("data.workers", "data.timeout", "data.skip_damaged")  # with which a run may have to go on
 
 

@@ -17,12 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import get_method
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config import CONF, begun, explain, finished, quoted
 from src.errors import Problem
 from src.ops.allocator import keep_freed_memory
+from src.resume import Stopped
 from src.schema import check
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
@@ -58,11 +60,12 @@ def main() -> None:
     keep_freed_memory()
     try:
         compose_and_call()
-    except KeyboardInterrupt as interrupt:
-        print("Interrupted; the same command goes on, a training with resume=true.", file=sys.stderr)
-        sys.exit(128 + getattr(interrupt, "number", signal.SIGINT))
-    except Exception as error:
-        _tell(error)
+    except BaseException as error:
+        if interrupt := _interrupt(error):
+            print("Interrupted; the same command goes on, a training with resume=true.", file=sys.stderr)
+            sys.exit(128 + getattr(interrupt, "number", signal.SIGINT))
+        if isinstance(error, Exception):
+            _tell(error)
         raise
 
 
@@ -73,6 +76,15 @@ def _leave_nothing_empty(directory: Path) -> None:
             place.rmdir()
         except OSError:  # not empty
             return
+
+
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption that an error comes of: Lightning makes an exit of it, or fails at tidying up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        if isinstance(error, SIGTERMException):
+            return Stopped(signal.SIGTERM)  # before training had begun to listen to it
+        error = error.__context__
+    return error
 
 
 def _tell(error: BaseException) -> None:

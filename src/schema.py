@@ -430,7 +430,7 @@ def _read(node: Any, where: str, dangling: list[str]) -> Any:
         except (OmegaConfBaseException, Problem):  # which its task tells, if it needs it
             found[key] = UNKNOWN
         found[key] = _read(found[key], _under(where, key), dangling)
-    return found if isinstance(node, DictConfig) else [found[key] for key in keys]
+    return {str(key): value for key, value in found.items()} if isinstance(node, DictConfig) else list(found.values())
 
 
 def _at(content: Any, option: str) -> Any:

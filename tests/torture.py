@@ -277,7 +277,7 @@ def signalled(place: Path, clips: Path, whole: Training, name: str, count: int, 
                 row.survived += code in (END[name], -number, 0)  # 0: it was about to end anyway
                 if left := outlived(others):
                     row.said.append(f"left behind: {left}")
-                if "Traceback" in command.said() and code not in (-9, -number):
+                if "Traceback" in command.said().partition("Interrupted;")[0] and code not in (-9, -number):
                     row.said.append(command.said()[-1500:])
             elif command.wait() != 0:
                 row.said.append(command.said()[-1500:])

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -374,7 +375,7 @@ class Loader(DataLoader[Sample]):
             if stuck.is_set():
                 raise Problem(STUCK.format(self.patience)) from error
             cut = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # while it handed something over
-            if str(error).startswith("DataLoader worker") or (cut and not all(w.is_alive() for w in workers())):
+            if str(error).startswith("DataLoader worker") or (cut and _one_is_gone(workers())):
                 raise Problem(KILLED) from error
             raise
         finally:
@@ -394,6 +395,11 @@ class Loader(DataLoader[Sample]):
         over = state["batches"] >= len(self)
         self.sampler.set_epoch(state["epoch"] + over)
         self.sampler.skip = 0 if over else state["batches"] * (self.batch_size or 1)
+
+
+def _one_is_gone(processes: Sequence[Any]) -> bool:
+    """Whether a process has ended, of which word may take a moment."""
+    return bool(wait([process.sentinel for process in processes], timeout=5))
 
 
 class EvaluationClips(Dataset[EvaluationClip]):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.errors import Problem
 
-LONGEST, DEEPEST = 2**20, 64  # characters and levels of a run's config.yaml, which has 8,000 and 7
+LONGEST, DEEPEST = 2**20, 64  # bytes and levels of a run's config.yaml, which has 8,000 and 7
 
 
 def configuration(file: Path) -> DictConfig:
@@ -22,10 +22,11 @@ def configuration(file: Path) -> DictConfig:
     Raises:
         Problem: it holds what is yet to be resolved, refers to itself, or is larger than any is.
     """
+    if file.stat().st_size > LONGEST:
+        raise Problem(f"{file} is none that a run has written, larger than any is: it is not read.")
     text = file.read_text(encoding="utf-8")
-    if len(text) > LONGEST or "${" in text:
-        what = "larger than any is" if len(text) > LONGEST else "with ${...} in it, where a run writes down values"
-        raise Problem(f"{file} is none that a run has written, {what}: it is not read.")
+    if "${" in text:
+        raise Problem(f"{file} is none that a run has written, which are values and not ${{...}}: it is not read.")
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -66,10 +66,8 @@ def _run(
         if data.splits.test:  # type: ignore[attr-defined]
             outcome = score(config, directory, trainer, restorer, data, last)
             _log_table(trainer, outcome)
-    except BaseException as error:
+    except BaseException:
         dashboard.finish(1)
-        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None  # Lightning makes an exit of it
         raise
     dashboard.finish(0)
     best = last.with_name("best.ckpt")
