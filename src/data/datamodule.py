@@ -142,14 +142,15 @@ class DataModule(LightningDataModule):
         _ = self.splits
 
     @property
-    def accumulated(self) -> int:
-        """Batches a step."""
-        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+    def step(self) -> int:
+        """Patches a step, of all ranks and all batches whose gradients are accumulated."""
+        batches = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        return self.batch_size * batches * self._place[1]
 
     @property
     def mixed(self) -> int:
         """Stretches that are kept at a time."""
-        return 1 if self.patches_per_read <= self.batch_size * self.accumulated else MIXED
+        return 1 if self.patches_per_read <= self.step else MIXED
 
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
@@ -178,7 +179,8 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
-            multiple=math.lcm(self.batch_size * self.accumulated, self.patches_per_read) // self.patches_per_read,
+            batch=self.batch_size,
+            step=self.step,
             patches=self.patches_per_read,
             mixed=self.mixed,
         )
@@ -248,18 +250,20 @@ class DataModule(LightningDataModule):
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):
-    """Keys (epoch, index, patch) in an order that is a function of (seed, epoch), each rank its own share.
+    """Keys (epoch, index, patch) in an order that is a function of (seed, epoch), of which each rank takes its share.
 
-    What does not make whole batches on all ranks is left out, something else each epoch. Where there are fewer indices
-    than one batch of all ranks takes, they go round; an index beyond ``size`` is the same stretch with other draws.
+    What a step is made of does not depend on the number of ranks. What makes no whole step is left out, something else
+    each epoch. Where there are fewer indices than a step takes, they go round; an index beyond ``size`` is the same
+    stretch with other draws.
 
     Args:
         size: number of indices.
         seed: of the order.
         rank, world: whose share.
-        multiple: indices that whole batches take.
+        batch: keys that a rank takes at a time.
+        step: keys that whole steps of all ranks take, a multiple of ``batch * world``; those by default.
         patches: of each index.
-        mixed: indices whose patches come in random order; those of all others stay together.
+        mixed: indices whose patches come in random order, on all ranks; those of all others stay together.
     """
 
     def __init__(
@@ -269,18 +273,23 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         seed: int,
         rank: int = 0,
         world: int = 1,
-        multiple: int = 1,
+        batch: int = 1,
+        step: int | None = None,
         patches: int = 1,
         mixed: int = 1,
     ) -> None:
-        self.rounds = -(-multiple * world // size)
-        self.size = size * self.rounds
-        self.seed, self.rank, self.world, self.multiple = seed, rank, world, multiple
+        self.multiple = math.lcm(step or batch * world, patches) // patches  # indices that whole steps take
+        self.size = size * -(-self.multiple // size)
+        self.seed, self.rank, self.world, self.batch = seed, rank, world, batch
         self.patches, self.mixed = patches, mixed
         self.epoch, self.skip = 0, 0
 
+    @property
+    def _indices(self) -> int:
+        return self.size // self.multiple * self.multiple
+
     def __len__(self) -> int:
-        return self.size // (self.world * self.multiple) * self.multiple * self.patches
+        return self._indices * self.patches // self.world
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -288,15 +297,15 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = torch.randperm(self.size, generator=generator).tolist()
-        mine = order[self.rank :: self.world][: len(self) // self.patches]
+        order = torch.randperm(self.size, generator=generator).tolist()[: self._indices]
         keys = []
-        for first in range(0, len(mine), self.mixed):
-            group = [(index, patch) for index in mine[first : first + self.mixed] for patch in range(self.patches)]
+        for first in range(0, len(order), self.mixed):
+            group = [(index, patch) for index in order[first : first + self.mixed] for patch in range(self.patches)]
             if self.mixed > 1:
                 group = [group[k] for k in torch.randperm(len(group), generator=generator).tolist()]
             keys += group
-        for index, patch in keys[self.skip :]:
+        mine = [key for place, key in enumerate(keys) if place // self.batch % self.world == self.rank]
+        for index, patch in mine[self.skip :]:
             yield self.epoch, index, patch
 
 
