@@ -391,9 +391,9 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("seed: ${oc.env:ZEITLUPE_SECRET}", "holds|in it, where a run writes down values"),
-        ("checkpoint: '${trained:}'", "where a run writes down values"),
-        ("a: ${oc.decode:${oc.env:ZEITLUPE_SECRET}}", "where a run writes down values"),
+        ("seed: ${oc.env:ZEITLUPE_SECRET}", "which are values"),
+        ("checkpoint: '${trained:}'", "which are values"),
+        ("a: ${oc.decode:${oc.env:ZEITLUPE_SECRET}}", "which are values"),
         ("a: !!python/object/apply:os.mkdir [TRACE]", "could not determine a constructor"),
         ("a: !!python/object/new:os.mkdir [TRACE]", "could not determine a constructor"),
         (BOMB, "folded in itself"),

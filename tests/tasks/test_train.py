@@ -34,7 +34,7 @@ def test_freezing_warm_up_and_restarts_survive_a_cut(clips, tmp_path):  # noqa: 
     (name,) = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("train/*")]
     for steps in (1, 2, 3):
         place = tmp_path / str(steps)
-        stop = [f"+callbacks.stop={{_target_: tests.tasks.test_resume.StopAfter, steps: {steps}}}"]
+        stop = [f"+callbacks.stop={{_target_: tests.tasks.test_train.StopAfter, steps: {steps}}}"]
         run(*common, *stop, f"paths.runs={place}", fails=True)
         assert weights(place)["global_step"] == steps
         (cut,) = place.glob("train/*")
