@@ -139,6 +139,11 @@ def test_mistyped_options_are_named_with_their_neighbours(override, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_a_typo_beside_another_is_told():
+    with pytest.raises(Problem, match=r"no option 'model\.network\.encode\.block'.*Did you mean"):
+        compose("model.network.encode._target_=nowhere.x", "model.network.encode.block=1")
+
+
 def test_run_names():
     choices = compose().copy()
     choices = type(choices)({"experiment": "zsm_vimeo", "task": "train"})
@@ -255,6 +260,8 @@ def test_options_beside_objects_are_those_of_the_files():
         (["task=report", "report.clips=many"], r"^report\.clips is 'many', but must be a whole number\.$"),
         (["+data.seed=3"], r"^data\.seed is what the run itself gives"),
         (["+trainer.logger=false"], r"^trainer\.logger is what the run itself gives"),
+        (["+model.optimizer.extra={5: 3}"], r"^model\.optimizer has no option extra "),
+        (["+callbacks.5={6: 7}"], r"^callbacks\.5 makes nothing"),
         (["task._target_=os.system"], r"^task lacks command \(os\.system\)"),
         (["task._target_=src.tasks.train"], r"^task\._target_ is src\.tasks\.train, which makes nothing"),
     ],
@@ -355,7 +362,7 @@ def test_contradictions_are_told_without_any_data(overrides, sentence):
         (["trainer.strategy=dpp"], r"did you mean trainer\.strategy=ddp\?$"),
         (["trainer.accelerator=gpuu"], r"did you mean trainer\.accelerator=gpu\?$"),
         (["trainer.max_steps=-5"], r"`max_steps` must be a non-negative integer"),
-        (["trainer.accelerator=cpu", "trainer.devices=0"], r"devices=0.*mend trainer\.accelerator, trainer\.devices"),
+        (["trainer.accelerator=cpu", "trainer.devices=0"], r"devices=0.*mend the option of trainer"),
         (
             ["callbacks.best.monitor=validate/psrn"],
             r"callbacks\.best\.monitor is validate/psrn.*did you mean validate/psnr\?$",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from omegaconf import DictConfig
 
 from src import dashboard
+from src.checkpoints import contents
 from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
 from src.errors import Problem
 from src.nn.blocks import count_parameters
@@ -45,7 +45,7 @@ def _run(
     trainer.loggers = build_loggers(config, directory)
     print(f"{count_parameters(restorer.network):,} parameters; this run: {directory}", flush=True)
     resume_from = newest(directory) if config.resume else None
-    saved = torch.load(resume_from, map_location="cpu", weights_only=True) if resume_from else {}
+    saved = contents(resume_from) if resume_from else {}
     if trainer.is_global_zero:
         trainer.loggers[0].go_on(saved)  # type: ignore[attr-defined]  # metrics.csv
     parameters = count_parameters(restorer.network)
@@ -55,7 +55,7 @@ def _run(
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         last = directory / "checkpoints" / "last.ckpt"
-        saved = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else {}
+        saved = contents(last) if last.exists() else {}
         if saved.get("global_step") != trainer.global_step:
             raise Problem(
                 f"The weights of step {trainer.global_step} could not be saved, as was said above: make room, and the "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 from fnmatch import fnmatch
 from functools import cache
 from itertools import product
@@ -14,7 +16,7 @@ from omegaconf import OmegaConf
 from src.config import CONF, build_data, build_network, build_restorer, compose
 from src.schema import check
 from src.studies.points import Entry
-from src.studies.rows import Point, draw, markdown, order, tabulate
+from src.studies.rows import Point, draw, draw_frames, markdown, order, tabulate
 from src.studies.study import Study
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
@@ -56,6 +58,30 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
     assert "| 1 | 1 | 28.450 | 20.500 |" in table
     draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg", ["size=mini"])
     assert "size=mini" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a | b\n\n# c", "$x$ \\frac{", "](javascript:x)", "--> ]]> &amp;", "*_`"]
+)
+def test_tables_and_plots_show_names_as_they_are(tmp_path, name):
+    """In Markdown nothing of them is markup; in SVG they are text, and no formula."""
+    rows = [{"point": name, "psnr": 1.0, "paper: psnr": 3.0}, {"point": "b", "psnr": 2.0, "paper: psnr": 2.0}]
+    table = markdown(rows, name, "psnr", [f"data.root={name}"], name)
+    assert "<script" not in table
+    assert not re.search(r"(?<!\\)\]\(", table)
+    assert "\n# c" not in table
+    (line,) = [line for line in table.splitlines() if line.endswith("| 1 | 3 |")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 4
+    draw(rows, name, "psnr", tmp_path / "plot.svg", [name])
+    run = scored(tmp_path / "run", 9.0, f"experiment={name}")
+    frames = {"frames": [{"time": 0, "psnr": 1.0}, {"time": 1, "psnr": None}]}
+    run.results["clips"] = {name: frames}
+    draw_frames([run], "psnr", name, tmp_path / "curves.svg", [name])
+    for file in ("plot.svg", "curves.svg"):
+        tree = ElementTree.parse(tmp_path / file)
+        kinds = {element.tag.rpartition("}")[2].lower() for element in tree.iter()}
+        assert not kinds & {"script", "a", "foreignobject", "image"}
+        assert " ".join(name.split())[:6] in " ".join("".join(tree.getroot().itertext()).split())
 
 
 def test_a_figure_that_the_protocol_did_not_measure_is_left_out_and_a_typo_is_not(tmp_path):
