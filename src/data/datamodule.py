@@ -404,6 +404,7 @@ class Loader(DataLoader[Sample]):
         over = state["batches"] >= len(self)
         self.sampler.set_epoch(state["epoch"] + over)
         self.sampler.skip = 0 if over else state["batches"] * (self.batch_size or 1)
+        self._given = 0 if over else state["batches"]
 
 
 def _one_is_gone(processes: Sequence[Any]) -> bool:
