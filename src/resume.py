@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         self.asked = 0  # the signal that asks to end
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved = self.step = trainer.global_step  # also where training goes on
+        self.step = trainer.global_step  # also where training goes on
         if threading.current_thread() is threading.main_thread():
             self.asked = 0
             numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
@@ -112,7 +112,6 @@ class LastCheckpoint(Checkpoint):
             os.replace(draft, last)
             synced(folder)
         trainer.strategy.barrier()
-        self.saved = self.step
 
     def state_dict(self) -> dict[str, Any]:
         return {"row": self.row}

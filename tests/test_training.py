@@ -98,7 +98,7 @@ def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
     class Watched(LastCheckpoint):
         def _save(self, trainer):
             super()._save(trainer)
-            saved.append((self.saved, trainer.fit_loop.batch_idx))
+            saved.append((self.step, trainer.fit_loop.batch_idx))
 
     with pytest.raises(InterruptedError):
         train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=[Seen(cut=7)])

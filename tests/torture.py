@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -176,6 +177,43 @@ def outlived(processes: dict[int, str], seconds: float = 20) -> list[str]:
     return []
 
 
+def again(
+    row: Row, name: str, count: int, start: Callable[[], Command], reached: Callable[[Command], bool]
+) -> Iterator[None]:
+    """Gives a command again and again until it has finished, with a signal each time until there were enough.
+
+    It yields after each signal. These count as survived when the command has finished.
+
+    Args:
+        row: where it is counted.
+        name: of the signal.
+        count: of signals in this row.
+        start: gives the command.
+        reached: waits for the moment of the signal; False where there is none, and the command is left alone.
+    """
+    number, faults = getattr(signal, name), 0
+    while True:
+        command = start()
+        if row.injected < count and reached(command):
+            others = descendants(command.pid)
+            command.kill(number)
+            row.injected, faults = row.injected + 1, faults + 1
+            code = command.wait()
+            if code not in (END[name], -number, 0):  # 0: it was about to end anyway
+                row.said.append(f"exit code {code}: {command.said()[-1500:]}")
+            elif code > 0 and "Traceback" in command.said().partition("Interrupted;")[0]:
+                row.said.append(command.said()[-1500:])
+            if left := outlived(others):
+                row.said.append(f"left behind: {left}")
+            yield
+        elif command.wait() != 0:
+            row.said.append(command.said()[-1500:])
+            return
+        if command.code == 0:
+            row.survived += faults
+            return
+
+
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -203,10 +241,14 @@ class Training:
 
     @property
     def saved(self) -> int:
-        """Steps in the checkpoint that training goes on from."""
+        """Steps in the newest checkpoint whose bytes are all right."""
         for name in ("last", "previous"):
-            with contextlib.suppress(Exception):
-                return torch.load(self.directory / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"]
+            path = self.directory / "checkpoints" / f"{name}.ckpt"
+            with contextlib.suppress(OSError, zipfile.BadZipFile, NotImplementedError):
+                with zipfile.ZipFile(path) as archive:
+                    whole = archive.testzip() is None
+                if whole:
+                    return torch.load(path, weights_only=True)["global_step"]
         return 0
 
     def outcome(self) -> tuple:
@@ -263,27 +305,11 @@ def moment(training: Training, command: Command, draws: random.Random) -> bool:
 
 def signalled(place: Path, clips: Path, whole: Training, name: str, count: int, draws: random.Random) -> Row:
     """A signal at so many random moments, over as many trainings as that takes."""
-    row, number = Row(f"training: {name}"), getattr(signal, name)
-    while row.injected < count:
+    row = Row(f"training: {name}")
+    while row.injected < count and not row.said:
         training = Training(place / f"{name}{row.runs}", clips)
-        while True:
-            command = training.start()
-            if row.injected < count and moment(training, command, draws):
-                others = descendants(command.pid)
-                command.kill(number)
-                row.injected += 1
-                code = command.wait()
-                row.again.append(max(0, training.step - training.saved))
-                row.survived += code in (END[name], -number, 0)  # 0: it was about to end anyway
-                if left := outlived(others):
-                    row.said.append(f"left behind: {left}")
-                if "Traceback" in command.said().partition("Interrupted;")[0] and code not in (-9, -number):
-                    row.said.append(command.said()[-1500:])
-            elif command.wait() != 0:
-                row.said.append(command.said()[-1500:])
-                break
-            if command.code == 0:
-                break
+        for _ in again(row, name, count, training.start, lambda command, one=training: moment(one, command, draws)):
+            row.again.append(max(0, training.step - training.saved))
         row.runs += 1
         row.identical += training.is_like(whole)
     return row
@@ -313,7 +339,7 @@ def damaged(place: Path, clips: Path, whole: Training, count: int, draws: random
         shutil.rmtree(training.place)
         shutil.copytree(begun.place, training.place)
         last = training.directory / "checkpoints" / "last.ckpt"
-        before, size = training.saved, last.stat().st_size
+        size = last.stat().st_size
         with last.open("r+b") as stream:
             if number % 2:
                 stream.seek(draws.randrange(size))
@@ -323,9 +349,8 @@ def damaged(place: Path, clips: Path, whole: Training, count: int, draws: random
             else:
                 stream.truncate(draws.randrange(size))
         row.injected += 1
+        row.again.append(training.step - training.saved)
         finishes(training, row, whole)
-        said = training.log.read_text(errors="replace")
-        row.again.append(before - 15 - (before - 16) % 4 if "set aside" in said else 0)
     return row
 
 
@@ -441,33 +466,30 @@ def full_disk(place: Path, clips: Path, whole: Training, count: int, draws: rand
 
 def restored(place: Path, name: str, count: int, draws: random.Random) -> Row:
     """A signal at so many random moments of restorations; the file must come out the same, byte for byte."""
-    row, number = Row(f"restoration: {name}"), getattr(signal, name)
+    row = Row(f"restoration: {name}")
     source = film(place / f"{name}.mkv", frames=240, size=(96, 128))
     whole = place / f"{name}-whole.mkv"
     command = Command([*RESTORING, f"input={source}", f"output={whole}"], place / "restoring.txt")
     if command.wait() != 0:
         row.said.append(command.said()[-1500:])
         return row
-    while row.injected < count:
+    while row.injected < count and not row.said:
         output = place / f"{name}-{row.runs}.mkv"
-        while True:
-            command = Command([*RESTORING, f"input={source}", f"output={output}"], place / "restoring.txt")
-            goal = len(finished(output)) + draws.randint(0, 9)
-            alive = row.injected < count and _reach_parts(output, command, goal)
-            if alive:
-                time.sleep(draws.uniform(0, 0.3))
-                if command.poll() is None:
-                    command.kill(number)
-                    row.injected += 1
-                    row.survived += command.wait() in (-number, 128 + number, 0)
-            elif command.wait() != 0:
-                row.said.append(command.said()[-1500:])
-                break
-            if command.code == 0:
-                break
+        arguments = [*RESTORING, f"input={source}", f"output={output}"]
+
+        def reached(command: Command, output: Path = output) -> bool:
+            if not _reach_parts(output, command, len(finished(output)) + draws.randint(0, 9)):
+                return False
+            time.sleep(draws.uniform(0, 0.3))
+            return command.poll() is None
+
+        def start(arguments: list[str] = arguments) -> Command:
+            return Command(arguments, place / "restoring.txt")
+
+        for _ in again(row, name, count, start, reached):
+            pass
         row.runs += 1
-        row.identical += _digest(output) == _digest(whole)
-        output.unlink()
+        row.identical += output.exists() and _digest(output) == _digest(whole)
     return row
 
 

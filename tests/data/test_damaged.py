@@ -34,6 +34,7 @@ from src.geometry import Geometry
 from src.video.reader import open_video
 from src.video.watch import Stuck, Watch
 from src.video.writer import VideoWriter
+from tests.data.test_datamodule import epoch_of, same
 
 PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
 NAMES = "abcde"
@@ -94,17 +95,6 @@ def module(root: Path, **options: Any) -> DataModule:
         "span": 2,
     }
     return DataModule(**{**defaults, **options})
-
-
-def epoch_of(loader: Any, epoch: int) -> list[dict]:
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
-
-
-def same(a: list[dict], b: list[dict]) -> bool:
-    return [x["key"] for x in a] == [x["key"] for x in b] and all(
-        torch.equal(x[part], y[part]) for x, y in zip(a, b, strict=True) for part in ("inputs", "targets")
-    )
 
 
 # --- Training without them ---
