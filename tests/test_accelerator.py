@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.config import build_network, build_restorer, compose
+from src.build import build_network, build_restorer
+from src.config import compose
 from src.engine.stream import stream
 from src.metrics import psnr, ssim
 from src.ops.deform_conv import deform_conv2d

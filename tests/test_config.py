@@ -12,20 +12,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.config import (
-    CONF,
-    build_data,
-    build_network,
-    build_restorer,
-    build_trainer,
-    compose,
-    depth,
-    described,
-    explain,
-    plain,
-    run_name,
-    width,
-)
+from src.build import build_data, build_network, build_restorer, build_trainer
+from src.config import CONF, compose, depth, described, explain, plain, run_name, width
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.schema import Options, check, takes

@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from src.config import build_network, build_restorer, compose
+from src.build import build_network, build_restorer
+from src.config import compose
 from src.errors import Problem
 from src.guards import NonFinite, OffsetGuard
 from src.nn.align import DeformablePack

@@ -13,7 +13,8 @@ import pytest
 import torch
 from lightning import Callback
 
-from src.config import build_data, build_loggers, build_network, build_restorer, build_trainer, compose
+from src.build import build_data, build_loggers, build_network, build_restorer, build_trainer
+from src.config import compose
 from src.errors import CheckpointError
 from src.resume import DurableIO, MetricsFile, Stopped, newest
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture

@@ -12,8 +12,9 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.build import build_data, build_network, build_restorer, build_trainer
 from src.callbacks import Throughput
-from src.config import begun, build_data, build_network, build_restorer, build_trainer, compose
+from src.config import begun, compose
 from src.papers.restorer import fused
 from src.resume import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture

@@ -22,7 +22,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.config import build_restorer, claim, commit, compose
+from src.build import build_restorer
+from src.config import claim, commit, compose
 from src.engine.memory import peak
 from src.errors import Problem
 from src.nn.blocks import count_parameters, fold_weight_norm

@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.config import build_data, build_network, build_restorer, build_trainer, claim, commit, plain
+from src.build import build_data, build_network, build_restorer, build_trainer
+from src.config import claim, commit, plain
 from src.engine.stream import passes
 from src.errors import Problem
 from src.nn.blocks import count_parameters

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from src.config import build_data, build_network, build_restorer, commit
+from src.build import build_data, build_network, build_restorer
+from src.config import commit
 from src.data.datamodule import DataModule
 from src.data.packing import damaged, pack
 from src.data.splits import Splits

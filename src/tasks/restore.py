@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from src.config import build_network, build_trainer, plain
+from src.build import build_network, build_trainer
+from src.config import plain
 from src.engine.files import Restoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.pipes import PIPE, restore_pipe

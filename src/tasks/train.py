@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 from omegaconf import DictConfig
 
 from src import dashboard
+from src.build import build_data, build_loggers, build_restorer, build_trainer, start_network
 from src.checkpoints import contents
-from src.config import build_data, build_loggers, build_restorer, build_trainer, claim, commit, plain, start_network
+from src.config import claim, commit, plain
 from src.errors import Problem
 from src.nn.blocks import count_parameters
 from src.ranks import together

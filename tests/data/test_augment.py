@@ -12,7 +12,8 @@ import torch
 from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from src.config import build_data, build_network, build_restorer, compose
+from src.build import build_data, build_network, build_restorer
+from src.config import compose
 from src.data.augment import Augmentation, Jitter, orient, turn_hue
 from src.errors import Problem
 from src.ops.resize import imresize

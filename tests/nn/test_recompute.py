@@ -9,7 +9,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from src.config import build_restorer, compose
+from src.build import build_restorer
+from src.config import compose
 from src.engine.memory import _Alive
 from src.nn.recompute import recompute
 

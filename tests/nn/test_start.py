@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.config import build_network, compose
+from src.build import build_network
+from src.config import compose
 from src.errors import Problem
 from src.metrics import psnr
 from src.nn.start import start_attention, start_interpolating

@@ -10,7 +10,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from src.config import build_network, compose, plain
+from src.build import build_network
+from src.config import compose, plain
 from src.engine.stream import stream
 from src.errors import Problem
 from src.geometry import Geometry, evenly

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 
-from src.config import build_restorer, compose, plain
+from src.build import build_restorer
+from src.config import compose, plain
 from src.engine.stream import stream, windows
 from src.errors import Problem
 from src.nn.blocks import count_parameters

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from src.build import build_network
 from src.checkpoints import from_reference
-from src.config import build_network, compose
+from src.config import compose
 from src.engine.stream import stream, windows
 from src.nn.align import PCD, ChainAlign
 from src.nn.blocks import count_parameters

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning import Trainer
 
-from src.config import build_network, build_restorer, compose
+from src.build import build_network, build_restorer
+from src.config import compose
 from src.errors import Problem
 from src.nn.align import DeformablePack
 from src.papers.restorer import all_but, cosine_restarts, lowered, of_kind

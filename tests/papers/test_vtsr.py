@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import build_data, build_network, build_restorer, compose
+from src.build import build_data, build_network, build_restorer
+from src.config import compose
 from src.engine.stream import stream, windows
 from src.errors import Problem
 from src.nn.backbones import VGG16

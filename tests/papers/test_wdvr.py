@@ -9,8 +9,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from src.build import build_network
 from src.checkpoints import from_reference, load
-from src.config import build_network, compose, plain
+from src.config import compose, plain
 from src.engine.stream import stream
 from src.errors import CheckpointError
 from src.metrics import psnr

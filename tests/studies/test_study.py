@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.config import CONF, build_data, build_network, build_restorer, compose
+from src.build import build_data, build_network, build_restorer
+from src.config import CONF, compose
 from src.schema import check
 from src.studies.points import Entry
 from src.studies.rows import Point, draw, draw_frames, markdown, order, tabulate
