@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial, reduce
@@ -18,6 +18,7 @@ from src.engine.ensemble import FLIPS, turn
 from src.engine.memory import frames_within
 from src.engine.tiles import Tiles
 from src.geometry import Geometry
+from src.nn.blocks import joined
 from src.ops.allocator import keep_freed_memory
 
 Edges = Literal["replicate", "reflect"]
@@ -114,7 +115,7 @@ def stream(
         features: tuple[Tensor, ...] = ()
         for _, some in _slide(_extended(counted(), geometry, begin, edges), seen, 1):
             if [*map(id, some)] != [*map(id, before)]:  # beyond the ends of the video frames are repeated
-                features = computed(encode, _joined(some))
+                features = computed(encode, joined(some))
             before = some
             yield features
 
@@ -124,7 +125,7 @@ def stream(
         start = begin + number - geometry.lead
         if last is not None and start + geometry.times[-1] <= last:
             continue
-        restored = computed(restore, *map(_joined, zip(*window, strict=True)))[0].float()
+        restored = computed(restore, *map(joined, zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
         new = [
             (start + time, frame)
@@ -271,11 +272,6 @@ def _stages(
 
     for time, frame in stream(last, given(), after=behind, **options):
         yield origin + time * step, frame
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Neighbours (B, 1, ...) as (B, T, ...)."""
-    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=1)
 
 
 def windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:

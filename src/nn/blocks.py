@@ -6,7 +6,7 @@ Shapes: B batch, T frames, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,18 @@ def leaky(x: Tensor) -> Tensor:
 def double(x: Tensor) -> Tensor:
     """Bilinear upsampling by two; corners are not aligned."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """``conv(double(x))`` of :func:`conv3x3`, for a quarter of the operations: (N, C, H, W) to (N, C', 2H, 2W).
+
+    Upsampling treats all channels alike, so they may be mixed before it, for each of the nine taps, and what the taps
+    see be added up behind it.
+    """
+    taps = conv.weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, conv.in_channels, 1, 1)
+    seen = double(F.conv2d(x, taps).contiguous())
+    added = F.fold(seen.flatten(2), seen.shape[-2:], conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    return added + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
 
 
 class ResidualBlock(nn.Module):
@@ -88,12 +100,37 @@ def kernels_last(network: nn.Module) -> None:
 
 def frames_of(clip: Tensor) -> Tensor:
     """All frames of a clip as one batch: (B, T, C, H, W) to (B * T, C, H, W), laid out for convolutions."""
-    return laid_out(clip.flatten(0, 1))
+    return laid_out(clip[0] if len(clip) == 1 else clip.flatten(0, 1))
+
+
+def clip_of(frames: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`frames_of`: (B * T, ...) to (B, T, ...), the B and T of the clip ``like``.
+
+    A lone clip goes another way there and back: flattening obscures from PyTorch how its frames lie in memory.
+    """
+    return frames.unsqueeze(0) if len(like) == 1 else frames.unflatten(0, like.shape[:2])
+
+
+def channels_of(clip: Tensor) -> Tensor:
+    """All channels of a clip's frames as one frame's: (B, T, C, H, W) to (B, T * C, H, W), in the same order."""
+    return torch.cat(clip.unbind(1), dim=1)
+
+
+def joined(clips: Sequence[Tensor], dim: int = 1) -> Tensor:
+    """Clips (B, T, C, H, W) one behind the other in time, or with ``dim=0`` in the batch, in the same order in memory.
+
+    PyTorch would leave channels last behind.
+    """
+    if len(clips) == 1:
+        return clips[0]
+    if clips[0].dim() != 5 or clips[0].stride(2) != 1:
+        return torch.cat([*clips], dim)
+    return torch.cat([clip.movedim(2, -1) for clip in clips], dim).movedim(-1, 2)
 
 
 def each_frame(module: nn.Module, clip: Tensor) -> Tensor:
     """Applies ``module`` to every frame of a clip: (B, T, ...) to (B, T, ...), all frames in one batch."""
-    return module(frames_of(clip)).unflatten(0, clip.shape[:2])
+    return clip_of(module(frames_of(clip)), clip)
 
 
 def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:

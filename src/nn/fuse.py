@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import conv3x3, double, frames_of, leaky
+from src.nn.blocks import channels_of, conv3x3, double, each_frame, leaky
 
 
 class ConvFuse(nn.Module):
@@ -20,7 +20,7 @@ class ConvFuse(nn.Module):
         self.fuse = nn.Conv2d(frames * channels, channels, 1)
 
     def forward(self, aligned: Tensor) -> Tensor:
-        return self.fuse(aligned.flatten(1, 2))
+        return self.fuse(channels_of(aligned))
 
 
 class TemporalAttention(nn.Module):
@@ -37,7 +37,7 @@ class TemporalAttention(nn.Module):
     def forward(self, frames: Tensor, reference: int) -> Tensor:
         """``reference``: the number of the frame that all are compared with."""
         sought = self.embed_reference(frames[:, reference]).unsqueeze(1)
-        embedded = self.embed(frames_of(frames)).unflatten(0, frames.shape[:2])
+        embedded = each_frame(self.embed, frames)
         return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
 
@@ -65,7 +65,7 @@ class TSA(nn.Module):
         self.attend = SpatialAttention(channels, frames=frames)
 
     def forward(self, aligned: Tensor) -> Tensor:
-        weighted = self.weigh(aligned, aligned.shape[1] // 2).flatten(1, 2)  # (B, T * C, H, W)
+        weighted = channels_of(self.weigh(aligned, aligned.shape[1] // 2))  # (B, T * C, H, W)
         mask, shift = self.attend(weighted)
         return leaky(self.fuse(weighted)) * mask.sigmoid() * 2 + shift  # Equation 7, modulated
 

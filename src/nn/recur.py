@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, conv3x3, frames_of
+from src.nn.blocks import Blend, clip_of, conv3x3, frames_of, joined
 
 
 class ConvLSTM(nn.Module):
@@ -33,8 +33,8 @@ class ConvLSTM(nn.Module):
             i, f, o, g = self.gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             hidden = o.sigmoid() * cell.tanh()
-            states.append(hidden)
-        return torch.stack(states, dim=1)
+            states.append(hidden.unsqueeze(1))
+        return joined(states)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
         """What :meth:`carry` needs of each frame, computed for all frames at once."""
@@ -54,10 +54,10 @@ class DeformableConvLSTM(ConvLSTM):
         self.align_cell = PairAlign(channels, groups=groups)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
-        frames, shape = frames_of(features), features.shape[:2]
+        frames = frames_of(features)
         both = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
-        levels = [[level.unflatten(0, shape).unbind(1) for level in pyramid] for pyramid in both]
-        for t in range(shape[1]):
+        levels = [[clip_of(level, features).unbind(1) for level in pyramid] for pyramid in both]
+        for t in range(features.shape[1]):
             yield [[level[t] for level in pyramid] for pyramid in levels]
 
     def carry(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,12 @@ class Bidirectional(nn.Module):
         self.join = Blend(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        states = self.recurrence(torch.cat([features, features.flip(1)]))
+        states = self.recurrence(joined([features, reversed_in_time(features)], 0))
         forwards, backwards = states.chunk(2)
-        joined = self.join(frames_of(forwards), frames_of(backwards.flip(1)))
-        return joined.unflatten(0, features.shape[:2])
+        both = self.join(frames_of(forwards), frames_of(reversed_in_time(backwards)))
+        return clip_of(both, features)
+
+
+def reversed_in_time(clip: Tensor) -> Tensor:
+    """The last frame of (B, T, C, H, W) first."""
+    return joined(clip.split(1, dim=1)[::-1])

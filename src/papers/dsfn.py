@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import SLOPE, ResidualBlock, conv3x3, each_frame, frames_of, laid_out
+from src.nn.blocks import SLOPE, ResidualBlock, channels_of, clip_of, conv3x3, each_frame, frames_of, laid_out
 from src.nn.start import FAINT, carry
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
@@ -129,7 +129,7 @@ def first_maps(level: Level, clip: Tensor) -> Tensor:
     before, middle, after = clip[:, :-2], clip[:, 1:-1], clip[:, 2:]
     seen = torch.cat([before, middle, after], dim=2)  # (B, T - 2, 9, H, W)
     base = repeated(torch.stack([(before + middle) / 2, middle, (middle + after) / 2], dim=2), level.scale)
-    return level(frames_of(seen), base.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    return clip_of(level(frames_of(seen), base.flatten(0, 1)), seen)
 
 
 class OffsetPictures(nn.Module):
@@ -146,7 +146,7 @@ class OffsetPictures(nn.Module):
         self.geometry = Geometry(1, 3, (Fraction(1),))
 
     def forward(self, clip: Tensor) -> Tensor:
-        flows = self.level.flows(laid_out(clip.flatten(1, 2)))
+        flows = self.level.flows(laid_out(channels_of(clip)))
         longest = flows.norm(dim=2).amax((1, 2, 3), keepdim=True).clamp(min=0.5)
         before, behind = flow_picture(flows, longest).unbind(1)
         return torch.cat([clip[:, 1], before, behind], dim=-1).unsqueeze(1)
@@ -203,7 +203,7 @@ class DSFN(nn.Module):
         """Five frames of the first level and three of the second, from the first's maps of four frames."""
         one, two = maps[:, 0], maps[:, 1]
         five = torch.cat([one[:, :2], (one[:, 2:] + two[:, :1]) / 2, two[:, 1:]], dim=1)  # (B, 5, s*s*3, H, W)
-        three = self.second(laid_out(five.flatten(1, 2)), five[:, 1:4])
+        three = self.second(laid_out(channels_of(five)), five[:, 1:4])
         return F.pixel_shuffle(five, self.first.scale), F.pixel_shuffle(three, self.first.scale)
 
 

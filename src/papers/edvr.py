@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from src.geometry import Geometry
 from src.nn.align import PCD
-from src.nn.blocks import frames_of, pad_to_multiple
+from src.nn.blocks import clip_of, frames_of, pad_to_multiple
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
 from src.nn.start import start_adding_little
@@ -70,14 +70,14 @@ class EDVR(nn.Module):
     def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their feature pyramid, (B, T, ...) each."""
         features = self.encode(frames_of(pad_to_multiple(clip, self.multiple)))
-        return clip, *(level.unflatten(0, clip.shape[:2]) for level in self.align.pyramid(features))  # type: ignore[operator]
+        return clip, *(clip_of(level, clip) for level in self.align.pyramid(features))  # type: ignore[operator]
 
     def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`frame_features` gave for its frames."""
-        frames, middle, scale = clip.shape[1], clip.shape[1] // 2, self.geometry.scale
+        middle, scale = clip.shape[1] // 2, self.geometry.scale
         neighbours = [frames_of(level) for level in pyramid]
         reference = [frames_of(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]
-        aligned = self.align(neighbours, reference).unflatten(0, (-1, frames))  # (B, T, C, H, W)
+        aligned = clip_of(self.align(neighbours, reference), clip)  # (B, T, C, H, W)
         residual = self.reconstruct(self.fuse(aligned))
         base = clip[:, middle]
         height, width = base.shape[-2:]

@@ -29,7 +29,18 @@ from src.geometry import Geometry, evenly
 from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
-from src.nn.blocks import SLOPE, conv3x3, double, frames_of, leaky, pad_to_multiple
+from src.nn.blocks import (
+    SLOPE,
+    channels_of,
+    clip_of,
+    conv3x3,
+    double,
+    doubled,
+    frames_of,
+    joined,
+    leaky,
+    pad_to_multiple,
+)
 from src.nn.fuse import TemporalAttention
 from src.nn.start import FAINT, start_unaligned
 from src.papers.restorer import Restorer
@@ -133,7 +144,7 @@ class Attention(nn.Module):
 
     def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
         """As :meth:`Equally.forward`; ``side`` is 0 for the first of the two frames."""
-        return self.weigh[side][level](torch.stack([own, other], dim=1), 0).flatten(1, 2)  # type: ignore[index]
+        return channels_of(self.weigh[side][level](joined([own.unsqueeze(1), other.unsqueeze(1)]), 0))  # type: ignore[index]
 
 
 class Change(nn.Module):
@@ -169,7 +180,7 @@ class Change(nn.Module):
             F.interpolate(level, size, mode="bilinear", align_corners=False) for level in [*decoded[1:], fused[-1]]
         ]
         aggregated = leaky(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
-        return self.residual(double(aggregated)).tanh()
+        return doubled(self.residual, aggregated).tanh()
 
 
 class VTSR(nn.Module):
@@ -216,7 +227,7 @@ class VTSR(nn.Module):
     def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
         pyramid = self.encode(frames_of(pad_to_multiple(clip, 2**LEVELS)))
-        return clip, *(level.unflatten(0, clip.shape[:2]) for level in pyramid)
+        return clip, *(clip_of(level, clip) for level in pyramid)
 
     def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`frame_features` gave for the T frames."""
@@ -227,7 +238,7 @@ class VTSR(nn.Module):
         for side, frames in enumerate((clip[:, :-1], clip[:, 1:])):
             pairs = enumerate(zip(own[side], other[side], strict=True))
             change = self.change[side]([self.attend(a, b, side, level) for level, (a, b) in pairs])
-            halves.append(frames + change[..., :height, :width].unflatten(0, frames.shape[:2]))
+            halves.append(frames + clip_of(change[..., :height, :width], frames))
         return torch.stack(halves, dim=2).flatten(1, 2)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import frames_of, laid_out, trim
+from src.nn.blocks import clip_of, frames_of, laid_out, trim
 from src.nn.start import FAINT, start_enlarging
 from src.papers.reference import Reference, Rule, count
 
@@ -57,7 +57,7 @@ class HeldConv3d(nn.Conv3d):
         if time == 1:
             frames = x.transpose(1, 2)  # (N, T, C, H, W)
             found = F.conv2d(frames_of(frames), self.weight[:, :, 0], self.bias, padding=self.padding[1:])
-            return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+            return clip_of(found, frames).transpose(1, 2)
         if height == width == 1:
             kernel = laid_out(
                 self.weight[..., 0]

@@ -18,15 +18,15 @@ Shapes: B batch, T input frames, C feature channels, H height, W width, s scale.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
 from src.losses import charbonnier
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, conv3x3, each_frame, frames_of, pad_to_multiple, trunk
+from src.nn.blocks import Blend, clip_of, conv3x3, each_frame, frames_of, joined, pad_to_multiple, trunk
 from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, DeformableConvLSTM
 from src.nn.start import start_interpolating
@@ -48,7 +48,7 @@ class NaiveInterpolation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         before, after = features[:, :-1], features[:, 1:]
-        return self.blend(frames_of(before), frames_of(after)).unflatten(0, before.shape[:2])
+        return clip_of(self.blend(frames_of(before), frames_of(after)), before)
 
 
 class DeformableInterpolation(nn.Module):
@@ -62,11 +62,10 @@ class DeformableInterpolation(nn.Module):
         self.pair = PairAlign(channels, groups=groups)
 
     def forward(self, features: Tensor) -> Tensor:
-        batch, frames = features.shape[:2]
-        levels = [level.unflatten(0, (batch, frames)) for level in self.pair.pyramid(frames_of(features))]
+        levels = [clip_of(level, features) for level in self.pair.pyramid(frames_of(features))]
         before = [frames_of(level[:, :-1]) for level in levels]
         after = [frames_of(level[:, 1:]) for level in levels]
-        return self.pair(before, after).unflatten(0, (batch, frames - 1))
+        return clip_of(self.pair(before, after), features[:, 1:])
 
 
 class GuidedSynthesis(nn.Module):
@@ -154,9 +153,10 @@ class ZSM(nn.Module):
 
 
 def interleave(existing: Tensor, between: Tensor) -> Tensor:
-    """(B, T, ...) and (B, T - 1, ...) to (B, 2T - 1, ...): the second's entries between the first's."""
-    pairs = torch.stack([existing[:, :-1], between], dim=2).flatten(1, 2)
-    return torch.cat([pairs, existing[:, -1:]], dim=1)
+    """(B, T, C, H, W) and (B, T - 1, C, H, W) to (B, 2T - 1, C, H, W): the second's frames between the first's."""
+    *before, last = existing.split(1, dim=1)
+    pairs = zip(before, between.split(1, dim=1), strict=False)  # of nothing, one empty part is left
+    return joined([*chain.from_iterable(pairs), last])
 
 
 class ZSMRestorer(Restorer):

@@ -1,0 +1,79 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+
+from src.config import compose
+from src.engine.stream import stream
+from src.nn.blocks import channels_of, clip_of, conv3x3, double, doubled, fold_weight_norm, frames_of, joined
+
+NETWORKS = [
+    "edvr_m",
+    "edvr_m model/network/fuse=conv",
+    "edvr_deblur",
+    "zsm",
+    "dsfn",
+    "wdvr2d",
+    "wdvr3d",
+    "vtsr",
+    "vtsr model/network/align=affine model/network/attend=attention",
+    "vtsr model/network/align=deformable",
+]
+
+
+def clip(batch: int, frames: int, *, last: bool) -> torch.Tensor:
+    layout = torch.channels_last if last else torch.contiguous_format
+    pixels = torch.rand(batch * frames, 8, 5, 6).contiguous(memory_format=layout)
+    return clip_of(pixels, torch.empty(batch, frames, 0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_convolutions_of_a_restoration_are_all_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, *changes = name.split()
+    network = instantiate(compose(f"model={model}", "size=mini", *changes).model.network)
+    fold_weight_norm(network).requires_grad_(False).eval()
+    convolve, seen, otherwise = F.conv2d, 0, []
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, *options: object, **named: object) -> torch.Tensor:
+        nonlocal seen
+        if x.shape[1] > 3:  # what is made of frames themselves is laid out by their first convolution
+            seen += 1
+            if not torch.empty_like(x).is_contiguous(memory_format=torch.channels_last):
+                otherwise.append((tuple(x.shape), x.stride(), tuple(weight.shape)))
+        return convolve(x, weight, *options, **named)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    frames = [torch.rand(3, 36, 44) for _ in range(6)]
+    assert len(list(stream(network, frames))) >= 6
+    assert seen > 10
+    assert otherwise == []
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+def test_clips_keep_their_order_in_memory(batch: int, frames: int, last: bool) -> None:
+    some, more = clip(batch, frames, last=last), clip(batch, frames, last=last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    with torch.no_grad():
+        for dim in (0, 1):
+            both = joined([some, more], dim)
+            assert torch.equal(both, torch.cat([some, more], dim))
+            assert torch.equal(frames_of(both), both.flatten(0, 1))
+            assert both.flatten(0, 1).is_contiguous(memory_format=layout)
+        assert torch.equal(channels_of(some), some.flatten(1, 2))
+        assert channels_of(some).is_contiguous(memory_format=layout)
+        assert torch.equal(clip_of(frames_of(some), some), some)
+        assert torch.empty_like(frames_of(some)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
+    torch.manual_seed(0)
+    conv = conv3x3(7, 3).double()
+    for height, width in ((1, 1), (1, 5), (6, 9)):
+        x = torch.rand(2, 7, height, width, dtype=torch.float64, requires_grad=True)
+        pairs = []
+        for result in (conv(double(x)), doubled(conv, x)):
+            weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result)
+            pairs.append((result, *torch.autograd.grad((result * weights).sum(), [x, conv.weight, conv.bias])))
+        for expected, found in zip(*pairs, strict=True):
+            torch.testing.assert_close(found, expected)
