@@ -22,7 +22,7 @@ from torch import nn
 from src.checkpoints import load
 from src.config import plain
 from src.errors import Problem
-from src.nn.blocks import fold_weight_norm
+from src.nn.blocks import fold_norms
 from src.nn.start import start_attention
 from src.protocols import COLUMNS
 from src.resume import DurableIO, MetricsFile
@@ -31,7 +31,7 @@ from src.schema import near
 
 def build_network(config: DictConfig) -> nn.Module:
     """The network to evaluate or restore with: from ``checkpoint`` where one is given, else a new one of ``model``."""
-    return fold_weight_norm(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
+    return fold_norms(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
 
 
 def start_network(config: DictConfig) -> nn.Module:

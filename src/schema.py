@@ -113,7 +113,9 @@ class Bench(TypedDict):
     repeats: int
     precision: Literal["32", "bf16"]
     operator: Literal["ours", "torchvision"]
+    compile: bool
     deformable: bool
+    loader: bool
     batch: int
     crop: int
 

@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.build import build_data, build_network, build_restorer, build_trainer
+from src.build import build_data, build_network, build_restorer, build_trainer, start_network
 from src.config import CONF, compose, depth, described, explain, plain, run_name, width
 from src.errors import Problem
 from src.nn.blocks import count_parameters
@@ -367,7 +367,7 @@ def test_a_trainer_that_there_cannot_be_is_one_sentence(overrides, sentence, tmp
 
 def test_trying_a_network_out_leaves_it_as_it_was():
     config = compose("model=vtsr", "size=mini", "degradation=exposure")
-    network = build_network(config)  # with the running statistics of normalisations
+    network = start_network(config)  # with the running statistics of normalisations
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
     build_restorer(config, network)

@@ -12,7 +12,7 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.build import build_data, build_network, build_restorer, build_trainer
+from src.build import build_data, build_restorer, build_trainer, start_network
 from src.callbacks import Throughput
 from src.config import begun, compose
 from src.papers.restorer import fused
@@ -26,7 +26,7 @@ def train(clips: Path, directory: Path, *overrides: str, watch=(), resume: Path 
     """A tiny EDVR trained through the DataModule, the Trainer and the callbacks that a run has."""
     config = compose("model=edvr_m", *TINY, *QUIET, f"data.root={clips}", "data.test_frames=1", *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, start_network(config))
     trainer = build_trainer(config, directory, training=True)
     trainer.callbacks += watch
     trainer.fit(restorer, datamodule=build_data(config, restorer), ckpt_path=resume, weights_only=True)
@@ -71,7 +71,7 @@ def test_accumulated_batches_are_one_large_one(clips, tmp_path):  # noqa: F811
     assert seen[0].averages[5] == 5
     assert seen[0].validated == seen[1].validated == [2, 4]
     (large, _), (small, _) = runs
-    start = build_network(compose("model=edvr_m", *TINY)).state_dict()
+    start = start_network(compose("model=edvr_m", *TINY)).state_dict()
     assert start.keys() == large.network.state_dict().keys()
     for (name, one), other in zip(large.network.state_dict().items(), small.network.state_dict().values(), strict=True):
         assert torch.allclose(one, other, atol=2e-6), name  # Adam makes much of small differences; a step is 1e-4
@@ -217,7 +217,7 @@ def test_scores_do_not_depend_on_the_precision_of_training(clips, tmp_path, prec
         )
         config.trainer.precision = training
         torch.manual_seed(0)
-        restorer = build_restorer(config, build_network(config))
+        restorer = build_restorer(config, start_network(config))
         trainer = build_trainer(config, tmp_path, training=False)
         trainer.test(restorer, datamodule=build_data(config, restorer), verbose=False)
         scores[training] = [frame.psnr for frames in restorer.measured[0].values() for frame in frames]

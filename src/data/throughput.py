@@ -58,7 +58,7 @@ def throughput(
             for name, root in roots.items():
                 for cache in ("cold", "warm"):
                     (forget if cache == "cold" else remember)(files[name])
-                    seconds, cpu, samples = _timed(make(root, count), batches, count)
+                    seconds, cpu, samples = timed(make(root, count), batches)
                     row = rows.setdefault((name, cache, count), {"rate": [], "cpu": []})
                     row["rate"].append(samples / seconds)
                     row["cpu"].append(cpu / samples)
@@ -79,11 +79,19 @@ def throughput(
     ]
 
 
-def _timed(data: DataModule, batches: int, workers: int) -> tuple[float, float, int]:
-    """Seconds, this process' seconds of computing, and samples."""
+def timed(data: DataModule, batches: int | None = None) -> tuple[float, float, int]:
+    """Seconds, this process' seconds of computing, and samples of ``batches`` training batches.
+
+    By default of so many that what workers have read before counts for little.
+
+    Raises:
+        Problem: an epoch has too few batches.
+    """
     data.setup("fit")
     loader = data.train_dataloader()
+    workers = loader.num_workers
     started = max(workers, 1)
+    batches = 8 * started if batches is None else batches
     if len(loader) < started + batches:
         raise Problem(
             f"{data.root} has {len(loader)} training batches, and {started} + {batches} are measured: ask for fewer, "

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
 
@@ -142,12 +144,28 @@ def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
     return F.pad(clip, (0, right, 0, bottom, 0, 0), mode="replicate")
 
 
-def fold_weight_norm(network: nn.Module) -> nn.Module:
-    """Computes weight-normalised kernels once and for all, in place: the same network, for inference."""
-    for module in list(network.modules()):
+def fold_norms(network: nn.Module) -> nn.Module:
+    """Computes once and for all what kernels are normalised to, in place: the same network, for inference only.
+
+    By weight normalisation, and by batch normalisation behind them.
+    """
+    for module in list(network.eval().modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
+        if isinstance(module, nn.Sequential):
+            for place, (conv, norm) in enumerate(pairwise(list(module))):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[place], module[place + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return network
+
+
+def compile_parts(network: nn.Module) -> None:
+    """Compiles the parts of a network, in place: copies of it, by which memory is estimated, are as they were."""
+    for part in network.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict) or hasattr(part, "geometry"):
+            compile_parts(part)
+        else:
+            part.compile()
 
 
 def trim(x: Tensor, frames: int) -> Tensor:

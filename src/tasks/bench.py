@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from hydra.utils import instantiate
@@ -22,11 +23,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.build import build_restorer
+from src.build import build_data, build_restorer
 from src.config import claim, commit, compose
+from src.data.datamodule import DataModule
+from src.data.throughput import timed as loader_timed
 from src.engine.memory import peak
 from src.errors import Problem
-from src.nn.blocks import count_parameters, fold_weight_norm
+from src.nn.blocks import compile_parts, count_parameters, fold_norms, laid_out
 from src.nn.cost import count
 from src.ops import deform_conv
 from src.papers.restorer import fused
@@ -63,6 +66,9 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
     that a plain 3x3 convolution of 64 channels, channels last, reaches in turn with it. ``peak_memory`` in bytes, of
     restoring: the device's, on the CPU what tensors take at the same time.
 
+    With ``bench.loader=true`` the same samples are read from the entry's ``data``, by as many processes as training has
+    for it: ``loader_samples_per_second``. Where that is less than twice what steps take, it is said.
+
     With ``bench.deformable=true`` modulated deformable convolutions are measured against plain ones of the same size,
     and against torchvision's where there are both a CUDA device and torchvision.
 
@@ -98,6 +104,11 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     console = Console()
     for table in _tables(outcome):
         (console if console.is_terminal else Console(width=160)).print(table)  # a log has room
+    for name, row in models.items():
+        given, taken = row.get("loader_samples_per_second"), row.get("samples_per_second", 0)
+        if given and given < 2 * taken:
+            what = "limits training" if given < taken else "leaves little room"
+            print(f"{name}: reading {what}: {given:.3g} samples a second come, {taken:.3g} could be taken.")
     _draw(outcome, directory / "plot.svg")
     print(f"Figures: {directory / 'results.json'}   Plot: {directory / 'plot.svg'}")
     return outcome
@@ -128,11 +139,17 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
 
         found["seconds_per_step"], found["floor_per_step"] = timing = timed(step, options.repeats, device)
         found["samples_per_second"] = samples / timing.seconds
+        if options.loader:
+            own = {"crop": side, "batch_size": samples * restorer.passes}
+            data = cast(DataModule, build_data(OmegaConf.merge(config, {"data": own}), restorer))  # type: ignore[arg-type]
+            seconds, _, read = loader_timed(data)
+            found["loader_samples_per_second"] = read / seconds
         del optimizer, restorer
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    fold_weight_norm(network)
-    network.eval().requires_grad_(False)
+    fold_norms(network).requires_grad_(False)
+    if options.compile:
+        compile_parts(network)
     clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
     with low:
         timing = streamed(network, clip, options.repeats, device)
@@ -171,17 +188,16 @@ def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     theirs = None
     with suppress(Problem):
         theirs = _torchvision() if cuda else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for channels in (FEATURES, 2 * FEATURES) if cuda else (FEATURES,):
         for kind in (torch.float32, torch.bfloat16) if cuda else (torch.float32,):
-            x, offset, mask, weight, bias = (
-                torch.randn(size, device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
+            tensors = [
+                torch.randn(size, device=device, dtype=kind)
                 for size in (
                     *((1, many, options.height, options.width) for many in (channels, 18 * GROUPS, 9 * GROUPS)),
                     *((channels, channels, 3, 3), (channels, 1, 1, 1)),
                 )
-            )
-            given = {"mask": mask.sigmoid_(), "padding": (1, 1)}
+            ]
             operators: dict[str, Any] = {
                 "convolution": lambda x, offset, weight, bias, mask, padding: nn.functional.conv2d(
                     x, weight, bias, padding=padding
@@ -190,12 +206,18 @@ def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
                 **({"torchvision": theirs} if theirs else {}),
             }
             for name, operator in operators.items():
-                work = partial(operator, x, offset, weight=weight, bias=bias.flatten(), **given)
-                with torch.inference_mode():
-                    forward = timed(work, options.repeats, device).seconds
-                both = timed(partial(_there_and_back, work, x, offset, weight, mask), options.repeats, device).seconds
                 row = {"operator": name, "channels": channels, "type": str(kind).removeprefix("torch.")}
-                rows.append(row | {"forward": forward, "both": both})
+                for what, trains in (("forward", False), ("both", True)):
+                    with torch.set_grad_enabled(trains):
+                        x, offset, mask, weight, bias = map(laid_out, tensors)  # as in networks
+                        mask = mask.sigmoid()
+                        work: Callable[[], Any] = partial(
+                            operator, x, offset, weight=weight, bias=bias.flatten(), mask=mask, padding=(1, 1)
+                        )
+                        if trains:
+                            work = partial(_there_and_back, work, x, offset, weight, mask)
+                        row[what] = timed(work, options.repeats, device).seconds
+                rows.append(row)
     return rows
 
 
@@ -238,10 +260,14 @@ def operator(theirs: Callable[..., Tensor]) -> Iterator[None]:
 
 
 def timed(work: Callable[[], Any], repeats: int, device: torch.device) -> Timing:
-    """Seconds of ``work``, the median of ``repeats`` after one that does not count, and their floor."""
+    """Seconds of ``work``, the median of ``repeats`` after one that does not count, and their floor.
+
+    Of more where they are short: what else a machine does for a moment would be a large part of them.
+    """
     with FlopCounterMode(display=False) as counter:
-        work()
+        once = _seconds(work, device)
     flops = counter.get_total_flops()
+    repeats = max(repeats, min(20, math.ceil(repeats / 3 / once)))
     measured = [(_seconds(work, device), flops / _convolution_speed(device)) for _ in range(repeats)]
     return Timing(*map(statistics.median, zip(*measured, strict=True)))
 
@@ -271,7 +297,19 @@ def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
     height, width = outcome["input"]
     table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}; floor: convolutions alone")
     table.add_column("model")
-    for title in ("parameters", "GFLOPs", "s/frame", "floor", "ratio", "s/step", "floor", "ratio", "peak MiB"):
+    for title in (
+        "parameters",
+        "GFLOPs",
+        "s/frame",
+        "floor",
+        "ratio",
+        "s/step",
+        "floor",
+        "ratio",
+        "samples/s",
+        "read",
+        "peak MiB",
+    ):
         table.add_column(title, justify="right")
     first: dict[str, Any] = next(iter(outcome["models"].values()), {})
     for name, row in outcome["models"].items():
@@ -282,8 +320,9 @@ def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
             cells += known or [""] * 3
         if "seconds_per_step" in row and "seconds_per_step" in first and row is not first:
             cells[3] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
+        rates = [f"{row[key]:.3g}" if key in row else "" for key in ("samples_per_second", "loader_samples_per_second")]
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
-        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, memory)
+        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
     yield table
     if rows := outcome["deformable"]:
         table = Table(title=f"Convolutions of {width}x{height} pixels, {GROUPS} deformable groups; x: of a plain one")

@@ -25,7 +25,7 @@ from src.engine.journal import Journal
 from src.engine.pipes import PIPE, restore_pipe
 from src.engine.way import Way
 from src.errors import Problem
-from src.nn.blocks import count_parameters, kernels_last
+from src.nn.blocks import compile_parts, count_parameters, kernels_last
 from src.papers.cascade import again
 from src.video.companions import heard_from
 from src.video.sources import find_videos, is_pattern, is_video
@@ -86,17 +86,8 @@ def _network(config: DictConfig) -> nn.Module:
     if torch.cuda.is_available():
         kernels_last(network)
     if config.compile:
-        _compile(network)
+        compile_parts(network)
     return network
-
-
-def _compile(network: nn.Module) -> None:
-    """Compiles the parts of a network, in place: copies of it, by which memory is estimated, are as they were."""
-    for part in network.children():
-        if isinstance(part, nn.ModuleList | nn.ModuleDict) or hasattr(part, "geometry"):
-            _compile(part)
-        else:
-            part.compile()
 
 
 def _shown(network: nn.Module, what: Any) -> nn.Module:

@@ -2,10 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
+from torch import nn
 
 from src.config import compose
 from src.engine.stream import stream
-from src.nn.blocks import channels_of, clip_of, conv3x3, double, doubled, fold_weight_norm, frames_of, joined
+from src.nn.backbones import MobileNetV2
+from src.nn.blocks import channels_of, clip_of, conv3x3, double, doubled, fold_norms, frames_of, joined
 
 NETWORKS = [
     "edvr_m",
@@ -31,7 +33,7 @@ def clip(batch: int, frames: int, *, last: bool) -> torch.Tensor:
 def test_convolutions_of_a_restoration_are_all_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, *changes = name.split()
     network = instantiate(compose(f"model={model}", "size=mini", *changes).model.network)
-    fold_weight_norm(network).requires_grad_(False).eval()
+    fold_norms(network).requires_grad_(False).eval()
     convolve, seen, otherwise = F.conv2d, 0, []
 
     def watched(x: torch.Tensor, weight: torch.Tensor, *options: object, **named: object) -> torch.Tensor:
@@ -77,3 +79,20 @@ def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
             pairs.append((result, *torch.autograd.grad((result * weights).sum(), [x, conv.weight, conv.bias])))
         for expected, found in zip(*pairs, strict=True):
             torch.testing.assert_close(found, expected)
+
+
+def test_batch_normalisation_goes_into_the_kernels_before_it() -> None:
+    torch.manual_seed(0)
+    network = MobileNetV2(width=0.5).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    frames = torch.rand(2, 3, 64, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network.eval()(frames)
+        found = fold_norms(network)(frames)
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for level, (one, other) in enumerate(zip(expected, found, strict=True)):
+        assert one.std() > 0, level
+        torch.testing.assert_close(other, one)

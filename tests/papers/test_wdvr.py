@@ -15,7 +15,7 @@ from src.config import compose, plain
 from src.engine.stream import stream
 from src.errors import CheckpointError
 from src.metrics import psnr
-from src.nn.blocks import count_parameters, fold_weight_norm
+from src.nn.blocks import count_parameters, fold_norms
 from src.ops.resize import imresize
 from src.papers.wdvr import IAI, IAS, STAS, TSAS, WDVR2D, WDVR3D, Wide2D
 from tests.conftest import golden_network
@@ -35,7 +35,7 @@ def test_equals_the_published_implementation(case, dtype):
     network = from_reference({f"module.{name}": value.to(dtype) for name, value in state.items()})
     with torch.no_grad():
         frames = network(clip.to(dtype).transpose(1, 2)).transpose(1, 2)
-        folded = fold_weight_norm(network)(clip.to(dtype).transpose(1, 2)).transpose(1, 2)
+        folded = fold_norms(network)(clip.to(dtype).transpose(1, 2)).transpose(1, 2)
     assert frames.shape == expected.shape
     assert not network.training
     for ours in (frames, folded):
@@ -171,7 +171,7 @@ def test_may_start_as_bicubic_enlargement(model, scale):
 
 
 def test_folding_weight_norm_changes_no_frame_and_leaves_plain_weights():
-    network, folded = network_3d(), fold_weight_norm(network_3d())
+    network, folded = network_3d().eval(), fold_norms(network_3d())
     clip = torch.rand(1, 10, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(folded(clip), network(clip))
