@@ -7,7 +7,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from functools import partial
@@ -104,11 +104,8 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     console = Console()
     for table in _tables(outcome):
         (console if console.is_terminal else Console(width=160)).print(table)  # a log has room
-    for name, row in models.items():
-        given, taken = row.get("loader_samples_per_second"), row.get("samples_per_second", 0)
-        if given and given < 2 * taken:
-            what = "limits training" if given < taken else "leaves little room"
-            print(f"{name}: reading {what}: {given:.3g} samples a second come, {taken:.3g} could be taken.")
+    for sentence in _limits(models):
+        print(sentence)
     _draw(outcome, directory / "plot.svg")
     print(f"Figures: {directory / 'results.json'}   Plot: {directory / 'plot.svg'}")
     return outcome
@@ -293,6 +290,25 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def _limits(models: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A sentence for each model that is given less than twice as many samples as its steps take."""
+    for name, label in _labels(models).items():
+        given, taken = (models[name].get(key, 0) for key in ("loader_samples_per_second", "samples_per_second"))
+        if 0 < given < 2 * taken:
+            what = "limits training" if given < taken else "leaves little room"
+            yield f"{label}: reading {what}: {given:.3g} samples a second come, {taken:.3g} could be taken."
+
+
+def _labels(entries: Iterable[str]) -> dict[str, str]:
+    """Entries without the changes that all entries of their model have in common."""
+    words = {entry: entry.split() for entry in entries}
+    common = {
+        model: set.intersection(*(set(some[1:]) for some in words.values() if some[0] == model))
+        for model, *_ in words.values()
+    }
+    return {entry: " ".join(word for word in some if word not in common[some[0]]) for entry, some in words.items()}
+
+
 def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
     height, width = outcome["input"]
     table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}; floor: convolutions alone")
@@ -312,6 +328,7 @@ def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
     ):
         table.add_column(title, justify="right")
     first: dict[str, Any] = next(iter(outcome["models"].values()), {})
+    labels = _labels(outcome["models"])
     for name, row in outcome["models"].items():
         cells = []
         for what in ("frame", "step"):
@@ -322,7 +339,7 @@ def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
             cells[3] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
         rates = [f"{row[key]:.3g}" if key in row else "" for key in ("samples_per_second", "loader_samples_per_second")]
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
-        table.add_row(name, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
+        table.add_row(labels[name], f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
     yield table
     if rows := outcome["deformable"]:
         table = Table(title=f"Convolutions of {width}x{height} pixels, {GROUPS} deformable groups; x: of a plain one")
@@ -348,7 +365,8 @@ def _draw(outcome: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(5 * len(panels), 1 + 0.4 * len(outcome["models"])), layout="constrained")
     for axes, what in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         key = what if what == "flops" else f"seconds_per_{what}"
-        rows = {name: row for name, row in outcome["models"].items() if key in row}
+        labels = _labels(outcome["models"])
+        rows = {labels[name]: row for name, row in outcome["models"].items() if key in row}
         axes.barh(list(rows), [row[key] for row in rows.values()], height=0.6)
         floors = [row.get(f"floor_per_{what}") or float("nan") for row in rows.values()]
         axes.scatter(floors, list(rows), marker="|", s=200, color="black", zorder=3)

@@ -26,7 +26,7 @@ from src.nn.cost import count
 from src.papers.baselines import Bicubic
 from src.papers.cascade import Cascade
 from src.run import main
-from src.tasks.bench import streamed
+from src.tasks.bench import _labels, _limits, streamed
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -282,21 +282,44 @@ def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
         load(tmp_path / "cut.ckpt")
 
 
-def test_bench_counts_and_measures(tmp_path):
+def test_bench_counts_and_measures(tmp_path, clips):
     options = ["bench.height=16", "bench.width=24", "bench.crop=8", "bench.repeats=1", "bench.size=mini"]
-    models = "bench.models=[bicubic,'edvr_m model/network/fuse=conv',edvr_m]"
+    data = f"data=folder data.root={clips} data.layout.hold_back=0.4 data.workers=0 bench.loader=true"
+    models = f"bench.models=[bicubic,'edvr_m model/network/fuse=conv {data}',edvr_m]"
     said = run("task=bench", models, *options, f"paths.runs={tmp_path}")
     (file,) = tmp_path.rglob("results.json")
     models = json.loads(file.read_text())["models"]
-    assert list(models) == ["bicubic", "edvr_m model/network/fuse=conv", "edvr_m"]
+    other = f"edvr_m model/network/fuse=conv {data}"
+    assert list(models) == ["bicubic", other, "edvr_m"]
     assert models["bicubic"]["parameters"] == 0
     assert "seconds_per_step" not in models["bicubic"]
-    assert models["edvr_m"]["parameters"] > models["edvr_m model/network/fuse=conv"]["parameters"] > 0
+    assert models["edvr_m"]["parameters"] > models[other]["parameters"] > 0
+    assert [name for name, row in models.items() if row.get("loader_samples_per_second", 0) > 0] == [other]
     assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 4 * 3 * 16 * 24 for row in models.values())
     assert all(0 < row["floor_per_frame"] < row["seconds_per_frame"] for name, row in models.items() if "edvr" in name)
     assert [row["operator"] for row in json.loads(file.read_text())["deformable"]] == ["convolution", "deformable"]
     assert "GFLOPs" in said
     assert "</svg>" in file.with_name("plot.svg").read_text()
+
+
+def test_a_bench_says_what_its_entries_differ_in():
+    entries = [
+        "zsm bench.batch=8 bench.precision=bf16",
+        "zsm bench.batch=8",
+        "vtsr bench.crop=224 degradation=exposure",
+    ]
+    assert list(_labels(entries).values()) == ["zsm bench.precision=bf16", "zsm", "vtsr"]
+
+
+def test_a_bench_says_where_reading_is_slow():
+    rates = {"edvr_m": (10, 25), "zsm": (10, 15), "dsfn": (10, 5)}
+    models = {
+        name: {"samples_per_second": taken, "loader_samples_per_second": given}
+        for name, (taken, given) in rates.items()
+    }
+    close, short = _limits(models | {"bicubic": {}})
+    assert close == "zsm: reading leaves little room: 15 samples a second come, 10 could be taken."
+    assert short == "dsfn: reading limits training: 5 samples a second come, 10 could be taken."
 
 
 def test_time_is_that_of_streaming():
