@@ -168,6 +168,9 @@ def compose(*overrides: str) -> DictConfig:
         raise Problem(explain(error, overrides)) from error
 
 
+NO_CHOICE = "Config group override must be a string"  # as Hydra says of a number
+
+
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One sentence for what Hydra or OmegaConf has against a configuration."""
     text, cause = str(error), error.__cause__
@@ -176,7 +179,11 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if match := re.search(r"Could not (?:override|delete from config)\W+'([^']+)'", text):
         inner = str(getattr(cause, "full_key", ""))  # of a value {key: ...} the key
         return _unknown_option(match[1], inner if inner.startswith(match[1]) else match[1], overrides)
-    if match := re.search(r"Could not find '([^']+)'", text):
+    if NO_CHOICE in text:
+        for group, _, choice in (override.lstrip("+").partition("=") for override in overrides):
+            if (CONF / group).is_dir() and not (CONF / group / f"{choice}.yaml").exists():
+                return _unknown_choice(group, choice)
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         return _unknown_choice(group, choice)
     if match := re.search(r"Problem raised while resolving interpolation: (.*)", text):  # the sentence is ours

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF, begun, explain, finished, quoted
+from src.config import CONF, NO_CHOICE, begun, explain, finished, quoted
 from src.errors import Problem
 from src.ops.allocator import keep_freed_memory
 from src.resume import Stopped
@@ -92,7 +92,8 @@ def _tell(error: BaseException) -> None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, Problem):
         cause = cause.__cause__
-    if cause is None and isinstance(error, (HydraException, OmegaConfBaseException)):
+    ours = isinstance(error, (HydraException, OmegaConfBaseException)) or NO_CHOICE in str(error)
+    if cause is None and ours:
         overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
         cause = Problem(explain(error, overrides))
     if cause is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

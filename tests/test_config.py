@@ -113,6 +113,9 @@ def test_sizes():
         ("model.network.encod.blocks=3", r"model\.network has .*Did you mean model\.network\.encode\?"),
         ("model=zms", r"no model=zms: choose one of .*Did you mean model=zsm\?"),
         ("experiment=zsm_vime", r"Did you mean experiment=zsm_vimeo"),
+        ("model=3", r"no model=3: choose one of bicubic, "),
+        ("test=null", r"no test=null: choose one of "),
+        ("data=[vid4,moon]", r"no data=moon: choose one of "),
         ("data=vid5", r"no data=vid5.*Did you mean data=vid4\?"),
         ("degradation.every=2", r"^degradation\.every has no value yet.*: \+degradation\.every=<value>\.$"),
         ("callbacks.samples.clip=3", r"Did you mean \+callbacks\.samples\.clips\?"),
@@ -130,6 +133,11 @@ def test_mistyped_options_are_named_with_their_neighbours(override, sentence):
 def test_a_typo_beside_another_is_told():
     with pytest.raises(Problem, match=r"no option 'model\.network\.encode\.block'.*Did you mean"):
         compose("model.network.encode._target_=nowhere.x", "model.network.encode.block=1")
+
+
+def test_a_choice_that_is_a_number_is_told_beside_good_ones():
+    with pytest.raises(Problem, match=r"no size=1\.5: choose one of full, mini\."):
+        compose("model=zsm", "size=1.5", "seed=3")
 
 
 def test_run_names():
