@@ -21,7 +21,10 @@ from src.ops.resize import imresize
 
 
 class Throughput(Callback):
-    """Logs ``train/samples_per_second`` over all devices, validation left out, and ``train/seconds_per_step``."""
+    """Logs ``train/samples_per_second`` over all devices, validation left out, and ``train/seconds_per_step``.
+
+    Of the latter, ``train/seconds_waiting`` are those in which no batch was ready.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart(trainer)
@@ -31,6 +34,11 @@ class Throughput(Callback):
 
     def _restart(self, trainer: Trainer) -> None:
         self.start, self.samples, self.first = time.perf_counter(), 0, trainer.global_step
+        self.waited = self._waited(trainer)
+
+    @staticmethod
+    def _waited(trainer: Trainer) -> float:
+        return getattr(trainer.train_dataloader, "waited", 0.0)  # 0: a loader of somebody's own
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,6 +49,8 @@ class Throughput(Callback):
             elapsed = time.perf_counter() - self.start
             pl_module.log("train/samples_per_second", self.samples / elapsed, rank_zero_only=True)
             pl_module.log("train/seconds_per_step", elapsed / steps, rank_zero_only=True)
+            waiting = (self._waited(trainer) - self.waited) / steps
+            pl_module.log("train/seconds_waiting", waiting, rank_zero_only=True)
             self._restart(trainer)
 
 
@@ -122,7 +132,10 @@ class Narrator(Callback):
         metrics = trainer.callback_metrics
         parts = [f"{key.split('/')[1]} {float(metrics[key]):.4g}" for key in sorted(metrics) if key.startswith("val")]
         loss = f", loss {float(metrics['train/loss']):.5f}" if "train/loss" in metrics else ""
-        print(f"step {trainer.global_step} of {trainer.max_steps}{loss}: validation {', '.join(parts)}", flush=True)
+        whole, waiting = (float(metrics.get(f"train/seconds_{what}", 0)) for what in ("per_step", "waiting"))
+        slow = f"; {waiting / whole:.0%} of the time went by waiting for data" if waiting > 0.1 * whole else ""
+        place = f"step {trainer.global_step} of {trainer.max_steps}"
+        print(f"{place}{loss}: validation {', '.join(parts)}{slow}", flush=True)
 
 
 class SampleFrames(Callback):

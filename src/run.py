@@ -92,8 +92,8 @@ def _tell(error: BaseException) -> None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, Problem):
         cause = cause.__cause__
-    ours = isinstance(error, (HydraException, OmegaConfBaseException)) or NO_CHOICE in str(error)
-    if cause is None and ours:
+    of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or NO_CHOICE in str(error)
+    if cause is None and of_hydra and isinstance(error, Exception):
         overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
         cause = Problem(explain(error, overrides))
     if cause is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

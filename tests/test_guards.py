@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from src.build import build_network, build_restorer
+from src.build import build_restorer, start_network
 from src.config import compose
 from src.errors import Problem
 from src.guards import NonFinite, OffsetGuard
@@ -25,7 +25,7 @@ def fit(directory: Path, *, steps=4, poison=2, every=1, **options):
     """Trains a tiny EDVR whose offsets are made to explode after ``poison`` steps."""
     config = compose("model=edvr_m", "size=mini", "size.width=0.125")
     torch.manual_seed(0)
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, start_network(config))
     packs = of_kind(restorer.network, kind=DeformablePack)
     done = []
 
@@ -125,7 +125,7 @@ def same(one, other) -> bool:
 def poisoned(directory: Path, poison: Poison, *overrides: str, steps=4, every=1, in_a_row=10):
     config = compose("size=mini", "size.width=0.125", *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, start_network(config))
     average = instantiate(config.callbacks.average, decay=0.5)
     trainer = Trainer(
         max_steps=steps,

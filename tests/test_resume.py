@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from src.build import build_data, build_loggers, build_network, build_restorer, build_trainer
+from src.build import build_data, build_loggers, build_restorer, build_trainer, start_network
 from src.config import compose
 from src.errors import CheckpointError
 from src.resume import DurableIO, MetricsFile, Stopped, newest
@@ -39,7 +39,7 @@ def train(clips: Path, directory: Path, *overrides: str, watch=(), resume=False)
     """What task=train does with data, callbacks, loggers and checkpoints; returns the last checkpoint."""
     config = compose("model=edvr_m", *TINY, *QUIET, f"data.root={clips}", *OPTIONS, *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, start_network(config))
     trainer = build_trainer(config, directory, training=True)
     trainer.callbacks[:0] = watch
     trainer.loggers = build_loggers(config, directory)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.build import build_data, build_restorer, build_trainer, start_network
-from src.callbacks import Throughput
+from src.callbacks import Narrator, Throughput
 from src.config import begun, compose
+from src.data.clips import ClipDataset
 from src.papers.restorer import fused
 from src.resume import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
@@ -89,6 +92,22 @@ def test_seconds_are_those_of_a_step(clips, tmp_path):  # noqa: F811
     train(clips, tmp_path, *options, "trainer.max_steps=4", "trainer.log_every_n_steps=2", watch=[Watched()])
     assert [place for place in logged if place[1] == 0][-1] == (1, 0, 10)  # the sixth batch makes the second step
     assert logged[5] == (2, 2, 0)
+
+
+def test_waiting_for_data_is_told(clips, tmp_path, monkeypatch, capsys):  # noqa: F811
+    give = ClipDataset.__getitem__
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        return give(*arguments)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", slowly)
+    options = ["data.batch_size=2", "data.patches_per_read=2", "data.workers=0", "trainer.max_steps=3"]
+    _, trainer = train(clips, tmp_path, *options, "trainer.val_check_interval=3", watch=[Throughput(), Narrator()])
+    waiting, whole = (float(trainer.callback_metrics[f"train/seconds_{what}"]) for what in ("waiting", "per_step"))
+    assert 0.6 < waiting < whole  # two samples a step
+    said = capsys.readouterr().out
+    assert re.search(r"step 3 of 3, loss .*: validation .*; \d+% of the time went by waiting for data", said)
 
 
 def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811

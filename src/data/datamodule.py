@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -319,6 +320,9 @@ class Loader(DataLoader[Sample]):
         tell: is called when there are more of them.
         patience: seconds after which processes that give no batch are ended, whatever they are in.
         arguments, options: those of torch's; workers are persistent.
+
+    Attributes:
+        waited: seconds so far that it took to give batches, from when each was asked for.
     """
 
     sampler: EpochSampler
@@ -335,6 +339,7 @@ class Loader(DataLoader[Sample]):
         self._given = 0  # batches of this epoch
         self._damaged, self._tell = Damaged() if damaged is None else damaged, tell
         self.patience = patience
+        self.waited = 0.0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._given = self.sampler.skip // (self.batch_size or 1)
@@ -378,8 +383,10 @@ class Loader(DataLoader[Sample]):
         timer.daemon = True
         if self.num_workers:
             timer.start()
+        start = time.perf_counter()
         try:
             yield
+            self.waited += time.perf_counter() - start
         except (RuntimeError, OSError, EOFError) as error:
             if stuck.is_set():
                 raise Problem(STUCK.format(self.patience)) from error

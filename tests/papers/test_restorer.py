@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from src.build import build_network, build_restorer
+from src.build import build_network, build_restorer, start_network
 from src.config import compose
 from src.errors import Problem
 from src.nn.align import DeformablePack
@@ -32,7 +32,7 @@ def fit(*overrides, steps=4):
     mini = ["size=mini", "size.width=0.125", "size.warmup=0", "size.interpolating=false"]  # all have a gradient at once
     config = compose("model=edvr_m", *mini, *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, start_network(config))
     seen = [{name: p.detach().clone() for name, p in restorer.network.named_parameters()}]
     restorer.on_train_batch_end = lambda *_: seen.append(
         {name: p.detach().clone() for name, p in restorer.network.named_parameters()}
