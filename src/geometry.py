@@ -95,6 +95,8 @@ class Geometry:
         if self.exposures:
             first = self.times[0] % self.spacing  # begins with the video
             return first, frames - self.spacing + first
+        if self.times[0] % self.spacing == 0:  # some lie on input frames, then also on the first and the last
+            return Fraction(0), Fraction(frames - 1)
         before = self.times[0] - self.lead  # negative where an output precedes the centre of the first frame
         after = self.times[-1] - math.floor(self.times[-1]) if self.times[0] % 1 else Fraction(0)
         return before, frames - 1 + after
