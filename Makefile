@@ -28,7 +28,7 @@ ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini
 	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) FRAMES=$(FRAMES) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
 	    MORE="$(MORE)" STUDIES="$(STUDIES)" experiments/ablations.sh
 
-bench: $(VENV)/.ready  ## all five networks beside what convolutions alone would take, into experiments/speed: half an hour
+bench: $(VENV)/.ready  ## all five networks beside what convolutions alone would take, into experiments/speed: some minutes
 	rm -rf runs/bench
 	$(RUN) experiment=$(or $(BENCH),speed) hydra.run.dir=runs/bench
 	cp runs/bench/results.json experiments/speed/$(or $(BENCH),speed).json
