@@ -45,7 +45,7 @@ check:  ## format, lint, types, import floors, tests: in an environment that exi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto
 
 torture: $(VENV)/.ready  ## kills trainings and restorations in every way, and compares what comes out: into experiments/trust, half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(or $(KILLS),50) --others $(or $(OTHERS),6) --out experiments/trust
