@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.build import build_restorer, start_network
+from src.build import build_network, build_restorer, start_network
 from src.config import compose
 from src.engine.stream import stream
 from src.metrics import psnr, ssim
@@ -59,7 +59,7 @@ def test_resize_and_scores() -> None:
 
 @pytest.mark.parametrize("model", ["zsm", "edvr_m", "edvr_deblur", "edvr_s2", "wdvr2d", "wdvr3d"])
 def test_networks_and_streams(model: str) -> None:
-    network = start_network(compose(f"model={model}", "size=mini")).eval()
+    network = build_network(compose(f"model={model}", "size=mini")).eval()
     clip = torch.rand(1, network.geometry.window, 3, 36, 52)
     with torch.no_grad():
         expected, before = network(clip), [frame for _, frame in stream(network, clip[0])]

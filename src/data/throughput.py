@@ -58,7 +58,7 @@ def throughput(
             for name, root in roots.items():
                 for cache in ("cold", "warm"):
                     (forget if cache == "cold" else remember)(files[name])
-                    seconds, cpu, samples = timed(make(root, count), batches)
+                    seconds, cpu, samples = read(make(root, count), batches)
                     row = rows.setdefault((name, cache, count), {"rate": [], "cpu": []})
                     row["rate"].append(samples / seconds)
                     row["cpu"].append(cpu / samples)
@@ -79,10 +79,10 @@ def throughput(
     ]
 
 
-def timed(data: DataModule, batches: int | None = None) -> tuple[float, float, int]:
-    """Seconds, this process' seconds of computing, and samples of ``batches`` training batches.
+def read(data: DataModule, batches: int | None = None) -> tuple[float, float, int]:
+    """Reads ``batches`` training batches: seconds, this process' seconds of computing, and samples.
 
-    By default of so many that what workers have read before counts for little.
+    By default so many that what workers have read before counts for little.
 
     Raises:
         Problem: an epoch has too few batches.

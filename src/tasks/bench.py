@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src.build import build_data, build_restorer
 from src.config import claim, commit, compose
 from src.data.datamodule import DataModule
-from src.data.throughput import timed as loader_timed
+from src.data.throughput import read
 from src.engine.memory import peak
 from src.errors import Problem
 from src.nn.blocks import compile_parts, count_parameters, fold_norms, laid_out
@@ -35,6 +35,7 @@ from src.ops import deform_conv
 from src.papers.restorer import fused
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
+MOST = 20  # repeats of what is short
 FEATURES, GROUPS = 64, 8  # channels, deformable groups: of EDVR-M, Zooming SlowMo and DSFN
 
 
@@ -61,10 +62,10 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
 
     ``flops`` are two for each multiply-add, for one window, deformable convolutions counted as what they multiply.
     ``seconds_per_frame`` is what streaming takes for each frame of its output, ``seconds_per_step`` that of a training
-    step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after
-    one that does not count. Beside each stands its ``floor_...``: the time that its multiply-adds take at the speed
-    that a plain 3x3 convolution of 64 channels, channels last, reaches in turn with it. ``peak_memory`` in bytes, of
-    restoring: the device's, on the CPU what tensors take at the same time.
+    step on ``bench.batch`` crops of ``bench.crop`` input pixels; both the median of ``bench.repeats`` after two that do
+    not count, or of up to 20 where those are short. Beside each stands its ``floor_...``: the time that its
+    multiply-adds take at the speed that a plain 3x3 convolution of 64 channels, channels last, reaches in turn with it.
+    ``peak_memory`` in bytes, of restoring: the device's, on the CPU what tensors take at the same time.
 
     With ``bench.loader=true`` the same samples are read from the entry's ``data``, by as many processes as training has
     for it: ``loader_samples_per_second``. Where that is less than twice what steps take, it is said.
@@ -139,13 +140,14 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         if options.loader:
             own = {"crop": side, "batch_size": samples * restorer.passes}
             data = cast(DataModule, build_data(OmegaConf.merge(config, {"data": own}), restorer))  # type: ignore[arg-type]
-            seconds, _, read = loader_timed(data)
-            found["loader_samples_per_second"] = read / seconds
+            seconds, _, given = read(data)
+            found["loader_samples_per_second"] = given / seconds
         del optimizer, restorer
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     fold_norms(network).requires_grad_(False)
     if options.compile:
+        torch.compiler.reset()  # or what another model was compiled for would count, as shapes that vary
         compile_parts(network)
     clip = torch.rand(1, geometry.window, 3, options.height, options.width, device=device)
     with low:
@@ -257,14 +259,15 @@ def operator(theirs: Callable[..., Tensor]) -> Iterator[None]:
 
 
 def timed(work: Callable[[], Any], repeats: int, device: torch.device) -> Timing:
-    """Seconds of ``work``, the median of ``repeats`` after one that does not count, and their floor.
+    """Seconds of ``work``, the median of ``repeats`` after two that do not count, and their floor.
 
-    Of more where they are short: what else a machine does for a moment would be a large part of them.
+    Of more where they are short: what else a machine does for a moment would be a large part of them. What is compiled
+    is counted as it is written, since torch leaves for good uncompiled what it meets while it counts.
     """
-    with FlopCounterMode(display=False) as counter:
-        once = _seconds(work, device)
-    flops = counter.get_total_flops()
-    repeats = max(repeats, min(20, math.ceil(repeats / 3 / once)))
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        work()
+    flops, once = counter.get_total_flops(), _seconds(work, device)  # which may be the time that compiling takes
+    repeats = max(repeats, min(MOST, math.ceil(repeats / 3 / once)))
     measured = [(_seconds(work, device), flops / _convolution_speed(device)) for _ in range(repeats)]
     return Timing(*map(statistics.median, zip(*measured, strict=True)))
 
@@ -313,19 +316,8 @@ def _tables(outcome: dict[str, Any]) -> Iterator[Table]:
     height, width = outcome["input"]
     table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}; floor: convolutions alone")
     table.add_column("model")
-    for title in (
-        "parameters",
-        "GFLOPs",
-        "s/frame",
-        "floor",
-        "ratio",
-        "s/step",
-        "floor",
-        "ratio",
-        "samples/s",
-        "read",
-        "peak MiB",
-    ):
+    timings = (title for what in ("s/frame", "s/step") for title in (what, "floor", "ratio"))
+    for title in ("parameters", "GFLOPs", *timings, "samples/s", "read", "peak MiB"):
         table.add_column(title, justify="right")
     first: dict[str, Any] = next(iter(outcome["models"].values()), {})
     labels = _labels(outcome["models"])
@@ -362,10 +354,10 @@ def _draw(outcome: dict[str, Any], file: Path) -> None:
     panels = [what for what in ("frame", "step") if any(f"seconds_per_{what}" in r for r in outcome["models"].values())]
     if not panels:
         panels = ["flops"]
+    labels = _labels(outcome["models"])
     figure = Figure(figsize=(5 * len(panels), 1 + 0.4 * len(outcome["models"])), layout="constrained")
     for axes, what in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         key = what if what == "flops" else f"seconds_per_{what}"
-        labels = _labels(outcome["models"])
         rows = {labels[name]: row for name, row in outcome["models"].items() if key in row}
         axes.barh(list(rows), [row[key] for row in rows.values()], height=0.6)
         floors = [row.get(f"floor_per_{what}") or float("nan") for row in rows.values()]

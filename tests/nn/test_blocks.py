@@ -33,7 +33,7 @@ def clip(batch: int, frames: int, *, last: bool) -> torch.Tensor:
 def test_convolutions_of_a_restoration_are_all_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, *changes = name.split()
     network = instantiate(compose(f"model={model}", "size=mini", *changes).model.network)
-    fold_norms(network).requires_grad_(False).eval()
+    fold_norms(network).requires_grad_(False)
     convolve, seen, otherwise = F.conv2d, 0, []
 
     def watched(x: torch.Tensor, weight: torch.Tensor, *options: object, **named: object) -> torch.Tensor:

@@ -26,6 +26,7 @@ from src.nn.cost import count
 from src.papers.baselines import Bicubic
 from src.papers.cascade import Cascade
 from src.run import main
+from src.tasks import bench
 from src.tasks.bench import _labels, _limits, streamed
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
@@ -322,23 +323,40 @@ def test_a_bench_says_where_reading_is_slow():
     assert short == "dsfn: reading limits training: 5 samples a second come, 10 could be taken."
 
 
-def test_time_is_that_of_streaming():
+def test_what_is_compiled_is_timed_compiled_and_what_is_short_more_often(monkeypatch):
+    ran = []
+
+    def backend(graph, inputs):
+        return lambda *given: ran.append(True) or graph(*given)
+
+    monkeypatch.setattr(bench, "MOST", 7)
+    x, weight = torch.rand(1, 3, 8, 8), torch.rand(4, 3, 3, 3)
+    work = torch.compile(torch.nn.functional.conv2d, backend=backend)
+    with torch.inference_mode():
+        timing = bench.timed(lambda: work(x, weight), 7, torch.device("cpu"))
+    assert timing.floor > 0
+    assert len(ran) == 1 + 7  # the pass that counts operations is not compiled
+    plain = []
+    bench.timed(lambda: plain.append(x + x), 2, torch.device("cpu"))
+    assert len(plain) == 2 + 7
+
+
+def test_time_is_that_of_streaming(monkeypatch):
     """What the window before has made is not made again; a cascade's stages run as often as streaming runs them."""
+    monkeypatch.setattr(bench, "MOST", 0)
     config = compose("model=dsfn", "size=mini")
     first, whole = instantiate(config.model.network), instantiate(config.model.network)
     passes = []
     first.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
     clip, cpu = torch.rand(1, 4, 3, 8, 8), torch.device("cpu")
     assert streamed(first, clip, 2, cpu).seconds > 0
-    assert passes[0] == 2  # all of a window once
-    assert set(passes[1:]) == {1}  # then what each step adds
-    assert len(passes) >= 4  # of which one does not count
+    assert passes == [2, 1, 1, 1, 1]  # all of a window once, then what each step adds, of which two do not count
     frames = []
     whole.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape))
     second = Bicubic(scale=2)
     second.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape[-2:]))
     assert streamed(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu).seconds > 0
-    assert set(frames) == {(32, 32)}  # four times as large as the clip; the first has parts, and is not called
+    assert frames == [(32, 32)] * 3  # four times as large as the clip; the first has parts, and is not called
 
 
 def test_operations_of_edvrs_table_4():
