@@ -48,7 +48,7 @@ edvr)
     ;;
 deblur)
     blur=("${data[@]}" data.test_frames=4 degradation.exposure=3)
-    run deblur "${SECONDS_EACH:-420}" experiment=edvr_reds_deblur_clean size.width=0.5 size.depth=0.25 size.interpolating=true "${blur[@]}" \
+    run deblur "${SECONDS_EACH:-420}" experiment=edvr_reds_deblur_clean size.width=0.5 size.depth=0.25 size.warm_start=true "${blur[@]}" \
         data.crop=256 data.batch_size=16 data.patches_per_read=16
     run nothing 60 task=evaluate model=bicubic model.network.scale=1 degradation=blur "${blur[@]}"
     ;;

@@ -1,9 +1,9 @@
-"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.studies.processes`."""
+"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.sweeps.launcher`."""
 
 from __future__ import annotations
 
-from src.studies import processes
+from src.sweeps import launcher
 
 
-class Processes(processes.Processes):
+class Processes(launcher.Processes):
     """``hydra/launcher=processes``, under the name that Hydra asks for."""

@@ -16,10 +16,10 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from src.errors import CheckpointError, Problem
+from src.engine.cascade import Cascade
+from src.errors import CheckpointError, UserError
 from src.papers import edvr, wdvr, zsm
-from src.papers.cascade import Cascade
-from src.papers.reference import Reference
+from src.papers.weights.reference import Reference
 
 REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE, *wdvr.REFERENCES]
 WRAPPERS = (
@@ -30,7 +30,9 @@ WRAPPERS = (
     "model",
 )  # where others keep the weights, best first
 PREFIXES = ("module.", "_orig_mod.", "network.")  # what wrapping in DDP, compile and Lightning leaves on names
-TRUSTED = ("src.papers", "src.nn", "torch.nn")  # what is described in a file may only be Modules of these
+TRUSTED = ("src.papers", "src.nn", "src.engine", "torch.nn")  # a file may only describe Modules of these
+MOVED = {"src.papers.cascade.Cascade": "src.engine.cascade.Cascade"}  # targets in older files
+RENAMED = {"interpolating": "warm_start"}  # arguments in older files
 OF_FILES = "src.checkpoints.cascade"  # makes a network of checkpoints
 DEEPEST, MOST, GREATEST = 32, 10_000, 10**6  # levels, parts and numbers of a description; networks have 6, 200, 300,000
 LARGEST, EACH = 2**28, 20_000  # elements that a network may have, and as how many each of its tensors counts at least
@@ -102,13 +104,13 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
         stages: checkpoint files, or networks such as a baseline, in order.
 
     Raises:
-        Problem: there are none, or it is no list.
+        UserError: there are none, or it is no list.
         CheckpointError: as :func:`load`.
     """
     if not stages:
-        raise Problem("A cascade needs its stages: give model.network.stages=[<checkpoint>,<checkpoint>], in order.")
+        raise UserError("A cascade needs its stages: give model.network.stages=[<checkpoint>,<checkpoint>], in order.")
     if isinstance(stages, str | Path):
-        raise Problem(f"A cascade is a list: give model.network.stages=[{stages},<checkpoint>].")
+        raise UserError(f"A cascade is a list: give model.network.stages=[{stages},<checkpoint>].")
     if absent := [str(stage) for stage in stages if not isinstance(stage, nn.Module) and not Path(stage).is_file()]:
         raise CheckpointError(f"There is no checkpoint {absent[0]}, of those in model.network.stages; mend the path.")
     networks = [stage if isinstance(stage, nn.Module) else load(stage) for stage in stages]
@@ -169,7 +171,7 @@ def build(description: Any, source: str | Path, *, of_files: bool = False, large
     _check_trusted(source, description, of_files)
     try:
         with _no_larger(largest):
-            network = instantiate(description)
+            network = instantiate(_modernise(description))
     except Exception as error:  # of another version, say
         cause = error.__cause__ or error
         raise CheckpointError(
@@ -195,7 +197,7 @@ def _check_trusted(source: str | Path, description: Any, of_files: bool) -> None
         left += [(child, depth + 1) for child in children]
         if isinstance(node, Mapping):
             strange = [key for key in node if not isinstance(key, str) or (key[:1] == "_" and key != "_target_")]
-            target = node.get("_target_")
+            target = MOVED.get(str(node.get("_target_")), node.get("_target_"))
             if strange or (
                 "_target_" in node and not _is_module(str(target)) and not (of_files and target == OF_FILES)
             ):
@@ -212,6 +214,14 @@ def _check_trusted(source: str | Path, description: Any, of_files: bool) -> None
             raise CheckpointError(
                 f"{source} has a {type(node).__name__} in its network, no plain value; it is not built."
             )
+
+
+def _modernise(node: Any) -> Any:
+    """Replace names of earlier versions in a trusted description."""
+    if isinstance(node, Mapping):
+        node = {RENAMED.get(name, name): _modernise(part) for name, part in node.items()}
+        return {**node, "_target_": MOVED.get(node["_target_"], node["_target_"])} if "_target_" in node else node
+    return [_modernise(part) for part in node] if isinstance(node, list) else node
 
 
 @contextmanager
@@ -235,7 +245,7 @@ def _no_larger(largest: int) -> Iterator[None]:
 def _is_module(target: str) -> bool:
     """Whether a dotted name is a Module class, where it is defined (or torch.nn's), in a trusted place."""
     place, _, name = target.rpartition(".")
-    if place != "torch.nn" and not place.startswith(("src.papers.", "src.nn.")):
+    if place != "torch.nn" and not place.startswith(("src.papers.", "src.nn.", "src.engine.")):
         return False
     try:
         found = getattr(importlib.import_module(place), name, None)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 
-class Problem(Exception):  # noqa: N818 - it is shown to people as one sentence, not as a traceback
+class UserError(Exception):
     """Something the user can put right: one sentence that says what is wrong, where, and what to do.
 
     ``src.run`` prints the sentence and exits with code 2; it never shows a traceback for it.
     """
 
 
-class CheckpointError(Problem):
+class CheckpointError(UserError):
     """A checkpoint that is not what it was taken for; the message lists the keys concerned."""
 
 
-class VideoError(Problem):
+class VideoError(UserError):
     """A video or frame folder that cannot be read or written; the message names the file.
 
     Args:

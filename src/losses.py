@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.backbones import imagenet_normalised
-from src.nn.blocks import each_frame
+from src.nn.clips import map_frames
 
 
 def charbonnier(estimate: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -81,7 +81,7 @@ class Perceptual:
         return _sum_of_frames(distance / math.sqrt(difference[0, 0].numel()))
 
     def _encode(self, clip: Tensor) -> Tensor:
-        return each_frame(self.features, imagenet_normalised(clip.float()))
+        return map_frames(self.features, imagenet_normalised(clip.float()))
 
 
 def _difference(estimate: Tensor, target: Tensor) -> Tensor:

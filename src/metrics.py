@@ -21,7 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from src.errors import Problem
+from src.errors import UserError
 from src.ops.color import luma as luma_of
 from src.ops.resize import imresize
 
@@ -43,7 +43,7 @@ def psnr(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) ->
 
     Raises:
         ValueError: shapes differ, or a tensor is not floating point.
-        Problem: ``crop`` leaves nothing.
+        UserError: ``crop`` leaves nothing.
     """
     return _framewise(lambda x, y: _psnr(x - y), estimate, target, luma, crop)
 
@@ -62,7 +62,7 @@ def ssim(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) ->
 
     Raises:
         ValueError: shapes differ, or a tensor is not floating point.
-        Problem: a picture is smaller than the window once it is cropped.
+        UserError: a picture is smaller than the window once it is cropped.
     """
     return _framewise(_ssim, estimate, target, luma, crop)
 
@@ -139,7 +139,7 @@ def _levels(estimate: Tensor, target: Tensor, luma: bool, crop: int) -> tuple[Te
     """What is compared of one frame (C, H, W): its 8-bit levels, or their luma, without the border. New tensors."""
     height, width = (size - 2 * crop for size in estimate.shape[-2:])
     if crop < 0 or min(height, width) < 1:
-        raise Problem(
+        raise UserError(
             f"Cropping {crop} pixels from each border leaves nothing of a frame of "
             f"{estimate.shape[-1]}x{estimate.shape[-2]}: choose a protocol with a smaller crop."
         )
@@ -164,7 +164,7 @@ def _change(error: Tensor, before: Tensor) -> Tensor:
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
     """Mean structural similarity of two frames (C, H, W) in 8-bit levels."""
     if min(x.shape[-2:]) < SSIM_WINDOW:
-        raise Problem(
+        raise UserError(
             f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, and {x.shape[-1]}x{x.shape[-2]} are "
             "left: evaluate on larger frames, or with a smaller crop."
         )
@@ -349,7 +349,7 @@ class Scores(_Rows):
             target: the same shape.
 
         Raises:
-            ValueError, Problem: as :func:`psnr` and :func:`ssim`.
+            ValueError, UserError: as :func:`psnr` and :func:`ssim`.
         """
         time = Fraction(time)
         if (clip, time) in self._seen:

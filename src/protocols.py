@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from src.disk import written
-from src.errors import Problem
+from src.atomic import atomic_write
+from src.errors import UserError
 from src.metrics import (
     PEAK,
     SSIM_K1,
@@ -54,7 +54,7 @@ class Protocol:
         precision: what networks compute in under autocast, ``32``, ``bf16`` or ``16``; scores themselves never do.
 
     Raises:
-        Problem: a value is not one of those.
+        UserError: a value is not one of those.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Protocol:
         ):
             if not holds:
                 given = getattr(self, field)
-                raise Problem(f"The protocol {self.name} has {field}={given!r}: it must be {allowed}.")
+                raise UserError(f"The protocol {self.name} has {field}={given!r}: it must be {allowed}.")
 
     @property
     def luma(self) -> bool:
@@ -168,17 +168,17 @@ def results(
         JSON); so is a flicker measure where no two neighbouring frames count.
 
     Raises:
-        Problem: nothing was scored, a clip is too short for the protocol, two clips share a name, or
+        UserError: nothing was scored, a clip is too short for the protocol, two clips share a name, or
             the estimate was not a number.
     """
     frames = scores.frames() if isinstance(scores, Scores) else scores
     if isinstance(scores, Scores) and (scores.luma, scores.crop) != (protocol.luma, protocol.crop):
         raise ValueError(f"the scores were not made by the protocol {protocol.name}")
     if not frames:
-        raise Problem("Nothing was scored: the data set has no clips to evaluate; see what data.root holds.")
+        raise UserError("Nothing was scored: the data set has no clips to evaluate; see what data.root holds.")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise Problem(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
+        raise UserError(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
     counted = _counted(frames, protocol, names)
     figures = {clip: summarise(listed) for clip, listed in counted.items()}
     outcome: dict[str, Any] = {
@@ -217,19 +217,19 @@ def _counted(
     """The frames of each clip that count.
 
     Raises:
-        Problem: a clip has none, or a figure is not a number.
+        UserError: a clip has none, or a figure is not a number.
     """
     counted: dict[int, list[FrameScore]] = {}
     for clip, listed in sorted(frames.items()):
         counted[clip] = [listed[position] for position in protocol.counted(len(listed))]
         if not counted[clip]:
-            raise Problem(
+            raise UserError(
                 f"The clip {names[clip]} has {len(listed)} frames, and the protocol {protocol.name} skips "
                 f"{protocol.skip[0]} and {protocol.skip[1]}: leave the clip out, or choose another protocol."
             )
         for frame in counted[clip]:
             if math.isnan(frame.psnr):
-                raise Problem(
+                raise UserError(
                     f"The network's output is not a number at time {float(frame.time)} of the clip {names[clip]}: "
                     "its weights have diverged, or its precision is too low."
                 )
@@ -241,7 +241,7 @@ def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
 
     What is infinite or not a number, which JSON has no word for, is written as null.
     """
-    with written(Path(path)) as stream:
+    with atomic_write(Path(path)) as stream:
         json.dump(_plain(outcome), stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
 

@@ -21,11 +21,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF, NO_CHOICE, begun, explain, finished, quoted
-from src.errors import Problem
+from src.config.composition import CONF, NO_CHOICE, begun, explain, finished, quoted
+from src.config.validation import validate
+from src.errors import UserError
 from src.ops.allocator import keep_freed_memory
-from src.resume import Stopped
-from src.schema import check
+from src.training.checkpointing import Stopped
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -45,7 +45,7 @@ def compose_and_call(config: DictConfig) -> None:
         print(f"{directory} is finished, with results.json: nothing left to do.")
         return
     try:
-        check(config)
+        validate(config)
         get_method(config.task._target_)(config, directory)
     except Exception as error:  # told here, before Hydra adds lines of its own
         _leave_nothing_empty(directory)
@@ -90,15 +90,15 @@ def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
 def _tell(error: BaseException) -> None:
     """Leaves with one sentence where the error is a person's to mend, also where Hydra has wrapped it."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, Problem):
+    while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
     of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or NO_CHOICE in str(error)
     if cause is None and of_hydra and isinstance(error, Exception):
         overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-        cause = Problem(explain(error, overrides))
+        cause = UserError(explain(error, overrides))
     if cause is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" of {error.filename}" if error.filename else ""
-        cause = Problem(f"The disk{where} is full: make room; the same command goes on, a training with resume=true.")
+        cause = UserError(f"The disk{where} is full: make room; the same command goes on, a training with resume=true.")
     if cause is not None:
         print(cause, file=sys.stderr)
         sys.exit(2)

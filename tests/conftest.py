@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[0] / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 settings.register_profile(

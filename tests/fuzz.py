@@ -50,10 +50,10 @@ from PIL import Image
 from src.data.packing import pack_clip
 from src.errors import VideoError
 from src.ops.allocator import give_freed_memory_back
+from src.video.colorspace import Signal
+from src.video.discovery import IMAGE_SUFFIXES
 from src.video.pipe import open_pipe, y4m_writer
-from src.video.pixels import Signal
 from src.video.reader import open_video
-from src.video.sources import IMAGE_SUFFIXES
 from src.video.writer import write_video
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "odd"

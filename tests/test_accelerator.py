@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.build import build_network, build_restorer, start_network
-from src.config import compose
+from src.config.build import build_network, build_restorer, start_network
+from src.config.composition import compose
 from src.engine.stream import stream
 from src.metrics import psnr, ssim
 from src.ops.deform_conv import deform_conv2d

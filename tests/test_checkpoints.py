@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from src.checkpoints import DEEPEST, build, contents, from_reference, load
-from src.config import compose, plain
-from src.errors import CheckpointError, Problem
+from src.config.composition import compose, plain
+from src.errors import CheckpointError, UserError
 from src.nn.backbones import VGG16, load_imagenet
 from src.nn.blocks import count_parameters
 from tests.conftest import golden_network
@@ -65,7 +65,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, name, form):
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_code_in_imagenet_weights_is_not_executed(tmp_path, form):
     file = poisoned(tmp_path / "vgg16.pth", tmp_path / "trace", form)
-    with pytest.raises(Problem, match="cannot be read as ImageNet weights") as caught:
+    with pytest.raises(UserError, match="cannot be read as ImageNet weights") as caught:
         load_imagenet(VGG16(), file)
     assert one_sentence(caught)
     assert not (tmp_path / "trace").exists()
@@ -103,7 +103,7 @@ def test_what_a_description_may_be(tmp_path):
         ({**WELL, "frames": {"_target_": "os.mkdir", "path": "trace"}}, "wants to build 'os.mkdir'"),
         ({**WELL, "frames": [[{"_target_": "os.mkdir", "path": "trace"}]]}, "wants to build 'os.mkdir'"),
         ({"_target_": "hydra.utils.get_method", "path": "os.mkdir"}, "wants to build"),
-        ({"_target_": "src.nn.start.torch.load", "f": "evil"}, "wants to build"),
+        ({"_target_": "src.nn.warm_start.torch.load", "f": "evil"}, "wants to build"),
         ({"_target_": "src.nn.backbones.load_imagenet", "file": "evil"}, "wants to build"),
         ({"_target_": "src.checkpoints.cascade", "stages": ["a.ckpt"]}, "wants to build"),  # might load itself
         ({"_target_": "torch.nn.Module.__call__"}, "wants to build"),

@@ -19,7 +19,7 @@ import torch.multiprocessing
 from PIL import Image
 from torch import Tensor
 
-from src.errors import Problem
+from src.errors import UserError
 from src.metrics import Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
 from src.ops.resize import imresize
 
@@ -105,9 +105,9 @@ def test_crop_leaves_the_border_out() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     x = torch.rand(3, 12, 40)
-    with pytest.raises(Problem, match="SSIM needs frames of at least 11x11 pixels, and 38x10 are left"):
+    with pytest.raises(UserError, match="SSIM needs frames of at least 11x11 pixels, and 38x10 are left"):
         ssim(x, x, crop=1)
-    with pytest.raises(Problem, match="leaves nothing of a frame of 40x12"):
+    with pytest.raises(UserError, match="leaves nothing of a frame of 40x12"):
         psnr(x, x, crop=6)
     with pytest.raises(ValueError, match="must agree"):
         psnr(x, x[:, :-1])

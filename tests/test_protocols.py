@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from src.config import CONF, compose
-from src.errors import Problem
+from src.config.composition import CONF, compose
+from src.errors import UserError
 from src.metrics import FrameScore, Scores, psnr
 from src.protocols import Protocol, results, table, write_results
 
@@ -74,7 +74,7 @@ def test_protocols_are_those_of_the_papers() -> None:
     ],
 )
 def test_a_wrong_protocol_says_so_in_one_sentence(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(Problem, match=message) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         Protocol("mine", **wrong)
     assert "\n" not in str(raised.value)
 
@@ -117,7 +117,7 @@ def test_skipped_frames_do_not_count() -> None:
     assert outcome["summary"]["psnr"] == 32
     assert outcome["summary"]["temporal_difference_error"] == 3  # and no change since a frame that does not count
     assert [frame["time"] for frame in outcome["clips"]["a"]["frames"]] == [2.0, 3.0]
-    with pytest.raises(Problem, match="clip a has 4 frames, and the protocol vid4_liu skips 2 and 2"):
+    with pytest.raises(UserError, match="clip a has 4 frames, and the protocol vid4_liu skips 2 and 2"):
         results({0: frames(0, [1, 2, 3, 4])}, protocol=load("vid4_liu"), names=["a"])
 
 
@@ -150,11 +150,11 @@ def test_infinite_psnr_is_null() -> None:
 
 
 def test_what_would_falsify_a_score_is_refused() -> None:
-    with pytest.raises(Problem, match="Nothing was scored"):
+    with pytest.raises(UserError, match="Nothing was scored"):
         results({}, protocol=PLAIN, names=[])
-    with pytest.raises(Problem, match="Several clips are called a"):
+    with pytest.raises(UserError, match="Several clips are called a"):
         results({0: frames(0, [1]), 1: frames(1, [2])}, protocol=PLAIN, names=["a", "a"])
-    with pytest.raises(Problem, match=r"not a number at time 1.0 of the clip a"):
+    with pytest.raises(UserError, match=r"not a number at time 1.0 of the clip a"):
         results({0: frames(0, [30, math.nan])}, protocol=PLAIN, names=["a"])
     with pytest.raises(ValueError, match="not made by the protocol vid4"):
         results(Scores(), protocol=load("vid4"), names=["a"])

@@ -31,12 +31,12 @@ from pathlib import Path
 
 import torch
 from lightning import Callback
+from tests.test_resume import elsewhere, figures, same
 
-from src.disk import written
+from src.atomic import atomic_write
 from src.run import main as command_line
 from tests.tasks.test_restore import film, finished
 from tests.tasks.test_tasks import ROOT, TINY
-from tests.test_resume import elsewhere, figures, same
 
 STEPS = 40
 TRAINING = [
@@ -593,9 +593,9 @@ def main() -> None:
     print(table(rows))
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
-        with written(given.out / "table.md") as stream:
+        with atomic_write(given.out / "table.md") as stream:
             stream.write(table(rows))
-        with written(given.out / "torture.json") as stream:
+        with atomic_write(given.out / "torture.json") as stream:
             stream.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if not all(row.whole for row in rows):
         sys.exit("Something was lost, or said what it should not: see above.")

@@ -13,7 +13,7 @@ import torch
 from kornia.enhance import adjust_brightness, adjust_contrast, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from src.errors import Problem
+from src.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Jitter:
         hue: colours are turned about the axis of greys by at most this part of a circle, in [0, 0.5].
 
     Raises:
-        Problem: a strength is out of its range.
+        UserError: a strength is out of its range.
     """
 
     brightness: float = 0.0
@@ -47,7 +47,7 @@ class Jitter:
         for field in fields(self):
             strength, most = getattr(self, field.name), 0.5 if field.name == "hue" else 1
             if not isinstance(strength, int | float) or not 0 <= strength <= most:
-                raise Problem(f"data.jitter.{field.name} is {strength}, but must lie within [0, {most}]; 0 is off")
+                raise UserError(f"data.jitter.{field.name} is {strength}, but must lie within [0, {most}]; 0 is off")
 
     def __call__(self, clip: Tensor, draws: np.ndarray) -> Tensor:
         """Recolours (T, 3, H, W) by these parts, each in [-1, 1], of the four strengths."""
@@ -74,12 +74,12 @@ class Augmentation:
         reverse: run half of them backwards.
         jitter: other colours, for inputs and targets alike; ``None`` for their own.
         noise: standard deviation of Gaussian noise on the inputs alone, for pixels in [0, 1]. Every value has its
-            own; the sum is clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.steps.Noise`. The
+            own; the sum is clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.corruptions.Noise`. The
             DSFN paper (Section 4.1) adds "N(0, 0.01)", which is 0.01 here: were that the variance, the deviation
             would be 0.1, more than the blur itself hides.
 
     Raises:
-        Problem: ``noise`` is negative.
+        UserError: ``noise`` is negative.
     """
 
     flip: bool = True
@@ -91,7 +91,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:
-            raise Problem(f"data.noise is {self.noise}, but a standard deviation is a number of 0 or more; 0 is off")
+            raise UserError(f"data.noise is {self.noise}, but a standard deviation is a number of 0 or more; 0 is off")
 
     def __call__(self, inputs: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Augments float32 inputs (T, C, s, s) and targets (T', C, S, S): the same way, apart from noise.

@@ -18,11 +18,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.augment import Augmentation, Jitter
-from src.data.clips import ClipDataset, EvaluationClip, Sample, check_crop, collate
-from src.data.degrade import Degradation
-from src.data.processes import context, follow
+from src.data.degradation import Degradation
+from src.data.samples import ClipDataset, EvaluationClip, Sample, check_crop, collate
 from src.data.splits import Clip, Damaged, Splits
-from src.errors import Problem
+from src.data.worker_pool import context, follow
+from src.errors import UserError
 from src.geometry import Geometry
 
 KILLED = (
@@ -42,12 +42,12 @@ class DataModule(LightningDataModule):
 
     Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w), ``targets`` float32 (B, T', C, H, W), both in
     [0, 1], and ``key``, a list that tells where each patch comes from. Evaluation loaders give
-    :class:`~src.data.clips.EvaluationClip` objects, whole clips one by one, without a batch axis.
+    :class:`~src.data.samples.EvaluationClip` objects, whole clips one by one, without a batch axis.
 
     Each rank takes its own share; the Trainer must be told ``use_distributed_sampler=False``.
 
     Args:
-        layout: finds the clips under ``root``, one of :mod:`src.data.layouts` or :func:`src.data.folders.folder`.
+        layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
         root: where the data set is.
         geometry: of the network.
         training_geometry: of what its training is given, where that has more targets than the network has outputs.
@@ -61,7 +61,7 @@ class DataModule(LightningDataModule):
             Batches whose gradients are accumulated count as one.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         seed: of crops, augmentation, noise and order.
-        span: source frames that a training segment has; see :class:`~src.data.clips.ClipDataset`.
+        span: source frames that a training segment has; see :class:`~src.data.samples.ClipDataset`.
         samples: stretches of each clip that an epoch trains on, whatever ``span`` says.
         resize: (height, width) that training frames are made before patches are cut, for networks that do not enlarge.
         validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
@@ -76,7 +76,7 @@ class DataModule(LightningDataModule):
             the interpreter's lock. Without workers there is nobody to end one that does.
 
     Raises:
-        Problem: the degradation contradicts the network, or sizes do not go together. No data is read for it.
+        UserError: the degradation contradicts the network, or sizes do not go together. No data is read for it.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class DataModule(LightningDataModule):
         if min(patches_per_read, batch_size) < 1 or max(patches_per_read, batch_size) % min(
             patches_per_read, batch_size
         ):
-            raise Problem(
+            raise UserError(
                 f"data.batch_size={batch_size} counts patches, and one of it and data.patches_per_read="
                 f"{patches_per_read} must be a multiple of the other: change one of them"
             )
         if timeout <= 0:
-            raise Problem(f"data.timeout counts seconds that a batch may take to be read, got {timeout}")
+            raise UserError(f"data.timeout counts seconds that a batch may take to be read, got {timeout}")
         self.damaged, self.timeout = Damaged(skip_damaged), float(timeout)
         self.layout = layout
         self.root = Path(root).expanduser()
@@ -196,7 +196,7 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             batch_size=self.batch_size,
             num_workers=workers,
-            multiprocessing_context=context("src.data.clips") if workers else None,
+            multiprocessing_context=context("src.data.samples") if workers else None,
             worker_init_fn=follow,
             persistent_workers=workers > 0,
             patience=self.timeout,
@@ -220,7 +220,7 @@ class DataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         if not self.splits.test:
-            raise Problem(f"the data set at {self.root} has no test clips: choose another, e.g. data=vid4")
+            raise UserError(f"the data set at {self.root} has no test clips: choose another, e.g. data=vid4")
         return self._evaluation(self.splits.test, self.test_frames)
 
     def _evaluation(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
@@ -354,7 +354,7 @@ class Loader(DataLoader[Sample]):
                     batch = next(batches)
             except StopIteration:
                 return
-            except Problem as problem:  # torch wraps a worker's message in its traceback, which ends with the message
+            except UserError as problem:  # torch wraps a worker's message in its traceback, which ends with the message
                 sentence = str(problem).strip().splitlines()[-1]
                 raise type(problem)(
                     sentence.removeprefix(f"{type(problem).__module__}.{type(problem).__name__}: ")
@@ -389,10 +389,10 @@ class Loader(DataLoader[Sample]):
             self.waited += time.perf_counter() - start
         except (RuntimeError, OSError, EOFError) as error:
             if stuck.is_set():
-                raise Problem(STUCK.format(self.patience)) from error
+                raise UserError(STUCK.format(self.patience)) from error
             cut = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # while it handed something over
             if str(error).startswith("DataLoader worker") or (cut and _one_is_gone(workers())):
-                raise Problem(KILLED) from error
+                raise UserError(KILLED) from error
             raise
         finally:
             timer.cancel()

@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from src.data.checkup import examined
-from src.data.processes import context, follow
+from src.atomic import atomic_write, file_lock, fsync
+from src.data.integrity import check_clips
 from src.data.splits import few
-from src.disk import locked, synced, written
-from src.errors import Problem, VideoError
+from src.data.worker_pool import context, follow
+from src.errors import UserError, VideoError
 from src.video import packed
-from src.video.output import failed
+from src.video.containers import failed
+from src.video.discovery import PACKED, find_videos
 from src.video.reader import open_video
-from src.video.sources import PACKED, find_videos
 from src.video.writer import VideoWriter
 
 GOP = 2  # frames from key frame to key frame; more is smaller and costs more of each read (experiments/speed/data.md)
@@ -71,21 +71,21 @@ def pack(
         watch: is given the outcomes as they come and their number, and gives them back; a progress bar.
 
     Raises:
-        Problem: there is nothing to pack, ``target`` is something else, or clips could not be packed; the sentence
+        UserError: there is nothing to pack, ``target`` is something else, or clips could not be packed; the sentence
             names them.
     """
     root, target = Path(root).expanduser(), Path(target).expanduser().absolute()
     if gop < 1:
-        raise Problem(f"gop counts the frames from one key frame to the next, got {gop}")
+        raise UserError(f"gop counts the frames from one key frame to the next, got {gop}")
     inside = target.resolve()
     if inside == root.resolve() or root.resolve() in inside.parents or inside in root.resolve().parents:
-        raise Problem(f"{target} and {root} lie in each other: name a folder elsewhere to pack into")
+        raise UserError(f"{target} and {root} lie in each other: name a folder elsewhere to pack into")
     made = (target / RECORD).is_file()
     if target.exists() and not made and (not target.is_dir() or any(target.iterdir())):
-        raise Problem(f"{target} is there and was not packed before: name a new folder to pack into")
+        raise UserError(f"{target} is there and was not packed before: name a new folder to pack into")
     jobs = _jobs(root)
     if not any(source.is_dir() for source, _ in jobs):
-        raise Problem(f"{root} holds no folders of frames, which are what is packed: videos are read as they are")
+        raise UserError(f"{root} holds no folders of frames, which are what is packed: videos are read as they are")
     place = target if made else target.with_name(f".{target.name}.packing")
     with _held(place, target):
         missing = [(source, place / goal) for source, goal in jobs if not (place / goal).exists()]
@@ -93,20 +93,20 @@ def pack(
             folder.mkdir(parents=True, exist_ok=True)
         said = [*watch(_each(partial(_one, gop=gop), missing, processes), len(missing))]
         if bad := [sentence for sentence in said if sentence]:
-            raise Problem(
+            raise UserError(
                 f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {few(bad)}. The others are safe in "
                 f"{place}: mend or remove these and give the same command again, it goes on with them"
             )
         clips = [goal for source, goal in jobs if source.is_dir()]
         copied = [goal.as_posix() for source, goal in jobs if not source.is_dir()]
         record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop}
-        with written(place / RECORD) as stream:
+        with atomic_write(place / RECORD) as stream:
             stream.write(json.dumps(record, indent=1) + "\n")
     if place != target:
         if target.is_dir():
             target.rmdir()  # it is empty
         os.replace(place, target)
-        synced(target.parent)
+        fsync(target.parent)
     new = sum(source.is_dir() for source, _ in missing)
     return Packed(len(clips), new, sum((target / goal).stat().st_size for goal in clips))
 
@@ -131,7 +131,7 @@ def damaged(root: Path | str, *, processes: int = 1, watch: Tell = lambda done, 
         for clip in sealed
         if packed.index(clip) is None
     }
-    found = examined([clip for clip in clips if clip not in torn], read=True, processes=processes)
+    found = check_clips([clip for clip in clips if clip not in torn], read=True, processes=processes)
     said = watch((finding.fault for finding in found), len(clips) - len(torn))
     return [*bad, *sorted(filter(None, [*torn.values(), *said]))]
 
@@ -147,7 +147,7 @@ def _jobs(root: Path) -> list[tuple[Path, Path]]:
         inner = Path(source.name) if source == root else source.relative_to(root)
         goal = inner.with_name(inner.name + PACKED) if source.is_dir() else inner
         if goal in jobs:
-            raise Problem(f"{jobs[goal]} and {source} would both be packed as {goal}: keep one of them")
+            raise UserError(f"{jobs[goal]} and {source} would both be packed as {goal}: keep one of them")
         jobs[goal] = source
     return [(source, goal) for goal, source in jobs.items()]
 
@@ -157,7 +157,7 @@ def _held(place: Path, target: Path) -> Iterator[None]:
     """Keeps others from packing the same, and clears away what one that was killed has left unfinished."""
     place.mkdir(parents=True, exist_ok=True)
     lock = place / ".held"
-    with locked(lock, f"{target} is being packed by another command: wait for it, or end it"):
+    with file_lock(lock, f"{target} is being packed by another command: wait for it, or end it"):
         for draft in [path for pattern in (".*.part*", ".*.draft*") for path in place.rglob(pattern)]:
             draft.unlink(missing_ok=True)
         try:
@@ -175,7 +175,7 @@ def _each(work: Work, jobs: Sequence[tuple[Path, Any]], processes: int) -> Itera
     try:
         yield from pool.map(work, *zip(*jobs, strict=True))
     except BrokenProcessPool as error:
-        raise Problem(
+        raise UserError(
             "a process that packs was killed, mostly because memory ran out: the same command goes on, with processes=1"
         ) from error
     finally:
@@ -199,10 +199,10 @@ def _one(source: Path, goal: Path, *, gop: int) -> str:
             pack_clip(source, draft, gop=gop)
         else:
             shutil.copyfile(source, draft)
-            synced(draft)
+            fsync(draft)
         os.replace(draft, goal)
-        synced(goal.parent)
-    except Problem as problem:
+        fsync(goal.parent)
+    except UserError as problem:
         return str(problem)
     except OSError as error:
         return str(failed(goal, error))

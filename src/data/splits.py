@@ -1,6 +1,6 @@
 """What a data set is made of: clips, and which of them train, validate and test.
 
-Layouts (:mod:`src.data.layouts`) find them; samples (:mod:`src.data.clips`) are cut from them. What is damaged among
+Layouts (:mod:`src.data.layouts`) find them; samples (:mod:`src.data.samples`) are cut from them. What is damaged among
 them is counted here.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.errors import Problem, VideoError
+from src.errors import UserError, VideoError
 from src.video.reader import FrameReader, open_video
 
 SHOWN = 10  # sentences on what is damaged
@@ -31,7 +31,7 @@ class Clip:
         start, stop: its first frame, and the one behind its last, in frames of the file; ``None`` is the end.
         step: each ``step``-th frame of the file is a source frame.
         ready: folders of frames of the same numbers that are degraded already, by what has happened to them, e.g.
-            ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degrade.Degradation.after`.
+            ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degradation.Degradation.after`.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Splits:
         damaged: by path, a sentence on each file that should have given clips to these and could not be opened.
 
     Raises:
-        Problem: a frame is in two splits, or two clips of a test or validation set share a name.
+        UserError: a frame is in two splits, or two clips of a test or validation set share a name.
     """
 
     train: Sequence[Clip] = ()
@@ -89,7 +89,7 @@ class Splits:
             end = float("inf") if stop is None else stop
             for other, (last, _, neighbour) in reach.items():
                 if other != split and start < last:
-                    raise Problem(
+                    raise UserError(
                         f"frame {start} of {here} is both {other} data (clip {neighbour}) and {split} data (clip "
                         f"{name}): the splits of a data set must share nothing, so mend its lists or folders"
                     )
@@ -99,7 +99,7 @@ class Splits:
             seen: set[str] = set()
             for clip in named[split]:
                 if clip.name in seen:
-                    raise Problem(
+                    raise UserError(
                         f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
                     )
                 seen.add(clip.name)
@@ -118,7 +118,7 @@ class Damaged(dict[str, str]):
 
     def __init__(self, limit: int = 0, known: Mapping[str, str] | None = None) -> None:
         if limit < 0:
-            raise Problem(f"data.skip_damaged counts damaged clips to train without, got {limit}")
+            raise UserError(f"data.skip_damaged counts damaged clips to train without, got {limit}")
         super().__init__()
         self.limit = limit
         for path, sentence in (known or {}).items():
@@ -163,26 +163,26 @@ def listed(path: Path) -> list[str]:
     """The entries of a list of clips, one a line, each a path within a folder that the data set says.
 
     Raises:
-        Problem: it cannot be read, or an entry would lead out of that folder. Links within it may lead anywhere.
+        UserError: it cannot be read, or an entry would lead out of that folder. Links within it may lead anywhere.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"{path} cannot be read as a list of clips, one a line: {error}") from error
+        raise UserError(f"{path} cannot be read as a list of clips, one a line: {error}") from error
     entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, entry in entries:
         if Path(entry).anchor or ".." in Path(entry).parts:
-            raise Problem(
+            raise UserError(
                 f"line {number} of {path} is {entry}, which leads out of the data set: name what lies in it, without "
                 "a leading / and without .."
             )
     return [entry for _, entry in entries]
 
 
-def missing(what: str, root: Path, source: str = "") -> Problem:
+def missing(what: str, root: Path, source: str = "") -> UserError:
     """That a data set is not there, where to get it, and what to do without it."""
     get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
-    return Problem(
+    return UserError(
         f"This data set is not at {root.absolute()}: {what}; {get}, or run on the built-in data with "
         "data=procedural size=mini."
     )

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.disk import locked
-from src.errors import Problem
+from src.atomic import file_lock
+from src.errors import UserError
 
 NAME = re.compile(r"(\d{6,})-(\d+)(\.nut)?")
 
@@ -32,7 +32,7 @@ class Journal:
         anew: throws away parts that were made in another way.
 
     Raises:
-        Problem: parts lie there that were made in another way.
+        UserError: parts lie there that were made in another way.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Journal:
         before = json.loads(file.read_text(encoding="utf-8"))  # another rank's, if that was first
         changed = sorted(key for key in {*before["plan"], *given} if before["plan"].get(key) != given.get(key))
         if changed and not anew:
-            raise Problem(
+            raise UserError(
                 f"{output} was begun with another {' and '.join(changed)}: give the same again to go on with it, or "
                 "overwrite=true to begin anew."
             )
@@ -70,10 +70,10 @@ class Journal:
         """Keeps another command from restoring the same output meanwhile; ended in any way, this one holds it no more.
 
         Raises:
-            Problem: another one is at it.
+            UserError: another one is at it.
         """
         busy = f"{self.output} is being restored by another command: wait for it, or end it."
-        with locked(self.folder / "held", busy):
+        with file_lock(self.folder / "held", busy):
             yield
 
     @staticmethod

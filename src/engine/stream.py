@@ -18,7 +18,7 @@ from src.engine.ensemble import FLIPS, turn
 from src.engine.memory import frames_within
 from src.engine.tiles import Tiles
 from src.geometry import Geometry
-from src.nn.blocks import joined
+from src.nn.clips import cat_clips
 from src.ops.allocator import keep_freed_memory
 
 Edges = Literal["replicate", "reflect"]
@@ -115,7 +115,7 @@ def stream(
         features: tuple[Tensor, ...] = ()
         for _, some in _slide(_extended(counted(), geometry, begin, edges), seen, 1):
             if [*map(id, some)] != [*map(id, before)]:  # beyond the ends of the video frames are repeated
-                features = computed(encode, joined(some))
+                features = computed(encode, cat_clips(some))
             before = some
             yield features
 
@@ -125,7 +125,7 @@ def stream(
         start = begin + number - geometry.lead
         if last is not None and start + geometry.times[-1] <= last:
             continue
-        restored = computed(restore, *map(joined, zip(*window, strict=True)))[0].float()
+        restored = computed(restore, *map(cat_clips, zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
         new = [
             (start + time, frame)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from src.nn.blocks import Blend, conv3x3, double, leaky
+from src.nn.blocks import Blend, conv3x3, leaky, upsample2x
 from src.ops.deform_conv import deform_conv2d
 
 Pyramid = list[Tensor]
@@ -85,11 +85,11 @@ class PyramidAlign(nn.Module):
             below, aligned_below = offset, aligned
             offset = leaky(self.compare[level](torch.cat([neighbour[level], reference[level]], dim=1)))
             if level < coarsest:
-                offset = leaky(self.inherit[level](torch.cat([offset, 2 * double(below)], dim=1)))
+                offset = leaky(self.inherit[level](torch.cat([offset, 2 * upsample2x(below)], dim=1)))
             offset = leaky(self.refine[level](offset))
             aligned = self.sample[level](neighbour[level], offset)
             if level < coarsest:
-                aligned = self.blend[level](torch.cat([aligned, double(aligned_below)], dim=1))
+                aligned = self.blend[level](torch.cat([aligned, upsample2x(aligned_below)], dim=1))
             aligned = leaky(aligned) if level > 0 else aligned
             found.insert(0, aligned)
         return found

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src.errors import Problem
+from src.errors import UserError
 from src.nn.blocks import conv3x3
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], and the deviation
@@ -171,12 +171,12 @@ def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, 
         otherwise: how to go on without, as a clause; it ends the sentence of any error.
 
     Raises:
-        Problem: the weights are nowhere to be had, the file is damaged or another network's, or the width is not 1.
+        UserError: the weights are nowhere to be had, the file is damaged or another network's, or the width is not 1.
     """
     kind, url, cached = type(network).__name__, f"{DOWNLOADS}/{network.imagenet}", imagenet_file(network)
     ending = f"; {otherwise}" if otherwise else ""
     if isinstance(network, MobileNetV2) and network.width != 1:
-        raise Problem(f"ImageNet weights are there for MobileNetV2 of width 1 only, not of {network.width}{ending}.")
+        raise UserError(f"ImageNet weights are there for MobileNetV2 of width 1 only, not of {network.width}{ending}.")
     path = cached if file is None else Path(file).expanduser()
     remedy = (f"delete it and download {url} anew" if file is None else f"download {url} for one") + ending
     if os.path.exists(path):  # unlike Path.exists, no error for what lies in a folder closed to us
@@ -184,12 +184,12 @@ def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, 
     elif file is None:
         state = _download(url, cached, kind, ending)
     else:
-        raise Problem(f"There is no file {path} with ImageNet weights for {kind}; {remedy}.")
+        raise UserError(f"There is no file {path} with ImageNet weights for {kind}; {remedy}.")
     own = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     strange = [key for key, tensor in own.items() if getattr(state.get(key), "shape", None) != tensor.shape]
     if strange:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise Problem(
+        raise UserError(
             f"{path} does not hold the weights of {kind}: "
             f"missing or of another shape are {', '.join(strange[:3])}{more}; {remedy}."
         )
@@ -201,9 +201,9 @@ def _read(path: Path, remedy: str) -> Mapping[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the loader raise almost anything
         fault = "it is damaged, cannot be opened, or holds more than plain weights"
-        raise Problem(f"{path} cannot be read as ImageNet weights: {fault}; {remedy}.") from error
+        raise UserError(f"{path} cannot be read as ImageNet weights: {fault}; {remedy}.") from error
     if not isinstance(state, Mapping):
-        raise Problem(f"{path} holds a {type(state).__name__}, not a dictionary of weights; {remedy}.")
+        raise UserError(f"{path} holds a {type(state).__name__}, not a dictionary of weights; {remedy}.")
     return state
 
 
@@ -214,7 +214,7 @@ def _download(url: str, cached: Path, kind: str, ending: str) -> Mapping[str, Te
                 url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
     except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: not the file's hash
-        raise Problem(
+        raise UserError(
             f"There are no ImageNet weights for {kind}: {cached} is not there and could not be downloaded "
             f"({getattr(error, 'reason', error)}); download {url} to that place{ending}."
         ) from error

@@ -6,7 +6,7 @@ Shapes: B batch, T frames, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -41,19 +41,19 @@ def leaky(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
-def double(x: Tensor) -> Tensor:
+def upsample2x(x: Tensor) -> Tensor:
     """Bilinear upsampling by two; corners are not aligned."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def doubled(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def upsample2x_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """``conv(double(x))`` of :func:`conv3x3`, for a quarter of the operations: (N, C, H, W) to (N, C', 2H, 2W).
 
     Upsampling treats all channels alike, so they may be mixed before it, for each of the nine taps, and what the taps
     see be added up behind it.
     """
     taps = conv.weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, conv.in_channels, 1, 1)
-    seen = double(F.conv2d(x, taps).contiguous())
+    seen = upsample2x(F.conv2d(x, taps).contiguous())
     added = F.fold(seen.flatten(2), seen.shape[-2:], conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
     return added + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
 
@@ -83,67 +83,6 @@ def trunk(channels: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
 
-def laid_out(x: Tensor) -> Tensor:
-    """(N, C, H, W) in the order in memory that convolutions are fastest in, and which they keep.
-
-    That is channels last. Where a CPU trains it is channels first, since it takes oneDNN up to four times as long to
-    find a kernel's gradient channels last.
-    """
-    trains = x.device.type == "cpu" and torch.is_grad_enabled()
-    return x.contiguous(memory_format=torch.contiguous_format if trains else torch.channels_last)
-
-
-def kernels_last(network: nn.Module) -> None:
-    """Lays a network's kernels out channels last, in place, as a GPU would otherwise do before every convolution."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def frames_of(clip: Tensor) -> Tensor:
-    """All frames of a clip as one batch: (B, T, C, H, W) to (B * T, C, H, W), laid out for convolutions."""
-    return laid_out(clip[0] if len(clip) == 1 else clip.flatten(0, 1))
-
-
-def clip_of(frames: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`frames_of`: (B * T, ...) to (B, T, ...), the B and T of the clip ``like``.
-
-    A lone clip goes another way there and back: flattening obscures from PyTorch how its frames lie in memory.
-    """
-    return frames.unsqueeze(0) if len(like) == 1 else frames.unflatten(0, like.shape[:2])
-
-
-def channels_of(clip: Tensor) -> Tensor:
-    """All channels of a clip's frames as one frame's: (B, T, C, H, W) to (B, T * C, H, W), in the same order."""
-    return torch.cat(clip.unbind(1), dim=1)
-
-
-def joined(clips: Sequence[Tensor], dim: int = 1) -> Tensor:
-    """Clips (B, T, C, H, W) one behind the other in time, or with ``dim=0`` in the batch, in the same order in memory.
-
-    PyTorch would leave channels last behind.
-    """
-    if len(clips) == 1:
-        return clips[0]
-    if clips[0].dim() != 5 or clips[0].stride(2) != 1:
-        return torch.cat([*clips], dim)
-    return torch.cat([clip.movedim(2, -1) for clip in clips], dim).movedim(-1, 2)
-
-
-def each_frame(module: nn.Module, clip: Tensor) -> Tensor:
-    """Applies ``module`` to every frame of a clip: (B, T, ...) to (B, T, ...), all frames in one batch."""
-    return clip_of(module(frames_of(clip)), clip)
-
-
-def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
-    """Repeats the last row and column of (B, T, C, H, W) until H and W are multiples of ``multiple``."""
-    height, width = clip.shape[-2:]
-    right, bottom = -width % multiple, -height % multiple
-    if not (right or bottom):
-        return clip
-    return F.pad(clip, (0, right, 0, bottom, 0, 0), mode="replicate")
-
-
 def fold_norms(network: nn.Module) -> nn.Module:
     """Computes once and for all what kernels are normalised to, in place: the same network, for inference only.
 
@@ -166,11 +105,6 @@ def compile_parts(network: nn.Module) -> None:
             compile_parts(part)
         else:
             part.compile()
-
-
-def trim(x: Tensor, frames: int) -> Tensor:
-    """(N, C, T, H, W) without the first and the last ``frames`` frames."""
-    return x[:, :, frames : x.shape[2] - frames]
 
 
 def count_parameters(modules: nn.Module | Iterable[nn.Module], *, trainable: bool = False) -> int:

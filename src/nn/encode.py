@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from src.nn.blocks import ResidualBlock, conv3x3, double, leaky, trunk
+from src.nn.blocks import ResidualBlock, conv3x3, leaky, trunk, upsample2x
 
 
 class FrameEncoder(nn.Module):
@@ -50,8 +50,8 @@ class PreDeblur(nn.Module):
             full = leaky(conv(full))
         half = leaky(self.down[0](full))
         quarter = leaky(self.down[1](half))
-        half = self.at_half[1](self.at_half[0](half) + double(self.at_quarter(quarter)))
-        full = self.at_full[1](self.at_full[0](full)) + double(half)
+        half = self.at_half[1](self.at_half[0](half) + upsample2x(self.at_quarter(quarter)))
+        full = self.at_full[1](self.at_full[0](full)) + upsample2x(half)
         for block in self.at_full[2:]:
             full = block(full)
         return full

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import channels_of, conv3x3, double, each_frame, leaky
+from src.nn.blocks import conv3x3, leaky, upsample2x
+from src.nn.clips import map_frames, stack_channels
 
 
 class ConvFuse(nn.Module):
@@ -20,7 +21,7 @@ class ConvFuse(nn.Module):
         self.fuse = nn.Conv2d(frames * channels, channels, 1)
 
     def forward(self, aligned: Tensor) -> Tensor:
-        return self.fuse(channels_of(aligned))
+        return self.fuse(stack_channels(aligned))
 
 
 class TemporalAttention(nn.Module):
@@ -37,7 +38,7 @@ class TemporalAttention(nn.Module):
     def forward(self, frames: Tensor, reference: int) -> Tensor:
         """``reference``: the number of the frame that all are compared with."""
         sought = self.embed_reference(frames[:, reference]).unsqueeze(1)
-        embedded = each_frame(self.embed, frames)
+        embedded = map_frames(self.embed, frames)
         return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
 
@@ -65,7 +66,7 @@ class TSA(nn.Module):
         self.attend = SpatialAttention(channels, frames=frames)
 
     def forward(self, aligned: Tensor) -> Tensor:
-        weighted = channels_of(self.weigh(aligned, aligned.shape[1] // 2))  # (B, T * C, H, W)
+        weighted = stack_channels(self.weigh(aligned, aligned.shape[1] // 2))  # (B, T * C, H, W)
         mask, shift = self.attend(weighted)
         return leaky(self.fuse(weighted)) * mask.sigmoid() * 2 + shift  # Equation 7, modulated
 
@@ -91,8 +92,8 @@ class SpatialAttention(nn.Module):
     def forward(self, weighted: Tensor) -> tuple[Tensor, Tensor]:
         half = leaky(self.pooled(_pools(leaky(self.enter(weighted)))))
         quarter = leaky(self.coarse_pooled(_pools(leaky(self.coarse_enter(half)))))
-        coarse = double(leaky(self.coarse_leave(quarter)))
-        mask = self.mask(double(leaky(self.join(leaky(self.skip(half)) + coarse))))
+        coarse = upsample2x(leaky(self.coarse_leave(quarter)))
+        mask = self.mask(upsample2x(leaky(self.join(leaky(self.skip(half)) + coarse))))
         first, last = self.shift
         return mask, last(leaky(first(mask)))
 

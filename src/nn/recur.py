@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, clip_of, conv3x3, frames_of, joined
+from src.nn.blocks import Blend, conv3x3
+from src.nn.clips import cat_clips, flatten_time, unflatten_time
 
 
 class ConvLSTM(nn.Module):
@@ -34,7 +35,7 @@ class ConvLSTM(nn.Module):
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             hidden = o.sigmoid() * cell.tanh()
             states.append(hidden.unsqueeze(1))
-        return joined(states)
+        return cat_clips(states)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
         """What :meth:`carry` needs of each frame, computed for all frames at once."""
@@ -54,9 +55,9 @@ class DeformableConvLSTM(ConvLSTM):
         self.align_cell = PairAlign(channels, groups=groups)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
-        frames = frames_of(features)
+        frames = flatten_time(features)
         both = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
-        levels = [[clip_of(level, features).unbind(1) for level in pyramid] for pyramid in both]
+        levels = [[unflatten_time(level, features).unbind(1) for level in pyramid] for pyramid in both]
         for t in range(features.shape[1]):
             yield [[level[t] for level in pyramid] for pyramid in levels]
 
@@ -79,12 +80,12 @@ class Bidirectional(nn.Module):
         self.join = Blend(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        states = self.recurrence(joined([features, reversed_in_time(features)], 0))
+        states = self.recurrence(cat_clips([features, reversed_in_time(features)], 0))
         forwards, backwards = states.chunk(2)
-        both = self.join(frames_of(forwards), frames_of(reversed_in_time(backwards)))
-        return clip_of(both, features)
+        both = self.join(flatten_time(forwards), flatten_time(reversed_in_time(backwards)))
+        return unflatten_time(both, features)
 
 
 def reversed_in_time(clip: Tensor) -> Tensor:
     """The last frame of (B, T, C, H, W) first."""
-    return joined(clip.split(1, dim=1)[::-1])
+    return cat_clips(clip.split(1, dim=1)[::-1])

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import SLOPE, ResidualBlock, channels_of, clip_of, conv3x3, each_frame, frames_of, laid_out
-from src.nn.start import FAINT, carry
+from src.nn.blocks import SLOPE, ResidualBlock, conv3x3
+from src.nn.clips import flatten_time, map_frames, stack_channels, to_fast_layout, unflatten_time
+from src.nn.warm_start import FAINT, carry
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
@@ -56,7 +57,7 @@ class Level(nn.Module):
         channels: of features; those that carry detail have twice as many.
         groups: deformable groups.
         scale: s.
-        interpolating: start with next to nothing added to the maps that are given, instead of at random.
+        warm_start: start with next to nothing added to the maps that are given, instead of at random.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Level(nn.Module):
         channels: int = 64,  # Section 4.3
         groups: int = 8,  # fits the 10.9 M of Table 3
         scale: int = 4,
-        interpolating: bool = False,
+        warm_start: bool = False,
     ) -> None:
         super().__init__()
         wide = 2 * channels
@@ -79,7 +80,7 @@ class Level(nn.Module):
         self.decode = nn.Sequential(SubModule(wide, channels), frame)
         nn.init.zeros_(motion.weight)  # both offset fields start as no motion
         nn.init.zeros_(motion.bias)  # type: ignore[arg-type]
-        if interpolating:
+        if warm_start:
             frame.weight.data.mul_(FAINT)
             nn.init.zeros_(frame.bias)  # type: ignore[arg-type]
             self._carry_frames()
@@ -104,7 +105,7 @@ class Level(nn.Module):
         features = self.encode(seen)
         middle = self.restore(features)
         before, after = (warp(middle, field) for warp, field in zip(self.warp, self.offsets(features), strict=True))
-        return base + each_frame(self.decode, torch.stack([before, middle, after], dim=1))
+        return base + map_frames(self.decode, torch.stack([before, middle, after], dim=1))
 
     def offsets(self, features: Tensor) -> tuple[Tensor, ...]:
         """The offset fields (N, 18 * groups, H, W) of the frame before and of that behind (Equation 5)."""
@@ -129,7 +130,7 @@ def first_maps(level: Level, clip: Tensor) -> Tensor:
     before, middle, after = clip[:, :-2], clip[:, 1:-1], clip[:, 2:]
     seen = torch.cat([before, middle, after], dim=2)  # (B, T - 2, 9, H, W)
     base = repeated(torch.stack([(before + middle) / 2, middle, (middle + after) / 2], dim=2), level.scale)
-    return clip_of(level(frames_of(seen), base.flatten(0, 1)), seen)
+    return unflatten_time(level(flatten_time(seen), base.flatten(0, 1)), seen)
 
 
 class OffsetPictures(nn.Module):
@@ -146,7 +147,7 @@ class OffsetPictures(nn.Module):
         self.geometry = Geometry(1, 3, (Fraction(1),))
 
     def forward(self, clip: Tensor) -> Tensor:
-        flows = self.level.flows(laid_out(channels_of(clip)))
+        flows = self.level.flows(to_fast_layout(stack_channels(clip)))
         longest = flows.norm(dim=2).amax((1, 2, 3), keepdim=True).clamp(min=0.5)
         before, behind = flow_picture(flows, longest).unbind(1)
         return torch.cat([clip[:, 1], before, behind], dim=-1).unsqueeze(1)
@@ -203,7 +204,7 @@ class DSFN(nn.Module):
         """Five frames of the first level and three of the second, from the first's maps of four frames."""
         one, two = maps[:, 0], maps[:, 1]
         five = torch.cat([one[:, :2], (one[:, 2:] + two[:, :1]) / 2, two[:, 1:]], dim=1)  # (B, 5, s*s*3, H, W)
-        three = self.second(laid_out(channels_of(five)), five[:, 1:4])
+        three = self.second(to_fast_layout(stack_channels(five)), five[:, 1:4])
         return F.pixel_shuffle(five, self.first.scale), F.pixel_shuffle(three, self.first.scale)
 
 

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from src.geometry import Geometry
 from src.nn.align import PCD
-from src.nn.blocks import clip_of, frames_of, pad_to_multiple
+from src.nn.clips import flatten_time, pad_to_multiple, unflatten_time
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
-from src.nn.start import start_adding_little
 from src.nn.upsample import Reconstruct
-from src.papers.reference import Reference, Rule, count
+from src.nn.warm_start import start_adding_little
+from src.papers.weights.reference import Reference, Rule, count
 
 
 class EDVR(nn.Module):
@@ -40,7 +40,7 @@ class EDVR(nn.Module):
         fuse: all frames' aligned features into one.
         reconstruct: the difference to the middle frame, enlarged, from features.
         frames: T = 2N + 1.
-        interpolating: start as the enlarged middle frame, with next to nothing added, instead of at random.
+        warm_start: start as the enlarged middle frame, with next to nothing added, instead of at random.
 
     The scale is what ``reconstruct`` enlarges beyond what ``encode`` shrinks.
     """
@@ -53,7 +53,7 @@ class EDVR(nn.Module):
         fuse: nn.Module,
         reconstruct: Reconstruct,
         frames: int = 5,
-        interpolating: bool = False,
+        warm_start: bool = False,
     ) -> None:
         super().__init__()
         if frames % 2 == 0:
@@ -61,7 +61,7 @@ class EDVR(nn.Module):
         self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
-        if interpolating:
+        if warm_start:
             start_adding_little(self, differences=self.geometry.scale == 1)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -69,15 +69,15 @@ class EDVR(nn.Module):
 
     def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their feature pyramid, (B, T, ...) each."""
-        features = self.encode(frames_of(pad_to_multiple(clip, self.multiple)))
-        return clip, *(clip_of(level, clip) for level in self.align.pyramid(features))  # type: ignore[operator]
+        features = self.encode(flatten_time(pad_to_multiple(clip, self.multiple)))
+        return clip, *(unflatten_time(level, clip) for level in self.align.pyramid(features))  # type: ignore[operator]
 
     def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`frame_features` gave for its frames."""
         middle, scale = clip.shape[1] // 2, self.geometry.scale
-        neighbours = [frames_of(level) for level in pyramid]
-        reference = [frames_of(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]
-        aligned = clip_of(self.align(neighbours, reference), clip)  # (B, T, C, H, W)
+        neighbours = [flatten_time(level) for level in pyramid]
+        reference = [flatten_time(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]
+        aligned = unflatten_time(self.align(neighbours, reference), clip)  # (B, T, C, H, W)
         residual = self.reconstruct(self.fuse(aligned))
         base = clip[:, middle]
         height, width = base.shape[-2:]

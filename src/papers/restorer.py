@@ -12,15 +12,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from src.engine.cascade import apply_recursively
 from src.engine.stream import passes, stream
-from src.errors import Problem
+from src.errors import UserError
 from src.geometry import Geometry
 from src.losses import charbonnier
 from src.metrics import Scores
-from src.nn.blocks import kernels_last
-from src.nn.recompute import recompute
-from src.papers.cascade import again
+from src.nn.activation_checkpointing import recompute
+from src.nn.clips import weights_to_channels_last
 from src.protocols import Protocol
+from src.training.schedules import constant
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -49,7 +50,7 @@ class Restorer(LightningModule):
         schedule: the learning rate as a factor of its initial value, a pure function of ``(step, steps)``.
         rates: further factors for some modules, by names of your own.
         checkpointing: whether training keeps only what enters the network's parts, and computes the rest again for its
-            gradients (:mod:`src.nn.recompute`): the same result from less memory, later.
+            gradients (:mod:`src.nn.activation_checkpointing`): the same result from less memory, later.
         description: the network's configuration, kept in every checkpoint so that it can be rebuilt from the file.
     """
 
@@ -74,14 +75,14 @@ class Restorer(LightningModule):
         try:
             passes(network, protocol.clip_length, protocol.padding)
         except ValueError as error:
-            raise Problem(
+            raise UserError(
                 f"The protocol {protocol.name} does not suit this network: {error}; choose another protocol, or "
                 "protocol.clip_length=null protocol.padding=null."
             ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
-        applied: Any = again(network, protocol.factor)
+        applied: Any = apply_recursively(network, protocol.factor)
         geometry: Any = network.geometry
         self.geometries = [geometry.again(n + 1) for n in range(len(applied.stages) if protocol.factor else 1)]
         reduction = geometry.scale if protocol.input_scale else 1
@@ -95,15 +96,15 @@ class Restorer(LightningModule):
         return getattr(self.network, "training_geometry", self.network.geometry)
 
     @property
-    def passes(self) -> int:
+    def passes_per_sample(self) -> int:
         """How many passes of the network a training sample holds; a step takes as many fewer samples."""
         return 1
 
     def setup(self, stage: str) -> None:
         if self.trainer.strategy.root_device.type == "cuda":
-            kernels_last(self.network)
+            weights_to_channels_last(self.network)
 
-    def begin(self, fresh: bool) -> None:
+    def initialise(self, fresh: bool) -> None:
         """Whatever is to be done before training begins; ``fresh`` where no checkpoint gave the network its weights."""
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -119,7 +120,7 @@ class Restorer(LightningModule):
         return total
 
     def evaluation_step(self, clip: Any) -> None:
-        """Scores every frame of a whole clip, streamed (see :class:`src.data.clips.EvaluationClip`).
+        """Scores every frame of a whole clip, streamed (see :class:`src.data.samples.EvaluationClip`).
 
         In the precision of the protocol, whatever that of training is.
         """
@@ -137,7 +138,7 @@ class Restorer(LightningModule):
             self.scores[number].update(clip.index, time, estimate, target.to(estimate.device))
 
         estimates = stream(
-            again(self.network, rules.factor),
+            apply_recursively(self.network, rules.factor),
             inputs,
             clip_length=rules.clip_length,
             padding=rules.padding,
@@ -154,9 +155,9 @@ class Restorer(LightningModule):
                 raise RuntimeError(f"{clip.name}: nothing was restored for time {left[0][0]}")
 
     def on_validation_epoch_start(self) -> None:
-        self._forget()
+        self.reset_scores()
 
-    def _forget(self) -> None:
+    def reset_scores(self) -> None:
         for scores in self.scores:
             scores.reset()
 
@@ -168,7 +169,7 @@ class Restorer(LightningModule):
         self.log_dict({f"validate/{name}": value for name, value in summary.items()}, prog_bar=False)
 
     def on_test_epoch_start(self) -> None:
-        self._forget()
+        self.reset_scores()
 
     def test_step(self, clip: Any, batch_index: int) -> None:
         self.evaluation_step(clip)
@@ -190,7 +191,7 @@ class Restorer(LightningModule):
 
         def factor(key: tuple[int, ...]) -> Callable[[int], float]:
             rates = [self.rates[number] for number in key]
-            common = schedule or always
+            common = schedule or constant
             return lambda step: common(step, steps) * math.prod(rate.factor(step, steps) for rate in rates)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(key) for key in groups])
@@ -220,35 +221,6 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4, warmup: int = 0) -> float:
-    """Cosine annealing that starts anew ``restarts`` times within ``steps`` (warm restarts, SGDR).
-
-    Args:
-        step: optimiser steps so far.
-        steps: optimiser steps in all.
-        restarts: number of cosine periods.
-        lowest: where each period ends, as a fraction of the initial rate.
-        warmup: steps over which the rate rises to its initial value at the very beginning, on top of the cosine.
-
-    Returns:
-        The factor on the initial learning rate, in (0, 1].
-    """
-    period = max(1, math.ceil(steps / restarts))
-    phase = (step % period) / period
-    rise = min(1.0, (step + 1) / (warmup + 1))
-    return rise * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase)))
-
-
-def stepped(step: int, steps: int, *, parts: int, factor: float) -> float:
-    """The initial rate, multiplied by ``factor`` after each of ``parts`` equal parts of all steps."""
-    return factor ** (step * parts // steps)
-
-
-def lowered(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
-    """The initial rate, multiplied by ``factor`` at each of the shares ``after`` of all steps."""
-    return factor ** sum(step >= share * steps for share in after)
-
-
 def of_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:
     """All modules of a class."""
     return [module for module in network.modules() if isinstance(module, kind)]
@@ -258,20 +230,5 @@ def all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
     """The parts (attributes) of a network except those named."""
     children = dict(network.named_children())
     if unknown := [part for part in parts if part not in children]:
-        raise Problem(f"this network has no part {', '.join(unknown)}: it has {', '.join(children)}")
+        raise UserError(f"this network has no part {', '.join(unknown)}: it has {', '.join(children)}")
     return [module for name, module in children.items() if name not in parts]
-
-
-def always(step: int, steps: int, *, value: float = 1.0) -> float:
-    """The same factor at every step."""
-    return value
-
-
-def from_step(step: int, steps: int, *, start: int) -> float:
-    """0 before ``start``, then 1: what is frozen at first."""
-    return float(step >= start)
-
-
-def from_share(step: int, steps: int, *, share: float) -> float:
-    """0 for that share of all steps, then 1."""
-    return float(step >= share * steps)

@@ -24,25 +24,15 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from src.errors import Problem
+from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
-from src.nn.blocks import (
-    SLOPE,
-    channels_of,
-    clip_of,
-    conv3x3,
-    double,
-    doubled,
-    frames_of,
-    joined,
-    leaky,
-    pad_to_multiple,
-)
+from src.nn.blocks import SLOPE, conv3x3, leaky, upsample2x, upsample2x_conv
+from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channels, unflatten_time
 from src.nn.fuse import TemporalAttention
-from src.nn.start import FAINT, start_unaligned
+from src.nn.warm_start import FAINT, start_unaligned
 from src.papers.restorer import Restorer
 
 LEVELS = 5
@@ -144,7 +134,7 @@ class Attention(nn.Module):
 
     def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
         """As :meth:`Equally.forward`; ``side`` is 0 for the first of the two frames."""
-        return channels_of(self.weigh[side][level](joined([own.unsqueeze(1), other.unsqueeze(1)]), 0))  # type: ignore[index]
+        return stack_channels(self.weigh[side][level](cat_clips([own.unsqueeze(1), other.unsqueeze(1)]), 0))  # type: ignore[index]
 
 
 class Change(nn.Module):
@@ -172,7 +162,7 @@ class Change(nn.Module):
     def forward(self, seen: Pyramid) -> Tensor:
         fused = [fuse(level) for fuse, level in zip(self.fuse, seen, strict=True)]
         decoded = [
-            leaky(decode(level + double(coarser)))
+            leaky(decode(level + upsample2x(coarser)))
             for decode, level, coarser in zip(self.decode, fused, fused[1:], strict=False)
         ]
         size = fused[0].shape[-2:]
@@ -180,7 +170,7 @@ class Change(nn.Module):
             F.interpolate(level, size, mode="bilinear", align_corners=False) for level in [*decoded[1:], fused[-1]]
         ]
         aggregated = leaky(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
-        return doubled(self.residual, aggregated).tanh()
+        return upsample2x_conv(self.residual, aggregated).tanh()
 
 
 class VTSR(nn.Module):
@@ -194,7 +184,7 @@ class VTSR(nn.Module):
         align: each of two frames' pyramids as seen from the other.
         attend: both, weighed, next to each other.
         channels: C.
-        interpolating: start as doing next to nothing instead of at random.
+        warm_start: start as doing next to nothing instead of at random.
     """
 
     overlap = 256  # input pixels that tiles have to share to give the whole frame to 1e-3: MobileNetV2 sees far
@@ -206,15 +196,15 @@ class VTSR(nn.Module):
         align: Unaligned | AffineAlign | DeformableAlign,
         attend: Equally | Attention,
         channels: int,
-        interpolating: bool = False,
+        warm_start: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(align, Unaligned | AffineAlign | DeformableAlign):
-            raise Problem("VTSR aligns two frames: choose model/network/align=unaligned, affine or deformable.")
+            raise UserError("VTSR aligns two frames: choose model/network/align=unaligned, affine or deformable.")
         self.encode, self.align, self.attend = encode, align, attend
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR
-        if interpolating:
+        if warm_start:
             start_unaligned(self)
             with torch.no_grad():
                 for change in self.change:
@@ -226,19 +216,19 @@ class VTSR(nn.Module):
 
     def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
-        pyramid = self.encode(frames_of(pad_to_multiple(clip, 2**LEVELS)))
-        return clip, *(clip_of(level, clip) for level in pyramid)
+        pyramid = self.encode(flatten_time(pad_to_multiple(clip, 2**LEVELS)))
+        return clip, *(unflatten_time(level, clip) for level in pyramid)
 
     def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`frame_features` gave for the T frames."""
         height, width = clip.shape[-2:]
-        own = [frames_of(level[:, :-1]) for level in pyramid], [frames_of(level[:, 1:]) for level in pyramid]
+        own = [flatten_time(level[:, :-1]) for level in pyramid], [flatten_time(level[:, 1:]) for level in pyramid]
         other = self.align(*own)
         halves = []
         for side, frames in enumerate((clip[:, :-1], clip[:, 1:])):
             pairs = enumerate(zip(own[side], other[side], strict=True))
             change = self.change[side]([self.attend(a, b, side, level) for level, (a, b) in pairs])
-            halves.append(frames + clip_of(change[..., :height, :width], frames))
+            halves.append(frames + unflatten_time(change[..., :height, :width], frames))
         return torch.stack(halves, dim=2).flatten(1, 2)
 
 
@@ -303,11 +293,11 @@ class VTSRestorer(Restorer):
         return self.scheme.geometry
 
     @property
-    def passes(self) -> int:
+    def passes_per_sample(self) -> int:
         """Pairs of frames: what the thesis counts by 8 a step and 20 a video (Section 4.1.3)."""
         return self.scheme.geometry.window - 1
 
-    def begin(self, fresh: bool) -> None:
+    def initialise(self, fresh: bool) -> None:
         if not self.imagenet:
             start = "The encoder starts at random, and" if fresh else "The encoder goes on from the checkpoint;"
             rank_zero_only(print)(f"{start} the loss has no perceptual term: model.imagenet=false.", flush=True)

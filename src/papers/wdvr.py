@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
-from src.nn.blocks import clip_of, frames_of, laid_out, trim
-from src.nn.start import FAINT, start_enlarging
-from src.papers.reference import Reference, Rule, count
+from src.nn.clips import flatten_time, to_fast_layout, trim, unflatten_time
+from src.nn.warm_start import FAINT, start_enlarging
+from src.papers.weights.reference import Reference, Rule, count
 
 MEAN = 0.5  # taken from the input, added to the output
 DIRECTION = "parametrizations.weight.original1"  # of a weight-normalised kernel; its norm is original0
@@ -56,13 +56,13 @@ class HeldConv3d(nn.Conv3d):
         time, height, width = self.kernel_size
         if time == 1:
             frames = x.transpose(1, 2)  # (N, T, C, H, W)
-            found = F.conv2d(frames_of(frames), self.weight[:, :, 0], self.bias, padding=self.padding[1:])
-            return clip_of(found, frames).transpose(1, 2)
+            found = F.conv2d(flatten_time(frames), self.weight[:, :, 0], self.bias, padding=self.padding[1:])
+            return unflatten_time(found, frames).transpose(1, 2)
         if height == width == 1:
-            kernel = laid_out(
+            kernel = to_fast_layout(
                 self.weight[..., 0]
             )  # of a single clip alone the order could not be told from its strides
-            found = F.conv2d(laid_out(x.flatten(3)), kernel, self.bias)  # (N, C, T, H * W)
+            found = F.conv2d(to_fast_layout(x.flatten(3)), kernel, self.bias)  # (N, C, T, H * W)
             return found.unflatten(3, x.shape[3:])
         return super().forward(x.contiguous())
 
@@ -182,10 +182,10 @@ class WDVR2D(nn.Module):
         trunk: blocks of the 2D design.
         frames: T, odd; the middle one is restored.
         scale: s.
-        interpolating: start as bicubic enlargement of the middle frame instead of at random.
+        warm_start: start as bicubic enlargement of the middle frame instead of at random.
     """
 
-    def __init__(self, *, trunk: Wide, frames: int = 5, scale: int = 4, interpolating: bool = False) -> None:
+    def __init__(self, *, trunk: Wide, frames: int = 5, scale: int = 4, warm_start: bool = False) -> None:
         super().__init__()
         if frames % 2 == 0:
             raise ValueError(f"WDVR restores the middle one of an odd number of frames, got {frames}")
@@ -195,11 +195,11 @@ class WDVR2D(nn.Module):
         self.tail = conv(trunk.units, outputs, (3, 3))
         self.skip = conv(3 * frames, outputs, (5, 5))
         self.geometry = Geometry(scale, frames, (Fraction(frames // 2),))
-        if interpolating:
+        if warm_start:
             start_enlarging(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor) -> Tensor:
-        stacked = laid_out(clip.transpose(1, 2).flatten(1, 2) - MEAN)  # (B, 3*T, H, W)
+        stacked = to_fast_layout(clip.transpose(1, 2).flatten(1, 2) - MEAN)  # (B, 3*T, H, W)
         restored = self.tail(self.trunk(self.head(stacked))) + self.skip(stacked)
         return F.pixel_shuffle(restored + MEAN, self.geometry.scale).unsqueeze(1)
 
@@ -212,11 +212,11 @@ class WDVR3D(nn.Module):
         clip: frames restored in one pass, where nothing else is asked for.
         padding: input frames on either side of them, only looked at, where no other number is asked for.
         scale: s.
-        interpolating: start as bicubic enlargement of each frame instead of at random.
+        warm_start: start as bicubic enlargement of each frame instead of at random.
     """
 
     def __init__(
-        self, *, trunk: Wide, clip: int = 4, padding: int = 8, scale: int = 4, interpolating: bool = False
+        self, *, trunk: Wide, clip: int = 4, padding: int = 8, scale: int = 4, warm_start: bool = False
     ) -> None:
         super().__init__()
         outputs = 3 * scale**2
@@ -226,7 +226,7 @@ class WDVR3D(nn.Module):
         self.skip = conv(3, outputs, (5, 5, 5))
         self.padding = padding
         self.geometry = Geometry(scale, clip + 2 * padding, evenly(padding, 1, clip), stride=clip, elastic=True)
-        if interpolating:
+        if warm_start:
             start_enlarging(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor, padding: int | None = None) -> Tensor:

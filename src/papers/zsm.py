@@ -26,14 +26,15 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.losses import charbonnier
 from src.nn.align import PairAlign
-from src.nn.blocks import Blend, clip_of, conv3x3, each_frame, frames_of, joined, pad_to_multiple, trunk
+from src.nn.blocks import Blend, conv3x3, trunk
+from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, unflatten_time
 from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, DeformableConvLSTM
-from src.nn.start import start_interpolating
 from src.nn.upsample import Reconstruct
+from src.nn.warm_start import start_interpolating
 from src.ops.resize import imresize
-from src.papers.reference import Reference, count
 from src.papers.restorer import Restorer
+from src.papers.weights.reference import Reference, count
 
 
 class NaiveInterpolation(nn.Module):
@@ -48,7 +49,7 @@ class NaiveInterpolation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         before, after = features[:, :-1], features[:, 1:]
-        return clip_of(self.blend(frames_of(before), frames_of(after)), before)
+        return unflatten_time(self.blend(flatten_time(before), flatten_time(after)), before)
 
 
 class DeformableInterpolation(nn.Module):
@@ -62,10 +63,10 @@ class DeformableInterpolation(nn.Module):
         self.pair = PairAlign(channels, groups=groups)
 
     def forward(self, features: Tensor) -> Tensor:
-        levels = [clip_of(level, features) for level in self.pair.pyramid(frames_of(features))]
-        before = [frames_of(level[:, :-1]) for level in levels]
-        after = [frames_of(level[:, 1:]) for level in levels]
-        return clip_of(self.pair(before, after), features[:, 1:])
+        levels = [unflatten_time(level, features) for level in self.pair.pyramid(flatten_time(features))]
+        before = [flatten_time(level[:, :-1]) for level in levels]
+        after = [flatten_time(level[:, 1:]) for level in levels]
+        return unflatten_time(self.pair(before, after), features[:, 1:])
 
 
 class GuidedSynthesis(nn.Module):
@@ -93,7 +94,7 @@ class ZSM(nn.Module):
         reconstruct: frames from features, k2 = 40 residual blocks.
         guide: low-resolution frames from interpolated features (Section 3.5), or None.
         frames: T of one pass over a longer video; training crops have 4 (Section 3.6).
-        interpolating: start as an interpolator (:mod:`src.nn.start`) instead of at random as published.
+        warm_start: start as an interpolator (:mod:`src.nn.warm_start`) instead of at random as published.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class ZSM(nn.Module):
         reconstruct: Reconstruct,
         guide: nn.Module | None = None,
         frames: int = 4,
-        interpolating: bool = False,
+        warm_start: bool = False,
     ) -> None:
         super().__init__()
         self.encode = encode
@@ -113,7 +114,7 @@ class ZSM(nn.Module):
         self.aggregate = aggregate
         self.reconstruct = reconstruct
         self.guide = guide
-        if interpolating:
+        if warm_start:
             start_interpolating(self)
         times = evenly(0, "1/2", 2 * frames - 1)
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
@@ -126,7 +127,7 @@ class ZSM(nn.Module):
 
         H' and W' are the next multiples of 4, which the feature pyramid needs.
         """
-        return clip, each_frame(self.encode, pad_to_multiple(clip, 4))
+        return clip, map_frames(self.encode, pad_to_multiple(clip, 4))
 
     def restore(self, clip: Tensor, existing: Tensor) -> Tensor:
         """The output frames of a window from what :meth:`frame_features` gave for its frames."""
@@ -134,7 +135,7 @@ class ZSM(nn.Module):
 
     def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Frames of height and width s * ``size`` from the features of input frames and of those in between."""
-        frames = each_frame(self.reconstruct, self.aggregate(interleave(existing, between)))
+        frames = map_frames(self.reconstruct, self.aggregate(interleave(existing, between)))
         return frames[..., : self.geometry.scale * size[0], : self.geometry.scale * size[1]]
 
     def guided(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +148,7 @@ class ZSM(nn.Module):
         _, existing = self.frame_features(clip)
         between = self.interpolate(existing)
         height, width = clip.shape[-2:]
-        first, second = (each_frame(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]
+        first, second = (map_frames(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]
         frames = self.decode(existing, between, size=(height, width))
         return frames, first[..., :height, :width], second[..., :height, :width]
 
@@ -156,7 +157,7 @@ def interleave(existing: Tensor, between: Tensor) -> Tensor:
     """(B, T, C, H, W) and (B, T - 1, C, H, W) to (B, 2T - 1, C, H, W): the second's frames between the first's."""
     *before, last = existing.split(1, dim=1)
     pairs = zip(before, between.split(1, dim=1), strict=False)  # of nothing, one empty part is left
-    return joined([*chain.from_iterable(pairs), last])
+    return cat_clips([*chain.from_iterable(pairs), last])
 
 
 class ZSMRestorer(Restorer):

@@ -23,16 +23,17 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.build import build_data, build_restorer
-from src.config import claim, commit, compose
+from src.config.build import build_data, build_restorer
+from src.config.composition import claim, commit, compose
 from src.data.datamodule import DataModule
-from src.data.throughput import read
 from src.engine.memory import peak
-from src.errors import Problem
-from src.nn.blocks import compile_parts, count_parameters, fold_norms, laid_out
-from src.nn.cost import count
+from src.errors import UserError
+from src.nn.blocks import compile_parts, count_parameters, fold_norms
+from src.nn.clips import to_fast_layout
+from src.nn.flops import count
 from src.ops import deform_conv
 from src.papers.restorer import fused
+from src.tasks.throughput import read
 
 OWN = "model"  # what the configuration's own model is called where it alone is measured
 MOST = 20  # repeats of what is short
@@ -124,7 +125,7 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         optimizer = fused(restorer.optimizer(network.parameters()))
         side = geometry.scale * options.crop
         supervised = restorer.training_geometry
-        samples = max(1, options.batch // restorer.passes)
+        samples = max(1, options.batch // restorer.passes_per_sample)
         inputs = torch.rand(samples, supervised.window, 3, options.crop, options.crop, device=device)
         targets = torch.rand(samples, len(supervised.times), 3, side, side, device=device)
 
@@ -138,8 +139,8 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
         found["seconds_per_step"], found["floor_per_step"] = timing = timed(step, options.repeats, device)
         found["samples_per_second"] = samples / timing.seconds
         if options.loader:
-            own = {"crop": side, "batch_size": samples * restorer.passes}
-            data = cast(DataModule, build_data(OmegaConf.merge(config, {"data": own}), restorer))  # type: ignore[arg-type]
+            own = {"crop": side, "batch_size": samples * restorer.passes_per_sample}
+            data = cast(DataModule, build_data(cast(DictConfig, OmegaConf.merge(config, {"data": own})), restorer))
             seconds, _, given = read(data)
             found["loader_samples_per_second"] = given / seconds
         del optimizer, restorer
@@ -160,7 +161,7 @@ def measure(config: DictConfig, options: DictConfig, device: torch.device) -> di
 
 @torch.inference_mode()
 def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> Timing:
-    """What :func:`src.engine.stream.stream` takes for an output frame, on frames like those of ``clip``."""
+    """What :func:`src.engine.stream` takes for an output frame, on frames like those of ``clip``."""
     if hasattr(network, "stages"):
         whole, frames = Timing(0.0, 0.0), Fraction(1)  # a frame of the input; how many of these stages there are then
         for stage in network.stages.values():
@@ -185,7 +186,7 @@ def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Deformable convolutions beside plain ones of the same size: seconds forward, and forward and backward."""
     cuda = device.type == "cuda"
     theirs = None
-    with suppress(Problem):
+    with suppress(UserError):
         theirs = _torchvision() if cuda else None
     rows: list[dict[str, Any]] = []
     for channels in (FEATURES, 2 * FEATURES) if cuda else (FEATURES,):
@@ -208,7 +209,7 @@ def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
                 row = {"operator": name, "channels": channels, "type": str(kind).removeprefix("torch.")}
                 for what, trains in (("forward", False), ("both", True)):
                     with torch.set_grad_enabled(trains):
-                        x, offset, mask, weight, bias = map(laid_out, tensors)  # as in networks
+                        x, offset, mask, weight, bias = map(to_fast_layout, tensors)  # as in networks
                         mask = mask.sigmoid()
                         work: Callable[[], Any] = partial(
                             operator, x, offset, weight=weight, bias=bias.flatten(), mask=mask, padding=(1, 1)
@@ -234,12 +235,12 @@ def _torchvision() -> Any:
     """torchvision's operator.
 
     Raises:
-        Problem: it is not installed.
+        UserError: it is not installed.
     """
     try:
         from torchvision.ops import deform_conv2d  # an oracle, and no dependency
     except (ImportError, RuntimeError) as error:
-        raise Problem("bench.operator=torchvision needs torchvision, of a version that goes with torch.") from error
+        raise UserError("bench.operator=torchvision needs torchvision, of a version that goes with torch.") from error
     return deform_conv2d
 
 

@@ -18,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from src.config import CONF, compose
-from src.data.checkup import Finding, examined
-from src.data.layouts import inspect
+from src.config.composition import CONF, compose
+from src.data.integrity import Finding, check_clips
+from src.data.layouts.published import inspect
 from src.data.splits import Clip, Splits, few
-from src.errors import Problem
+from src.errors import UserError
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_file
-from src.video.sources import find_videos, natural
+from src.video.discovery import find_videos, natural
 
 PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "kornia", "wandb", "decord", "av", "numpy")
 
@@ -37,7 +37,7 @@ def doctor(config: DictConfig, directory: Path) -> None:
     Of the data set that is chosen (``data=``) each clip is opened, and with ``doctor.read=true`` every frame decoded.
 
     Raises:
-        Problem: a package is missing, or a data set that was found is not whole.
+        UserError: a package is missing, or a data set that was found is not whole.
     """
     faults = [*_installation(), *_devices()]
     logging.disable(logging.WARNING)  # what layouts and readers warn of is told here
@@ -46,7 +46,7 @@ def doctor(config: DictConfig, directory: Path) -> None:
     finally:
         logging.disable(logging.NOTSET)
     if faults:
-        raise Problem(f"{len(faults)} of these need attention: " + "; ".join(faults))
+        raise UserError(f"{len(faults)} of these need attention: " + "; ".join(faults))
 
 
 def _say(mark: str, what: str) -> None:
@@ -123,7 +123,7 @@ def _clips(config: DictConfig, name: str, root: Path, splits: Splits) -> list[st
     if folders > FOLDERS and not read:
         _say("no", f"data={name}: {folders} folders of frames are not opened one by one; doctor.read=true reads them")
         paths = [path for path in paths if not path.is_dir()]
-    found = examined(paths, read=read, processes=config.doctor.processes or os.cpu_count() or 1)
+    found = check_clips(paths, read=read, processes=config.doctor.processes or os.cpu_count() or 1)
     bad = []
     for finding in _watched(found, len(paths)):
         if finding.fault:

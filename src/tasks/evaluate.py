@@ -10,13 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.build import build_data, build_network, build_restorer, build_trainer
-from src.config import claim, commit, plain
+from src.config.build import build_data, build_network, build_restorer, build_trainer
+from src.config.composition import claim, commit, plain
 from src.engine.stream import passes
-from src.errors import Problem
+from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.protocols import results, table, write_results
-from src.ranks import together
+from src.training.distributed import fail_together
 
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     """
     network = build_network(config)
     if not config.checkpoint and count_parameters(network, trainable=True):
-        raise Problem(
+        raise UserError(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
     restorer = build_restorer(config, network)
@@ -36,7 +36,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-    with claim(config, directory, first=trainer.is_global_zero), together(trainer, directory):
+    with claim(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 

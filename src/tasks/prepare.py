@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from src.build import build_data, build_network, build_restorer
-from src.config import commit
+from src.config.build import build_data, build_network, build_restorer
+from src.config.composition import commit
 from src.data.datamodule import DataModule
 from src.data.packing import damaged, pack
 from src.data.splits import Splits
-from src.data.throughput import machine, throughput
-from src.errors import Problem
+from src.errors import UserError
+from src.tasks.throughput import machine, throughput
 
 
 def prepare(config: DictConfig, directory: Path) -> None:
@@ -31,7 +31,7 @@ def prepare(config: DictConfig, directory: Path) -> None:
     it, from what it was packed into.
 
     Raises:
-        Problem: there are no clips, some could not be packed or read, or the packed data set has others.
+        UserError: there are no clips, some could not be packed or read, or the packed data set has others.
     """
     layout, root = instantiate(config.data.layout), Path(config.data.root).expanduser()
     splits = layout(root)
@@ -46,7 +46,7 @@ def prepare(config: DictConfig, directory: Path) -> None:
     if config.check:
         for place in roots.values():
             if bad := damaged(place, processes=processes, watch=_bar("Reading")):
-                raise Problem(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
+                raise UserError(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
             print(f"{place}: every frame of every clip can be read")
     if config.measure is not None:
         _measure(config, roots)
@@ -55,16 +55,16 @@ def prepare(config: DictConfig, directory: Path) -> None:
 def _say(root: Path, splits: Splits) -> None:
     parts = {"train": splits.train, "validate": splits.validate, "test": splits.test}
     if not any(parts.values()):
-        raise Problem(f"{root} holds no clips.")
+        raise UserError(f"{root} holds no clips.")
     print(f"{root}: " + ", ".join(f"{len(clips)} clips to {name}" for name, clips in parts.items()))
 
 
 def _compare(root: Path, before: Splits, target: Path, after: Splits) -> None:
-    """Raises a Problem where the packed data set is not split as the one that it was made of."""
+    """Raises a UserError where the packed data set is not split as the one that it was made of."""
     for split in ("train", "validate", "test"):
         names = [{(clip.name, clip.start, clip.stop) for clip in getattr(s, split)} for s in (before, after)]
         if apart := sorted(name for name, *_ in names[0] ^ names[1]):
-            raise Problem(
+            raise UserError(
                 f"{root} and {target} are not split alike, {len(apart)} clips of {split} differ, {apart[0]} the first: "
                 "were clips added or taken away meanwhile? Pack again into a new folder"
             )

@@ -21,15 +21,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from src import dashboard
-from src.config import CONF, commit, compose
-from src.errors import Problem
-from src.studies.charts import Chart, Curve, Dot, curves, scatter
-from src.studies.published import Paper, Table, published, studies, swept
-from src.studies.records import Block, Run, blocks, command, network, runs
-from src.studies.rows import in_markdown
-from src.studies.tables import Grid, grid
+from src.config.composition import CONF, commit, compose
+from src.errors import UserError
+from src.report.charts import Chart, Curve, Dot, curves, scatter
+from src.report.runs import Block, Run, blocks, command, network, runs
+from src.report.tables import Grid, grid
+from src.sweeps.aggregate import in_markdown
+from src.sweeps.published import Paper, Table, published, studies, swept
 from src.tasks.bench import OWN
+from src.training import wandb as dashboard
 
 SIDE = 560  # pixels that a frame on the page is wide at most
 EACH = 3  # pairs of frames of a block at most
@@ -46,7 +46,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
         How many tables are ``filled``, ``partly filled`` and ``not run``.
 
     Raises:
-        Problem: ``output`` cannot be written, or W&B not be reached.
+        UserError: ``output`` cannot be written, or W&B not be reached.
     """
     folder, output = Path(config.paths.runs), Path(config.output)
     papers = published(CONF.parent / "experiments")
@@ -61,7 +61,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
             text = yaml.safe_dump(dashboard.sweep(study, config.project), sort_keys=False, width=120)
             (output / "sweeps" / f"{study.name}.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"{output} cannot be written ({error.strerror}): choose another place, output=<folder>."
         ) from error
     if not content.runs:
@@ -270,7 +270,7 @@ class Content:
                 try:
                     size = f"size={run.config.bench.size}"
                     measured = network(run.config if name == OWN else compose(f"model={model}", size, *changes))
-                except (Problem, OmegaConfBaseException):  # a model that there is no more
+                except (UserError, OmegaConfBaseException):  # a model that there is no more
                     continue
                 height, width = run.results["input"]
                 condition = f"{width}x{height} input on {run.results['device']}"
@@ -290,7 +290,7 @@ def told_apart(paths: Sequence[str], most: int = 48) -> list[str]:
 
 
 def called(networks: Sequence[str]) -> list[str]:
-    """Short names of networks as :func:`src.studies.records.network` gives them: the class, and what tells it apart."""
+    """Short names of networks as :func:`src.report.runs.network` gives them: the class, and what tells it apart."""
     leaves = [dict(_leaves(json.loads(text))) for text in networks]
     found: list[str] = []
     for own in leaves:
@@ -366,7 +366,7 @@ def over_time(members: dict[str, list[Run]], clips: int) -> list[Chart]:
 
 
 def pair(file: Path, caption: str, run: Run) -> Iterator[Pair]:
-    """Bicubic and restored of a picture that :class:`src.callbacks.SampleFrames` made; of another none, with a note."""
+    """Bicubic and restored of a picture that ``SampleFrames`` made; of another none, with a note."""
     try:
         with Image.open(file, formats=["PNG"]) as picture:  # other formats call other programs
             whole = picture.convert("RGB")
@@ -394,7 +394,7 @@ def _address(frame: Image.Image) -> str:
 
 
 def _render(name: str, content: Content, **more: Any) -> str:
-    loader = PackageLoader("src.studies", "page")
+    loader = PackageLoader("src.report", "page")
     environment = Environment(
         loader=loader,
         autoescape=lambda template: not (template or "").endswith((".md", ".css", ".js")),

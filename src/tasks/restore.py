@@ -18,17 +18,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from src.build import build_network, build_trainer
-from src.config import plain
-from src.engine.files import Restoration, fingerprint
+from src.config.build import build_network, build_trainer
+from src.config.composition import plain
+from src.engine.cascade import apply_recursively
+from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
-from src.engine.pipes import PIPE, restore_pipe
-from src.engine.way import Way
-from src.errors import Problem
-from src.nn.blocks import compile_parts, count_parameters, kernels_last
-from src.papers.cascade import again
-from src.video.companions import heard_from
-from src.video.sources import find_videos, is_pattern, is_video
+from src.engine.options import RestoreOptions
+from src.engine.pipe_job import PIPE, restore_pipe
+from src.errors import UserError
+from src.nn.blocks import compile_parts, count_parameters
+from src.nn.clips import weights_to_channels_last
+from src.video.discovery import find_videos, is_pattern, is_video
+from src.video.stream_copy import heard_from
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
@@ -53,7 +54,7 @@ def restore(config: DictConfig, directory: Path) -> None:
     what the network takes for motion instead of what it restores.
 
     Raises:
-        Problem: something about the input, the output or the network is not as it must be. Of several videos all
+        UserError: something about the input, the output or the network is not as it must be. Of several videos all
             others are restored before that is said.
     """
     piped = PIPE in (config.input, config.output)
@@ -65,7 +66,7 @@ def restore(config: DictConfig, directory: Path) -> None:
         restore_pipe(network.to(device), str(config.input), str(config.output), way, device, SAYS.print)
         return
     weights = fingerprint(config.checkpoint, {"network": plain(config.model.network), "factor": config.factor})
-    open_one = partial(Restoration, network, way=way, weights=weights, anew=config.overwrite)
+    open_one = partial(FileRestoration, network, way=way, weights=weights, anew=config.overwrite)
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, open_one, list(zip(sources, outputs, strict=True)), config.preview)
     try:
@@ -79,12 +80,12 @@ def _network(config: DictConfig) -> nn.Module:
     network = build_network(config)
     if config.show:
         network = _shown(network, config.show)
-    network = again(network, config.factor)
+    network = apply_recursively(network, config.factor)
     if not config.checkpoint and count_parameters(network, trainable=True):
-        raise Problem("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
+        raise UserError("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     network.float().eval().requires_grad_(False)
     if torch.cuda.is_available():
-        kernels_last(network)
+        weights_to_channels_last(network)
     if config.compile:
         compile_parts(network)
     return network
@@ -93,23 +94,23 @@ def _network(config: DictConfig) -> nn.Module:
 def _shown(network: nn.Module, what: Any) -> nn.Module:
     """A network whose frames show something of how ``network`` works."""
     if what != "offsets":
-        raise Problem(f"There is nothing to show={what}: give show=offsets, or leave it out to restore the video.")
+        raise UserError(f"There is nothing to show={what}: give show=offsets, or leave it out to restore the video.")
     if not hasattr(network, "offset_pictures"):
-        raise Problem("This network cannot show=offsets, which DSFN can; leave it out to restore the video.")
+        raise UserError("This network cannot show=offsets, which DSFN can; leave it out to restore the video.")
     return network.offset_pictures()  # type: ignore[operator]
 
 
-def _way(config: DictConfig) -> Way:
+def _way(config: DictConfig) -> RestoreOptions:
     for name, allowed in CHOICES.items():
         if str("null" if config[name] is None else config[name]) not in allowed:
-            raise Problem(f"{name}={config[name]} is not known: give one of {', '.join(allowed)}.")
+            raise UserError(f"{name}={config[name]} is not known: give one of {', '.join(allowed)}.")
     for name, least in LEAST.items():
         if config[name] is not None and config[name] < least:
-            raise Problem(f"{name}={config[name]} is too small: it is at least {least}.")
-    given = {name: config[name] for name in Way.__dataclass_fields__}
+            raise UserError(f"{name}={config[name]} is too small: it is at least {least}.")
+    given = {name: config[name] for name in RestoreOptions.__dataclass_fields__}
     given["memory"] = int(config.memory * 2**30) if config.memory else None
     given["precision"] = PRECISIONS[str(config.precision)]
-    return Way(**given)
+    return RestoreOptions(**given)
 
 
 # --- what to restore, and to where -------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def _sources(given: Any) -> list[Path]:
         several = [part.strip() for part in str(missing[0]).split(",")]
         meant = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
         hint = f"; several are given as 'input=[{','.join(several)}]'" if meant else ""
-        raise Problem(f"input={missing[0]} does not exist, and is no pattern that anything matches{hint}.")
+        raise UserError(f"input={missing[0]} does not exist, and is no pattern that anything matches{hint}.")
     return list(dict.fromkeys(found))
 
 
@@ -150,7 +151,7 @@ def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
     plain = not isinstance(config.input, ListConfig) and sources == [Path(str(config.input)).expanduser()]
     several = len(sources) > 1 or not (plain or output.suffix)
     if several and output.suffix:
-        raise Problem(f"There are {len(sources)} videos to restore, so output={output} must be a folder (no suffix).")
+        raise UserError(f"There are {len(sources)} videos to restore, so output={output} must be a folder (no suffix).")
     names = [
         source.stem if source.is_file() else (source if source.is_dir() else source.parent).name for source in sources
     ]
@@ -159,14 +160,14 @@ def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
     if len(set(names)) < len(names):  # as clip.mp4 and clip.mov
         names = [f"{name}_{source.suffix[1:]}" for source, name in zip(sources, names, strict=True)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem(f"Several of the videos would be called {twice[0]}: restore them one by one, or rename some.")
+        raise UserError(f"Several of the videos would be called {twice[0]}: restore them one by one, or rename some.")
     outputs = [output / f"{name}{config.container}" for name in names] if several else [output]
     for source, target in zip(sources, outputs, strict=True):
         if target.resolve() == source.resolve():
-            raise Problem(f"{target} is the input itself; choose another output.")
+            raise UserError(f"{target} is the input itself; choose another output.")
         taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
         if taken and not (several or config.overwrite or Journal.place(target).exists()):
-            raise Problem(f"{target} exists already; choose another output, or add overwrite=true.")
+            raise UserError(f"{target} exists already; choose another output, or add overwrite=true.")
     return outputs
 
 
@@ -194,7 +195,11 @@ class _Work(pl.LightningModule):
     """Restores what its rank is given; a video that fails does not keep it from the others."""
 
     def __init__(
-        self, network: nn.Module, open_one: Callable[..., Restoration], videos: list[tuple[Path, Path]], preview: int
+        self,
+        network: nn.Module,
+        open_one: Callable[..., FileRestoration],
+        videos: list[tuple[Path, Path]],
+        preview: int,
     ) -> None:
         super().__init__()
         self.network, self.videos, self.preview = network, videos, preview
@@ -223,17 +228,17 @@ class _Work(pl.LightningModule):
                 if world == 1:
                     whole.finish()
                     SAYS.print(_summary(whole, mine, time.monotonic() - begun), soft_wrap=True)
-        except Problem as problem:
+        except UserError as problem:
             self.failures[video] = str(problem)
             if len(self.videos) > 1:
                 SAYS.print(str(problem), soft_wrap=True)
         return video
 
-    def _open(self, video: int) -> Restoration:
+    def _open(self, video: int) -> FileRestoration:
         source, output = self.videos[video]
         return self._open_one(source, output, device=self.device)
 
-    def _begin(self, whole: Restoration, missing: int) -> None:
+    def _begin(self, whole: FileRestoration, missing: int) -> None:
         SAYS.print(_change(whole), soft_wrap=True)
         if whole.reader.interlaced:
             does = (
@@ -255,7 +260,7 @@ class _Work(pl.LightningModule):
         """Puts together what several ranks restored, and says what failed.
 
         Raises:
-            Problem: something did.
+            UserError: something did.
         """
         failures = dict(self.failures)
         if trainer.world_size > 1:
@@ -268,14 +273,14 @@ class _Work(pl.LightningModule):
                 whole.finish()
                 SAYS.print(_summary(whole, parts, time.monotonic() - begun), soft_wrap=True)
         if failures and len(self.videos) == 1:
-            raise Problem(failures[0])
+            raise UserError(failures[0])
         if failures:
             names = ", ".join(str(self.videos[video][0]) for video in sorted(failures))
-            raise Problem(f"{len(failures)} of {len(self.videos)} videos were not restored (see above): {names}.")
+            raise UserError(f"{len(failures)} of {len(self.videos)} videos were not restored (see above): {names}.")
 
 
 @contextmanager
-def _progress(whole: Restoration, parts: Sequence[int], *, of: int, shown: bool) -> Iterator[Callable[[], None]]:
+def _progress(whole: FileRestoration, parts: Sequence[int], *, of: int, shown: bool) -> Iterator[Callable[[], None]]:
     """A bar with frames a second and the time left, of one process of ``of``; what it yields counts a frame."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     with Progress(
@@ -294,7 +299,7 @@ def _progress(whole: Restoration, parts: Sequence[int], *, of: int, shown: bool)
         yield advance
 
 
-def _change(whole: Restoration) -> str:
+def _change(whole: FileRestoration) -> str:
     """What goes in and what comes out."""
     (height, width), scale = whole.reader.size, whole.geometry.scale
     before = f"{whole.length} frames of {width}x{height}, {float(whole.reader.fps):.3f} a second"
@@ -302,7 +307,7 @@ def _change(whole: Restoration) -> str:
     return f"{whole.source}: {before}, to {after}"
 
 
-def _summary(whole: Restoration, parts: Sequence[int], seconds: float) -> str:
+def _summary(whole: FileRestoration, parts: Sequence[int], seconds: float) -> str:
     frames, lasts = len(whole.shown), float(whole.lasts)
     restored = sum(len(whole.frames_of(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
-from src import dashboard
-from src.build import build_data, build_loggers, build_restorer, build_trainer, start_network
 from src.checkpoints import contents
-from src.config import claim, commit, plain
-from src.errors import Problem
+from src.config.build import build_data, build_loggers, build_restorer, build_trainer, start_network
+from src.config.composition import UNSAID, claim, commit, plain
+from src.errors import UserError
 from src.nn.blocks import count_parameters
-from src.ranks import together
-from src.resume import newest
 from src.tasks.evaluate import score
+from src.training import wandb as dashboard
+from src.training.checkpointing import MetricsFile, newest
+from src.training.distributed import fail_together
 
 
 def train(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -28,14 +28,14 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     network = start_network(config)
     if not count_parameters(network, trainable=True):
-        raise Problem("This model has nothing to train; add task=evaluate.")
+        raise UserError("This model has nothing to train; add task=evaluate.")
     restorer = build_restorer(config, network)
     data = build_data(config, restorer)
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-    restorer.begin(fresh=not config.checkpoint)
-    with claim(config, directory, first=trainer.is_global_zero), together(trainer, directory):
+    restorer.initialise(fresh=not config.checkpoint)
+    with claim(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return _run(config, directory, trainer, restorer, data)
 
 
@@ -48,9 +48,10 @@ def _run(
     resume_from = newest(directory) if config.resume else None
     saved = contents(resume_from) if resume_from else {}
     if trainer.is_global_zero:
-        trainer.loggers[0].go_on(saved)  # type: ignore[attr-defined]  # metrics.csv
+        cast(MetricsFile, trainer.loggers[0]).go_on(saved)
     parameters = count_parameters(restorer.network)
-    dashboard.describe(trainer.loggers, {**plain(config), "commit": commit(), "parameters": parameters})
+    described = {**plain(config), "commit": commit(), "parameters": parameters}
+    dashboard.describe(trainer.loggers, described, leave_out=UNSAID)
     if trainer.is_global_zero and (address := dashboard.address(trainer.loggers)):
         (directory / "wandb_url.txt").write_text(f"{address}\n")
     try:
@@ -58,7 +59,7 @@ def _run(
         last = directory / "checkpoints" / "last.ckpt"
         saved = contents(last) if last.exists() else {}
         if saved.get("global_step") != trainer.global_step:
-            raise Problem(
+            raise UserError(
                 f"The weights of step {trainer.global_step} could not be saved, as was said above: make room, and the "
                 "same command with resume=true goes on from the last ones that were."
             )

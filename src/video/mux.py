@@ -13,9 +13,9 @@ from typing import Any
 import av
 
 from src.errors import VideoError
-from src.video.companions import Companions, heard_from
-from src.video.output import About, Output, failed
+from src.video.containers import About, Output, failed
 from src.video.probe import in_words
+from src.video.stream_copy import Companions, heard_from
 
 
 def join(

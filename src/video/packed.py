@@ -18,9 +18,9 @@ import av
 import numpy as np
 
 from src.errors import VideoError
-from src.video.pixels import RGB, Signal
+from src.video.colorspace import RGB, Signal
+from src.video.discovery import PACKED
 from src.video.probe import UPRIGHT, Index, open_stream
-from src.video.sources import PACKED
 
 SIGNAL = Signal(8, matrix=RGB, range=2, primaries=1, transfer=13)  # as that of a folder of images
 SEAL = re.compile(r"zeitlupe, frames of a folder, CRC-32 of each: ((?:[0-9a-f]{8})+)")

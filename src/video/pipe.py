@@ -19,11 +19,11 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from src.errors import VideoError
-from src.video.fields import Deinterlacer
-from src.video.pixels import Signal, from_rgb, guessed, to_rgb
+from src.video.colorspace import Signal, from_rgb, guessed, to_rgb
+from src.video.decode_timeout import Watch
+from src.video.deinterlace import Deinterlacer
 from src.video.probe import check_pixels, decoded, dimensions, in_words, open_input, turn_of
 from src.video.reader import DEFAULT_FPS, turned
-from src.video.watch import Watch
 
 STDIN = Path("-")
 

@@ -27,7 +27,7 @@ import av.buffer
 from av.video.frame import PictureType
 
 from src.errors import VideoError
-from src.video.pixels import Signal
+from src.video.colorspace import Signal
 
 # fmt: off
 # Codecs of which one packet, where it has a time of its own and is not hidden, is one frame shown. Of any other

@@ -31,12 +31,12 @@ import torch
 
 from src.errors import VideoError
 from src.video import packed
-from src.video.fields import Deinterlacer
+from src.video.colorspace import RGB, Signal, to_rgb, to_tensor
+from src.video.decode_timeout import Watch
+from src.video.deinterlace import Deinterlacer
+from src.video.discovery import images, is_pattern
 from src.video.images import is_deep, load, load_deep
-from src.video.pixels import RGB, Signal, to_rgb, to_tensor
 from src.video.probe import Index, Missed, check_size, decoded, dimensions, in_words, open_stream, probe
-from src.video.sources import images, is_pattern
-from src.video.watch import Watch
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 

@@ -1,7 +1,7 @@
 """Frames into video files and folders of images, with what goes with the video that they were made from.
 
-What is written means what its source means (:mod:`src.video.pixels`), and says so. The same frames give the same bytes.
-A file appears under its name only when it is whole.
+What is written means what its source means (:mod:`src.video.colorspace`), and says so. The same frames give the same
+bytes. A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from src.errors import VideoError
-from src.video.companions import opened
+from src.video.colorspace import Signal, from_rgb, rescaled, to_samples
+from src.video.containers import About, Output, check, check_folder, failed, put_folder
 from src.video.mux import join
-from src.video.output import About, Output, check, check_folder, failed, put_folder
-from src.video.pixels import Signal, from_rgb, rescaled, to_samples
 from src.video.reader import open_video
+from src.video.stream_copy import opened
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import torch
 from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from src.build import build_data, build_network, build_restorer
-from src.config import compose
+from src.config.build import build_data, build_network, build_restorer
+from src.config.composition import compose
 from src.data.augment import Augmentation, Jitter, orient, turn_hue
-from src.errors import Problem
+from src.errors import UserError
 from src.ops.resize import imresize
 
 OFF = Augmentation(flip=False, rotate=False)
@@ -188,7 +188,7 @@ def test_values_stay_within_range() -> None:
     ],
 )
 def test_strengths_out_of_range_are_refused(make: Callable[[], object], words: str) -> None:
-    with pytest.raises(Problem, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
 

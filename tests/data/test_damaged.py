@@ -20,19 +20,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from src.config import compose
-from src.data import clips
-from src.data.clips import Readers
+from src.config.composition import compose
+from src.data import samples as clips
+from src.data.corruptions import Bicubic, Noise
 from src.data.datamodule import DataModule, EpochSampler, Loader
-from src.data.degrade import Degradation
-from src.data.folders import folder
-from src.data.processes import context
+from src.data.degradation import Degradation
+from src.data.layouts.folder import folder
+from src.data.samples import Readers
 from src.data.splits import Clip, Damaged, Splits
-from src.data.steps import Bicubic, Noise
-from src.errors import Problem, VideoError
+from src.data.worker_pool import context
+from src.errors import UserError, VideoError
 from src.geometry import Geometry
+from src.video.decode_timeout import Stuck, Watch
 from src.video.reader import open_video
-from src.video.watch import Stuck, Watch
 from src.video.writer import VideoWriter
 from tests.data.test_datamodule import epoch_of, same
 
@@ -148,7 +148,7 @@ def test_one_more_than_may_be_ends_training_with_all_their_names(root: Path) -> 
     assert "2 clips are damaged" in said
     assert str(root / "train" / "b" / "09.png") in said
     assert str(root / "train" / "v.mp4") in said
-    with pytest.raises(Problem, match="counts damaged clips"):
+    with pytest.raises(UserError, match="counts damaged clips"):
         module(root, skip_damaged=-1)
 
 
@@ -294,7 +294,7 @@ def loader_of(place: Path, do: Callable[[], object], timeout: float, workers: in
         sampler=EpochSampler(8, seed=0),
         batch_size=1,
         num_workers=workers,
-        multiprocessing_context=context("src.data.clips"),
+        multiprocessing_context=context("src.data.samples"),
         persistent_workers=True,
     )
     assert len(list(loader)) == 8
@@ -338,7 +338,7 @@ def wait_for_the_end(place: Path) -> None:
 def test_a_worker_that_is_killed_is_one_sentence_and_soon(tmp_path: Path) -> None:
     loader, begin = loader_of(tmp_path, kill_oneself, timeout=600), time.monotonic()
     with pytest.raises(
-        Problem, match=r"^a process that reads training data was killed.*lower data.workers.*resume=true"
+        UserError, match=r"^a process that reads training data was killed.*lower data.workers.*resume=true"
     ):
         list(loader)
     assert time.monotonic() - begin < 60
@@ -347,7 +347,7 @@ def test_a_worker_that_is_killed_is_one_sentence_and_soon(tmp_path: Path) -> Non
 @pytest.mark.parametrize("do", [sleep_for_ever, keep_the_lock, stop_oneself])
 def test_a_worker_that_hangs_is_ended(tmp_path: Path, do: Callable[[], object]) -> None:
     loader, begin = loader_of(tmp_path, do, timeout=3), time.monotonic()
-    with pytest.raises(Problem, match=r"^no training data has come for 3 s.*doctor.read=true.*data.timeout"):
+    with pytest.raises(UserError, match=r"^no training data has come for 3 s.*doctor.read=true.*data.timeout"):
         list(loader)
     assert 3 < time.monotonic() - begin < 60
     wait_for_the_end(tmp_path)
@@ -368,13 +368,13 @@ def test_a_worker_that_dies_between_epochs_is_missed_when_the_next_begins(tmp_pa
         os.kill(number, signal.SIGKILL)
     wait_for_the_end(tmp_path)
     begin = time.monotonic()
-    with pytest.raises(Problem, match="was killed"):
+    with pytest.raises(UserError, match="was killed"):
         list(loader)
     assert time.monotonic() - begin < 30
 
 
 def test_limits_that_make_no_sense_are_refused(root: Path) -> None:
-    with pytest.raises(Problem, match=r"data.timeout counts seconds.* got 0"):
+    with pytest.raises(UserError, match=r"data.timeout counts seconds.* got 0"):
         module(root, timeout=0)
     assert module(root, timeout=2.5, workers=1).train_dataloader().patience == 2.5
 

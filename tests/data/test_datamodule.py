@@ -21,15 +21,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from src.config import compose
+from src.config.composition import compose
 from src.data.augment import Jitter
-from src.data.clips import EvaluationClip
+from src.data.corruptions import Bicubic, Noise
 from src.data.datamodule import DataModule, EpochSampler, Loader, share
-from src.data.degrade import Degradation
-from src.data.folders import folder
+from src.data.degradation import Degradation
+from src.data.layouts.folder import folder
+from src.data.samples import EvaluationClip
 from src.data.splits import Clip, Splits
-from src.data.steps import Bicubic, Noise
-from src.errors import Problem, VideoError
+from src.errors import UserError, VideoError
 from src.geometry import Geometry, evenly
 from src.video.writer import VideoWriter
 
@@ -134,7 +134,7 @@ def test_size_and_number_of_samples_can_be_configured(root: Path) -> None:
     assert data.training[0, 0, 0]["inputs"].shape == (2, 3, 16, 16)
     enlarging = module(root, resize=[18, 21])  # a data set that others train on at another size can be tested on
     assert next(iter(enlarging.test_dataloader())).size == (20, 24)
-    with pytest.raises(Problem, match="null where it does"):
+    with pytest.raises(UserError, match="null where it does"):
         enlarging.setup("fit")
 
 
@@ -163,7 +163,7 @@ def test_a_problem_in_a_worker_stays_one_sentence(root: Path) -> None:
     with pytest.raises(VideoError) as caught:
         list(Loader(Worn(), sampler=EpochSampler(1, seed=0), batch_size=1))
     assert str(caught.value) == "clip.mp4 ends before frame 5: copy it again"
-    with pytest.raises(Problem, match=r"^\S+ has frames of 24x20, smaller than data.crop=64: lower it$"):
+    with pytest.raises(UserError, match=r"^\S+ has frames of 24x20, smaller than data.crop=64: lower it$"):
         list(module(root, crop=64).train_dataloader())
 
 
@@ -238,22 +238,22 @@ def test_evaluation_loaders(root: Path) -> None:
 
 def test_what_does_not_go_together_is_refused_before_data_is_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(Problem, match=r"batch_size=5 .* data.patches_per_read=2"):
+    with pytest.raises(UserError, match=r"batch_size=5 .* data.patches_per_read=2"):
         module(nowhere, batch_size=5)
-    with pytest.raises(Problem, match="enlarges 2 times"):
+    with pytest.raises(UserError, match="enlarges 2 times"):
         module(nowhere, degradation=Degradation([Bicubic(4)]))
-    with pytest.raises(Problem, match="crop is 15"):
+    with pytest.raises(UserError, match="crop is 15"):
         module(nowhere, crop=15)
-    with pytest.raises(Problem, match=f"at {nowhere}"):
+    with pytest.raises(UserError, match=f"at {nowhere}"):
         module(nowhere).prepare_data()
 
 
 def test_a_data_set_without_a_split_says_so(root: Path) -> None:
     only = Splits(test=[Clip("a", root / "a")])
-    with pytest.raises(Problem, match="nothing to train on"):
+    with pytest.raises(UserError, match="nothing to train on"):
         module(root, layout=lambda root: only).setup("fit")
     assert module(root, layout=lambda root: only).val_dataloader() == []
-    with pytest.raises(Problem, match="no test clips"):
+    with pytest.raises(UserError, match="no test clips"):
         module(root, layout=lambda root: Splits(train=only.test)).test_dataloader()
 
 
@@ -311,7 +311,7 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
     data = make(geometry=ZSM, degradation=Degradation([Bicubic(4)]), seed=1)
     assert data.root == tmp_path / file.stem.partition("_")[0]  # a variant lies where its data set does
     if file.stem != "procedural":  # which is made where it is missing
-        with pytest.raises(Problem, match="data=procedural"):
+        with pytest.raises(UserError, match="data=procedural"):
             data.prepare_data()
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.highspeed import ADOBE240_TEST, adobe240, dvd, gopro, sony
-from src.data.layouts import inspect
+from src.data.layouts.highspeed import ADOBE240_TEST, adobe240, dvd, gopro, sony
+from src.data.layouts.published import inspect
 from src.data.splits import Clip, Splits
-from src.errors import Problem
+from src.errors import UserError
 from src.video.writer import VideoWriter
 
 SUFFIXES = (".mov", ".MOV", ".mp4", ".m4v")
@@ -82,7 +82,7 @@ def test_adobe240_that_is_not_whole(su: Path) -> None:
         next((su / "original_high_fps_videos").glob(f"{name}.*")).unlink()
     assert inspect(adobe240, su) == [f"{su}: 131 clips in all, 133 expected"]
     next((su / "original_high_fps_videos").glob("GOPR9635.*")).unlink()
-    with pytest.raises(Problem, match=r"lacks GOPR9635 of the 8 videos .* or name others in .*test_list\.txt"):
+    with pytest.raises(UserError, match=r"lacks GOPR9635 of the 8 videos .* or name others in .*test_list\.txt"):
         adobe240(su)
     (su / "test_list.txt").write_text("IMG_0015.mov\n")
     assert names(adobe240(su).test) == ["IMG_0015"]
@@ -100,7 +100,7 @@ def test_lists_decide(su: Path, layout: Callable[..., Splits]) -> None:
     assert names(splits.validate) == ["IMG_1005"]
     assert inspect(partial(layout, hold_back=1), su) == []  # how many is for the lists to say
     (su / "train_list.txt").write_text("IMG_1003\nIMG_1004\n")
-    with pytest.raises(Problem, match=r"IMG_1003.*mend its lists"):
+    with pytest.raises(UserError, match=r"IMG_1003.*mend its lists"):
         layout(su, hold_back=1)
     (su / "train_list.txt").write_text("IMG_2000.mov\n")
     assert "train_list.txt names IMG_2000.mov, which is not among the 133 videos" in inspect(layout, su)[0]
@@ -111,7 +111,7 @@ def test_one_list_alone(su: Path) -> None:
     splits = adobe240(su, hold_back=0)
     assert (names(splits.train), len(splits.test)) == (["IMG_1004", "IMG_1005"], 8)
     (su / "train_list.txt").write_text("\n")
-    with pytest.raises(Problem, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         adobe240(su)
 
 
@@ -133,7 +133,7 @@ def test_adobe240_in_frames(tmp_path: Path) -> None:
 
 def test_frames_beside_their_video_are_no_second_one(su: Path) -> None:
     write_frames(su / "original_high_fps_videos" / "unpacked" / "IMG_1000")
-    with pytest.raises(Problem, match="have one name"):
+    with pytest.raises(UserError, match="have one name"):
         adobe240(su)
 
 
@@ -146,7 +146,7 @@ def test_dvd_tests_on_a_share(su: Path) -> None:
     assert set(np.diff(numbers)) <= {5, 6}  # evenly spread
     assert inspect(dvd, su) == []
     assert not dvd(su, test=0).test
-    with pytest.raises(Problem, match=r"data\.layout\.test"):
+    with pytest.raises(UserError, match=r"data\.layout\.test"):
         dvd(su, test=12)
 
 
@@ -175,7 +175,9 @@ def test_gopro(nah: Path) -> None:
 def test_gopro_with_gaps_is_refused(tmp_path: Path) -> None:
     for kind in ("blur", "sharp"):
         write_frames(tmp_path / "train" / "GOPR0372_07_00" / kind)
-    with pytest.raises(Problem, match=r"is GOPRO_Large, whose sharp frames have gaps .* get GOPRO_Large_all from http"):
+    with pytest.raises(
+        UserError, match=r"is GOPRO_Large, whose sharp frames have gaps .* get GOPRO_Large_all from http"
+    ):
         gopro(tmp_path)
 
 
@@ -198,7 +200,7 @@ def test_sony_in_folders_and_in_one(tmp_path: Path, video: Path) -> None:
 
 @pytest.mark.parametrize("hold_back", [-1, 125])
 def test_something_is_left_to_train_on(su: Path, hold_back: int) -> None:
-    with pytest.raises(Problem, match=f"hold_back={hold_back} of 125 training videos"):
+    with pytest.raises(UserError, match=f"hold_back={hold_back} of 125 training videos"):
         adobe240(su, hold_back=hold_back)
 
 
@@ -211,7 +213,7 @@ def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., 
     if there == "empty splits":
         (root / "train").mkdir()
         (root / "test").mkdir()
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         layout(root)
     sentence = str(caught.value)
     assert sentence.startswith(f"This data set is not at {root}: ")
@@ -232,6 +234,6 @@ def test_a_share_of_what_a_train_list_leaves_tests(su: Path) -> None:
 @pytest.mark.parametrize("name", ["test_list.txt", "train_list.txt"])
 def test_lists_do_not_lead_out_of_the_data_set(su: Path, entry: str, name: str) -> None:
     (su / name).write_text(f"IMG_1000\n{entry}\n")
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         adobe240(su)
     assert f"line 2 of {su / name} is {entry}, which leads out of the data set" in str(caught.value)

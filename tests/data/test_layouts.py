@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.folders import folder
-from src.data.layouts import EXPECTED, inspect, procedural, reds, vid4, vimeo90k
+from src.data.layouts.folder import folder
+from src.data.layouts.published import EXPECTED, inspect, procedural, reds, vid4, vimeo90k
 from src.data.splits import Clip, Splits
-from src.errors import Problem
+from src.errors import UserError
 
 
 def write_frames(path: Path, count: int, size: tuple[int, int] = (24, 32), black: tuple[int, ...] = ()) -> Path:
@@ -54,7 +54,7 @@ def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
     assert [(clip.name, clip.subset) for clip in test] == [("00002/0001", "fast"), ("00003/0002", "slow")]
     assert [clip.name for clip in vimeo90k(septuplets, test_list="slow").test] == ["00003/0002"]
     assert len(vimeo90k(septuplets, test_list="sep").test) == 5
-    with pytest.raises(Problem, match=r"no medium_testset\.txt"):
+    with pytest.raises(UserError, match=r"no medium_testset\.txt"):
         vimeo90k(septuplets, test_list="medium")
 
 
@@ -111,7 +111,7 @@ def test_lists_do_not_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path,
         (septuplets / name).write_text("00002/0001")
     with (septuplets / name).open("a") as file:
         file.write(f"\n\n{entry}\n")
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         vimeo90k(septuplets)
     line = len((septuplets / name).read_text().splitlines())
     assert f"line {line} of {septuplets / name} is {entry}, which leads out of the data set" in str(caught.value)
@@ -130,13 +130,13 @@ def test_links_within_a_data_set_may_lead_anywhere(septuplets: Path, tmp_path: P
 
 def test_a_list_that_is_no_text_is_one_sentence(septuplets: Path) -> None:
     (septuplets / "sep_trainlist.txt").write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(Problem, match=r"sep_trainlist.txt cannot be read as a list of clips, one a line"):
+    with pytest.raises(UserError, match=r"sep_trainlist.txt cannot be read as a list of clips, one a line"):
         vimeo90k(septuplets)
 
 
 @pytest.mark.parametrize("layout", [vimeo90k, vid4, folder])
 def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: object) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         layout(tmp_path / "nowhere")  # type: ignore[operator]
     sentence = str(caught.value)
     assert str(tmp_path / "nowhere") in sentence
@@ -174,7 +174,7 @@ def test_folder_by_video(tmp_path: Path) -> None:
         write_frames(tmp_path / f"clip{i}", 2)
     splits = folder(tmp_path, by="video")
     assert (len(splits.train), len(splits.validate), len(splits.test)) == (8, 1, 1)
-    with pytest.raises(Problem, match="by=video"):
+    with pytest.raises(UserError, match="by=video"):
         folder(tmp_path)  # too short to hold back their ends
 
 
@@ -227,9 +227,9 @@ def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.Captu
 )
 def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
     others = [Clip(f"other{i}", Path(f"z{i}")) for i in range(3)]
-    with pytest.raises(Problem, match=r"both (training|test) data \(clip .\) and (test|training) data"):
+    with pytest.raises(UserError, match=r"both (training|test) data \(clip .\) and (test|training) data"):
         Splits(train=[*others, train], test=[test])
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         Splits(validate=[train], test=[test])
     Splits(train=[train, test])  # within one split frames may be seen twice
 
@@ -237,7 +237,7 @@ def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
 def test_splits_that_share_nothing_are_not_refused() -> None:
     a = [Clip(f"a{i}", Path("x"), start=i * 10, stop=i * 10 + 10) for i in range(6)]
     Splits(train=a[::3], validate=a[1::3], test=a[2::3])
-    with pytest.raises(Problem, match="two test clips are called same"):
+    with pytest.raises(UserError, match="two test clips are called same"):
         Splits(test=[Clip("same", Path("x")), Clip("same", Path("y"))])
 
 
@@ -263,9 +263,9 @@ def test_reds_splits(reds_root: Path) -> None:
     assert (len(official.train), len(official.test)) == (240, 30)
     everything = reds(reds_root, split="all")
     assert (len({clip.path for clip in everything.train}), list(everything.test)) == (270, [])
-    with pytest.raises(Problem, match="reds4, official or all"):
+    with pytest.raises(UserError, match="reds4, official or all"):
         reds(reds_root, split="mine")
-    with pytest.raises(Problem, match=r"REDS .*seungjunnah"):
+    with pytest.raises(UserError, match=r"REDS .*seungjunnah"):
         reds(reds_root / "nowhere")
 
 
@@ -280,7 +280,7 @@ def test_reds_where_validation_clips_were_moved(reds_root: Path) -> None:
 @pytest.mark.parametrize("split", ["official", "all"])
 def test_reds_without_its_validation_clips(reds_root: Path, split: str) -> None:
     shutil.rmtree(reds_root / "val_sharp")
-    with pytest.raises(Problem, match=f"no val_sharp, which data.layout.split={split} needs"):
+    with pytest.raises(UserError, match=f"no val_sharp, which data.layout.split={split} needs"):
         reds(reds_root, split=split)
 
 
@@ -297,5 +297,5 @@ def test_reds_brings_its_tracks(reds_root: Path) -> None:
 
 def test_reds_without_one_of_its_test_clips(reds_root: Path) -> None:
     (reds_root / "train_sharp" / "015").rmdir()
-    with pytest.raises(Problem, match="lacks 015"):
+    with pytest.raises(UserError, match="lacks 015"):
         reds(reds_root)

@@ -17,19 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
+from src.data.corruptions import Bicubic
 from src.data.datamodule import DataModule
-from src.data.degrade import Degradation
-from src.data.folders import folder
-from src.data.highspeed import gopro
-from src.data.layouts import inspect, reds, vid4, vimeo90k
+from src.data.degradation import Degradation
+from src.data.layouts.folder import folder
+from src.data.layouts.highspeed import gopro
+from src.data.layouts.published import inspect, reds, vid4, vimeo90k
 from src.data.packing import damaged, pack
 from src.data.splits import Splits
-from src.data.steps import Bicubic
-from src.errors import Problem
+from src.errors import UserError
 from src.geometry import Geometry
 from src.video import packed
+from src.video.discovery import find_videos
 from src.video.reader import open_video
-from src.video.sources import find_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
@@ -189,7 +189,7 @@ def test_a_bad_clip_is_said_and_loses_no_other(tmp_path: Path) -> None:
     broken = (root / "b" / "im2.png").read_bytes()
     (root / "b" / "im2.png").write_bytes(broken[:200])
     Image.new("RGB", (8, 8)).save(root / "d" / "im3.png")
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         pack(root, target)
     said = str(caught.value)
     assert "2 of 4 files" in said
@@ -230,19 +230,19 @@ def test_refusals(tmp_path: Path) -> None:
     root = tmp_path / "png"
     frames(root / "a", 3)
     for target in (root, root / "packed", tmp_path):
-        with pytest.raises(Problem, match="lie in each other"):
+        with pytest.raises(UserError, match="lie in each other"):
             pack(root, target)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(Problem, match="was not packed before"):
+    with pytest.raises(UserError, match="was not packed before"):
         pack(root, tmp_path / "other")
-    with pytest.raises(Problem, match="gop counts"):
+    with pytest.raises(UserError, match="gop counts"):
         pack(root, tmp_path / "packed", gop=0)
     pack(root, tmp_path / "packed")
-    with pytest.raises(Problem, match="no folders of frames"):
+    with pytest.raises(UserError, match="no folders of frames"):
         pack(tmp_path / "packed", tmp_path / "again")
     (root / "a.mp4").write_bytes((tmp_path / "packed" / "a.mp4").read_bytes())
-    with pytest.raises(Problem, match="would both be packed as"):
+    with pytest.raises(UserError, match="would both be packed as"):
         pack(root, tmp_path / "packed")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
     assert not (tmp_path / "again").exists()

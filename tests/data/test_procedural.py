@@ -11,9 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import procedural
-from src.data.procedural import SPLITS, Body, Camera, Curve, Scene, Sheet, affine, compose, prepare, render, scene_seed
-from src.errors import Problem
+from src.data.procedural.scenes import (
+    SPLITS,
+    Body,
+    Camera,
+    Curve,
+    Scene,
+    Sheet,
+    affine,
+    compose,
+    prepare,
+    render,
+    scene_seed,
+)
+from src.data.procedural.scenes import scenes as procedural
+from src.errors import UserError
 
 
 def textured(size: int = 96, seed: int = 3) -> np.ndarray:
@@ -140,7 +152,7 @@ def test_files_are_whole_and_made_once(tmp_path: Path, caplog: pytest.LogCapture
     prepare(root, **arguments)
     assert [f.stat().st_mtime_ns for f in files] == times
     assert not caplog.messages
-    with pytest.raises(Problem, match=r"seed 5 instead of 6") as refusal:
+    with pytest.raises(UserError, match=r"seed 5 instead of 6") as refusal:
         prepare(root, **{**arguments, "seed": 6})
     assert "\n" not in str(refusal.value)
 
@@ -172,11 +184,11 @@ def test_what_was_cut_off_goes_on(
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "holiday.mp4").write_bytes(b"mine")
-    with pytest.raises(Problem, match="empty folder"):
+    with pytest.raises(UserError, match="empty folder"):
         prepare(tmp_path, 1, 1, 1)
     (tmp_path / "procedural.json").write_text("{")
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         prepare(tmp_path, 1, 1, 1)
-    with pytest.raises(Problem, match="must be even"):
+    with pytest.raises(UserError, match="must be even"):
         prepare(tmp_path / "odd", 1, 1, 1, height=33)
     assert not (tmp_path / "odd").exists()

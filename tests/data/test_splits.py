@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.splits import Clip, Splits
-from src.errors import Problem
+from src.errors import UserError
 
 WORDS = {"train": "training", "validate": "validation", "test": "test"}
 FILES = [["x.mp4", "./x.mp4", "y/../x.mp4", str(Path("x.mp4").absolute())], ["y.mp4"]]  # by the names of each
@@ -45,7 +45,7 @@ def test_stretches_that_overlap_are_refused_and_no_others(drawn: list[tuple[str,
     if not shared:
         splits_of(clips)
         return
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         splits_of(clips)
     said = r"frame (\d+) of .+ is both (\w+) data \(clip (\w+)\) and (\w+) data \(clip (\w+)\)"
     found = re.match(said, str(caught.value))

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.engine.journal import Journal, stretches
-from src.errors import Problem
+from src.errors import UserError
 
 PARTS = 4
 REFUSED, CUT_OFF = 3, 9  # exit codes
@@ -78,7 +78,7 @@ def killed(work: Callable[[], None], cut: int) -> int:
         sys.addaudithook(watch)
         work()
         code = 0
-    except Problem:
+    except UserError:
         code = REFUSED
     except BaseException:
         traceback.print_exc()
@@ -152,7 +152,7 @@ def test_other_settings_are_refused_and_named(before: dict, after: dict) -> None
         journal.finish(0, 0)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if changed:
-            with pytest.raises(Problem, match=f"begun with another {' and '.join(changed)}: "):
+            with pytest.raises(UserError, match=f"begun with another {' and '.join(changed)}: "):
                 Journal(output, after, {"tile": 2})
         else:
             assert Journal(output, after, {"tile": 2}).chosen == {"tile": 1}  # it goes on as it was begun

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.engine.files import Restoration
-from src.engine.restoration import restored
-from src.engine.way import Way
+from src.engine.cascade import Cascade
+from src.engine.file_job import FileRestoration
+from src.engine.options import RestoreOptions
+from src.engine.restore_video import restore_scenes
 from src.geometry import Geometry
 from src.ops.allocator import give_freed_memory_back
 from src.papers.baselines import Blend
-from src.papers.cascade import Cascade
 from src.video.writer import write_video
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_thousands_of_frames_are_as_good_as_uninterrupted(
     film, network, rng = Film(1, length, *size), NETWORKS[name](), random.Random(name)
     options = {"tile": tile, "overlap": 16}
     whole, course, shots = [], [], set()
-    for item in restored(network, film, size, **options):
+    for item in restore_scenes(network, film, size, **options):
         whole.append((item.time, zlib.crc32(item.frame.numpy())))
         shots.add(item.shot)
         if len(whole) % 50 == 0:
@@ -133,7 +133,7 @@ def test_thousands_of_frames_are_as_good_as_uninterrupted(
     after, shot, course, cut_off = None, 0, [], 0
     while len(again) < len(whole):
         left, fails_at = int(rng.expovariate(1 / 40)), rng.randrange(length) if rng.random() < 0.3 else length
-        items = restored(network, failing(film, fails_at), size, after=after, shot=shot, **options)
+        items = restore_scenes(network, failing(film, fails_at), size, after=after, shot=shot, **options)
         try:
             for item in items:
                 again.append((item.time, zlib.crc32(item.frame.numpy())))
@@ -178,13 +178,13 @@ def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Pat
         pictures = (frame.mul(255).round().byte().permute(1, 2, 0) for frame in film(0))
         write_video(source, pictures, Fraction(25), codec="lossless")
         name = rng.choice([*NETWORKS])
-        way = Way(
+        way = RestoreOptions(
             codec="ffv1", segment=rng.choice((7, 24, 48)), tile=rng.choice((0, 48)), overlap=16, cuts=rng.random() < 0.8
         )
         outputs = [tmp_path / f"{kind}{round_number}.mkv" for kind in ("whole", "again")]
         for output in outputs:
             while True:
-                work = Restoration(NETWORKS[name](), source, output, way, CPU)
+                work = FileRestoration(NETWORKS[name](), source, output, way, CPU)
                 missing, left = work.journal.missing(work.parts), [int(rng.expovariate(1 / 120))]
 
                 def advance(left: list[int] = left, whole: bool = output is outputs[0]) -> None:

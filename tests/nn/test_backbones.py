@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.errors import Problem
+from src.errors import UserError
 from src.nn import backbones
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
 from tests.conftest import GOLDEN, golden_parameter
@@ -77,7 +77,7 @@ def proxy(monkeypatch):
 def problem(network, file=None, **options):
     """The one sentence that loading ends with."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load_imagenet(network, file, **options)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     message = str(caught.value)

@@ -4,10 +4,11 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import nn
 
-from src.config import compose
+from src.config.composition import compose
 from src.engine.stream import stream
 from src.nn.backbones import MobileNetV2
-from src.nn.blocks import channels_of, clip_of, conv3x3, double, doubled, fold_norms, frames_of, joined
+from src.nn.blocks import conv3x3, fold_norms, upsample2x, upsample2x_conv
+from src.nn.clips import cat_clips, flatten_time, stack_channels, unflatten_time
 
 NETWORKS = [
     "edvr_m",
@@ -26,7 +27,7 @@ NETWORKS = [
 def clip(batch: int, frames: int, *, last: bool) -> torch.Tensor:
     layout = torch.channels_last if last else torch.contiguous_format
     pixels = torch.rand(batch * frames, 8, 5, 6).contiguous(memory_format=layout)
-    return clip_of(pixels, torch.empty(batch, frames, 0))
+    return unflatten_time(pixels, torch.empty(batch, frames, 0))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -58,14 +59,14 @@ def test_clips_keep_their_order_in_memory(batch: int, frames: int, last: bool) -
     layout = torch.channels_last if last else torch.contiguous_format
     with torch.no_grad():
         for dim in (0, 1):
-            both = joined([some, more], dim)
+            both = cat_clips([some, more], dim)
             assert torch.equal(both, torch.cat([some, more], dim))
-            assert torch.equal(frames_of(both), both.flatten(0, 1))
+            assert torch.equal(flatten_time(both), both.flatten(0, 1))
             assert both.flatten(0, 1).is_contiguous(memory_format=layout)
-        assert torch.equal(channels_of(some), some.flatten(1, 2))
-        assert channels_of(some).is_contiguous(memory_format=layout)
-        assert torch.equal(clip_of(frames_of(some), some), some)
-        assert torch.empty_like(frames_of(some)).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(stack_channels(some), some.flatten(1, 2))
+        assert stack_channels(some).is_contiguous(memory_format=layout)
+        assert torch.equal(unflatten_time(flatten_time(some), some), some)
+        assert torch.empty_like(flatten_time(some)).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
@@ -74,7 +75,7 @@ def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
     for height, width in ((1, 1), (1, 5), (6, 9)):
         x = torch.rand(2, 7, height, width, dtype=torch.float64, requires_grad=True)
         pairs = []
-        for result in (conv(double(x)), doubled(conv, x)):
+        for result in (conv(upsample2x(x)), upsample2x_conv(conv, x)):
             weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result)
             pairs.append((result, *torch.autograd.grad((result * weights).sum(), [x, conv.weight, conv.bias])))
         for expected, found in zip(*pairs, strict=True):

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 
-from src.build import build_restorer
-from src.config import compose, plain
+from src.config.build import build_restorer
+from src.config.composition import compose, plain
 from src.engine.stream import stream, windows
-from src.errors import Problem
+from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
 from src.tasks.restore import restore
@@ -59,8 +59,8 @@ def test_starts_from_repeated_frames_and_means_of_neighbours():
     means = torch.stack([clip[:, 1], (clip[:, 1] + clip[:, 2]) / 2, clip[:, 2]], dim=1)
     expected = F.interpolate(means.flatten(0, 1), scale_factor=2, mode="nearest").unflatten(0, (2, 3))
     with torch.no_grad():
-        assert (dsfn(interpolating=True)(clip) - expected).abs().max() < 2e-3
-        assert (SingleDSFN(level=level(interpolating=True))(clip[:, :3])[:, 1] - expected[:, 0]).abs().max() < 2e-3
+        assert (dsfn(warm_start=True)(clip) - expected).abs().max() < 2e-3
+        assert (SingleDSFN(level=level(warm_start=True))(clip[:, :3])[:, 1] - expected[:, 0]).abs().max() < 2e-3
 
 
 def test_the_frame_that_both_first_level_passes_make_is_their_mean():
@@ -76,7 +76,7 @@ def test_the_frame_that_both_first_level_passes_make_is_their_mean():
 
 @pytest.mark.parametrize("model", ["dsfn", "dsfn_single"])
 def test_every_parameter_learns_from_its_loss(model):
-    config = compose(f"model={model}", "size=mini", "size.interpolating=false")
+    config = compose(f"model={model}", "size=mini", "size.warm_start=false")
     network = instantiate(config.model.network)
     awaken(network)
     restorer = build_restorer(config, network)
@@ -120,7 +120,7 @@ def test_streaming_equals_windows_and_computes_each_first_level_result_once():
 
 def test_overfits_one_clip():
     torch.manual_seed(0)
-    network = SingleDSFN(level=level(interpolating=True))
+    network = SingleDSFN(level=level(warm_start=True))
     picture = F.interpolate(torch.rand(1, 3, 4, 6), (16, 24), mode="bicubic").clamp(0, 1)[0]
     moving = torch.stack([picture.roll(k, dims=-1) for k in range(5)])[None]
     inputs, targets = F.avg_pool2d(moving[0, ::2], 2)[None], moving[:, 1:4]
@@ -167,5 +167,5 @@ def test_offset_fields_of_a_video(tmp_path):
     with open_video(output) as reader:
         assert (len(reader), reader.size, reader.fps) == (4, (32, 144), 30)
         assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
-    with pytest.raises(Problem, match="cannot show=offsets, which DSFN can"):
+    with pytest.raises(UserError, match="cannot show=offsets, which DSFN can"):
         restore(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from src.build import build_network
 from src.checkpoints import from_reference
-from src.config import compose
+from src.config.build import build_network
+from src.config.composition import compose
 from src.engine.stream import stream, windows
 from src.nn.align import PCD, ChainAlign
 from src.nn.blocks import count_parameters

@@ -8,11 +8,12 @@ import pytest
 import torch
 from lightning import Trainer
 
-from src.build import build_network, build_restorer, start_network
-from src.config import compose
-from src.errors import Problem
+from src.config.build import build_network, build_restorer, start_network
+from src.config.composition import compose
+from src.errors import UserError
 from src.nn.align import DeformablePack
-from src.papers.restorer import all_but, cosine_restarts, lowered, of_kind
+from src.papers.restorer import all_but, of_kind
+from src.training.schedules import cosine_restarts, milestones
 
 START = "model.rates.fusion_first.factor.start=2"
 
@@ -29,7 +30,7 @@ class Batches(torch.utils.data.Dataset):
 
 def fit(*overrides, steps=4):
     """Weights after every step, by name, the first entry before training."""
-    mini = ["size=mini", "size.width=0.125", "size.warmup=0", "size.interpolating=false"]  # all have a gradient at once
+    mini = ["size=mini", "size.width=0.125", "size.warmup=0", "size.warm_start=false"]  # all have a gradient at once
     config = compose("model=edvr_m", *mini, *overrides)
     torch.manual_seed(0)
     restorer = build_restorer(config, start_network(config))
@@ -70,14 +71,14 @@ def test_deformable_layers_have_a_rate_of_their_own():
 def test_a_part_that_is_not_there_is_named():
     network = build_network(compose("model=edvr_m", "size=mini"))
     assert network.fuse not in all_but(network, parts=["fuse"])
-    with pytest.raises(Problem, match="no part fusion: it has encode, align, fuse, reconstruct"):
+    with pytest.raises(UserError, match="no part fusion: it has encode, align, fuse, reconstruct"):
         all_but(network, parts=["fusion"])
 
 
 def test_lowered():
-    rates = [lowered(step, 10, after=(0.5, 0.8), factor=0.1) for step in range(10)]
+    rates = [milestones(step, 10, after=(0.5, 0.8), factor=0.1) for step in range(10)]
     assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
-    assert lowered(0, 10, after=(0,)) == pytest.approx(0.1)  # a fine-tuning goes on at the lower rate
+    assert milestones(0, 10, after=(0,)) == pytest.approx(0.1)  # a fine-tuning goes on at the lower rate
 
 
 def test_cosine_restarts():

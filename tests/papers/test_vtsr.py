@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.build import build_data, build_restorer, start_network
-from src.config import compose
+from src.config.build import build_data, build_restorer, start_network
+from src.config.composition import compose
+from src.engine.cascade import apply_recursively
 from src.engine.stream import stream, windows
-from src.errors import Problem
+from src.errors import UserError
 from src.nn.backbones import VGG16
-from src.papers.cascade import again
 from src.papers.vtsr import PAIR, Multilevel
 from src.video.writer import VideoWriter
 
@@ -98,7 +98,7 @@ def test_recursion_streams_as_if_each_round_were_a_run_of_its_own(factor):
     clip = torch.rand(3, 3, 32, 32)
     given, rounds = list(clip), PAIR.rounds(factor)
     told = []
-    restored = list(stream(again(network, factor), clip, watch=lambda *round: told.append(round)))
+    restored = list(stream(apply_recursively(network, factor), clip, watch=lambda *round: told.append(round)))
     for number in range(rounds):
         alone = list(stream(network, given))
         given = [frame for _, frame in alone]
@@ -208,7 +208,7 @@ def test_imagenet_weights_are_taken_from_files(tmp_path):
     torch.save(VGG16().state_dict(), tmp_path / "vgg.pth")
     config.model.encoder_weights, config.model.vgg_weights = str(tmp_path / "mobile.pth"), str(tmp_path / "vgg.pth")
     restorer = build_restorer(config, start_network(config))
-    restorer.begin(fresh=True)
+    restorer.initialise(fresh=True)
     assert torch.equal(restorer.network.encode.backbone.features[0][0].weight, source["features.0.0.weight"])
     terms = restorer.losses(torch.rand(1, 2, 3, 64, 64), torch.rand(1, 2, 3, 64, 64))
     assert terms["perceptual"] > 0
@@ -218,15 +218,15 @@ def test_imagenet_weights_are_taken_from_files(tmp_path):
 def test_missing_imagenet_weights_are_told_in_a_sentence(tmp_path):
     config = compose("experiment=vtsr_gopro", f"model.encoder_weights={tmp_path}/none.pth", "logger=csv")
     restorer = build_restorer(config, start_network(config))
-    with pytest.raises(Problem, match=r"none\.pth.*download\.pytorch\.org.*model\.imagenet=false"):
-        restorer.begin(fresh=True)
+    with pytest.raises(UserError, match=r"none\.pth.*download\.pytorch\.org.*model\.imagenet=false"):
+        restorer.initialise(fresh=True)
 
 
 def test_a_factor_that_cannot_be():
-    with pytest.raises(Problem, match="may be 2, 4, 8, 16; got 3"):
+    with pytest.raises(UserError, match="may be 2, 4, 8, 16; got 3"):
         build_restorer(compose(*MINI, "protocol.factor=3"), start_network(compose(*MINI)))
-    with pytest.raises(Problem, match="enlarges"):
-        again(start_network(compose("model=blend")), 4)
+    with pytest.raises(UserError, match="enlarges"):
+        apply_recursively(start_network(compose("model=blend")), 4)
 
 
 @pytest.mark.slow

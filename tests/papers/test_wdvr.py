@@ -9,9 +9,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from src.build import build_network
 from src.checkpoints import from_reference, load
-from src.config import compose, plain
+from src.config.build import build_network
+from src.config.composition import compose, plain
 from src.engine.stream import stream
 from src.errors import CheckpointError
 from src.metrics import psnr
@@ -158,9 +158,9 @@ def test_a_clip_that_is_all_padding_is_refused():
 @pytest.mark.parametrize("model", ["2d", "3d"])
 def test_may_start_as_bicubic_enlargement(model, scale):
     network = (
-        network_3d(interpolating=True, scale=scale)
+        network_3d(warm_start=True, scale=scale)
         if model == "3d"
-        else WDVR2D(trunk=Wide2D(blocks=2, units=8), scale=scale, interpolating=True)
+        else WDVR2D(trunk=Wide2D(blocks=2, units=8), scale=scale, warm_start=True)
     )
     clip = imresize(moving(11), 1.5)[None, : network.geometry.window]
     middle = [int(t) for t in network.geometry.times]

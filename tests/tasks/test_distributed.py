@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from src.errors import Problem
+from src.errors import UserError
 from tests.tasks.test_tasks import ROOT, TINY, clips, run, trained  # noqa: F401 - fixtures
 
 
@@ -52,7 +52,7 @@ class Dies(Callback):
         if trainer.global_rank == self.rank and trainer.global_step == 1:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise Problem("The scene is gone.") if self.how == "problem" else ValueError("no such scene")
+            raise UserError("The scene is gone.") if self.how == "problem" else ValueError("no such scene")
 
 
 @pytest.mark.slow

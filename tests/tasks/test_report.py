@@ -20,15 +20,15 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.config import CONF, compose
-from src.errors import CheckpointError, Problem
+from src.config.composition import CONF, compose
+from src.errors import CheckpointError, UserError
 from src.metrics import FrameScore
 from src.protocols import Protocol, results, write_results
-from src.studies.charts import Curve, Dot, curves, front, scatter, thinned
-from src.studies.published import published, studies
-from src.studies.records import Block, Run, blocks
-from src.studies.rows import Point, in_markdown, rank_correlation
-from src.studies.tables import grid
+from src.report.charts import Curve, Dot, curves, front, scatter, thinned
+from src.report.runs import Block, Run, blocks
+from src.report.tables import grid
+from src.sweeps.aggregate import Point, in_markdown, rank_correlation
+from src.sweeps.published import published, studies
 from src.tasks.report import report
 
 EXPERIMENTS = CONF.parent / "experiments"
@@ -159,7 +159,7 @@ def test_no_runs_is_told_in_a_sentence(tmp_path, capsys):
     made(tmp_path / "nothing")
     assert "There are no runs with results in" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
-    with pytest.raises(Problem, match=r"cannot be written.*output=<folder>"):
+    with pytest.raises(UserError, match=r"cannot be written.*output=<folder>"):
         made(tmp_path, f"output={tmp_path}/file")
 
 
@@ -709,6 +709,6 @@ def test_every_study_is_left_as_a_sweep(tmp_path):
 def test_without_a_key_there_is_still_the_page(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(Problem, match="wandb login"):
+    with pytest.raises(UserError, match="wandb login"):
         report(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}", "wandb=true"), tmp_path)
     assert (tmp_path / "page" / "index.html").exists()

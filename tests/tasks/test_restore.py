@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.engine.files import Restoration
+from src.engine.file_job import FileRestoration
 from src.engine.journal import Journal, stretches
-from src.engine.way import Clock, Way
-from src.errors import Problem
+from src.engine.options import RestoreOptions
+from src.engine.timing import TimeMap
+from src.errors import UserError
 from src.geometry import Geometry
 from src.papers.baselines import Bicubic, Blend
-from src.video.pixels import Signal
+from src.video.colorspace import Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 from tests.tasks.test_tasks import ROOT, refused, run
@@ -48,7 +49,7 @@ def pixels(path):
 
 
 def restoration(source, output, network=None, **options):
-    return Restoration(network or Bicubic(scale=1), source, output, Way(**options), CPU)
+    return FileRestoration(network or Bicubic(scale=1), source, output, RestoreOptions(**options), CPU)
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "lossless"])
@@ -99,10 +100,15 @@ def test_one_command_at_a_time_makes_an_output(tmp_path):
     first = restoration(source, output, segment=10)
     with first.journal.held():
         first.run([0])
-        with pytest.raises(Problem, match="by another command"), restoration(source, output, segment=10).journal.held():
+        with (
+            pytest.raises(UserError, match="by another command"),
+            restoration(source, output, segment=10).journal.held(),
+        ):
             pass
-        with pytest.raises(Problem, match="by another command"):  # even where it would begin anew
-            Restoration(Bicubic(scale=1), source, output, Way(segment=5), CPU, anew=True).journal.missing(1)
+        with pytest.raises(UserError, match="by another command"):  # even where it would begin anew
+            FileRestoration(
+                Bicubic(scale=1), source, output, RestoreOptions(segment=5), CPU, anew=True
+            ).journal.missing(1)
     assert first.journal.missing(first.parts) == [1, 2]
 
 
@@ -157,10 +163,10 @@ def test_variable_rates_are_kept_or_made_even(tmp_path):
 
 
 def test_clock():
-    steady = Clock([Fraction(n, 1000) for n in (0, 33, 67, 100)], Fraction(133, 1000), Fraction(30))
+    steady = TimeMap([Fraction(n, 1000) for n in (0, 33, 67, 100)], Fraction(133, 1000), Fraction(30))
     assert steady.steady
     assert steady(Fraction(3, 2)) == Fraction(1, 20)
-    varying = Clock([Fraction(1), Fraction(2), Fraction(4)], Fraction(5), Fraction(1))
+    varying = TimeMap([Fraction(1), Fraction(2), Fraction(4)], Fraction(5), Fraction(1))
     assert [varying(Fraction(t, 2)) for t in range(7)] == [0, Fraction(1, 2), 1, 2, 3, Fraction(7, 2), 4]
 
 
@@ -178,11 +184,11 @@ def test_compared(tmp_path):
 def test_another_way_is_refused_and_nothing_lost(tmp_path):
     source, output = film(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     restoration(source, output, segment=10).run([0])
-    with pytest.raises(Problem, match="begun with another quality"):
+    with pytest.raises(UserError, match="begun with another quality"):
         restoration(source, output, segment=10, quality=30).journal  # noqa: B018
     whole = restoration(source, output, segment=10)
     assert whole.journal.missing(whole.parts) == [1, 2]
-    anew = Restoration(Bicubic(scale=1), source, output, Way(segment=10, quality=30), CPU, anew=True)
+    anew = FileRestoration(Bicubic(scale=1), source, output, RestoreOptions(segment=10, quality=30), CPU, anew=True)
     assert anew.journal.missing(anew.parts) == [0, 1, 2]
 
 
@@ -344,7 +350,7 @@ def test_what_people_really_have(tmp_path):
             whole = restoration(source, output, codec="auto", preset="ultrafast", max_frames=40)
             whole.run(whole.journal.missing(whole.parts))
             whole.finish()
-        except Problem as problem:
+        except UserError as problem:
             outcomes[source.name] = str(problem)
             continue
         outcomes[source.name] = ""

@@ -20,11 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from src.checkpoints import load
-from src.config import compose
+from src.config.composition import compose
+from src.engine.cascade import Cascade
 from src.errors import CheckpointError
-from src.nn.cost import count
+from src.nn.flops import count
 from src.papers.baselines import Bicubic
-from src.papers.cascade import Cascade
 from src.run import main
 from src.tasks import bench
 from src.tasks.bench import _labels, _limits, streamed
@@ -272,7 +272,7 @@ def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
         {"_target_": "os.system", "command": "true"},
         {"_target_": "src.checkpoints.torch.load", "_args_": ["evil.pkl"], "weights_only": False},
         {"_target_": "torch.nn.Identity", "_partial_": True},
-        {"_target_": "src.nn.start.torch.load"},
+        {"_target_": "src.nn.warm_start.torch.load"},
     ):
         content["network"] = evil
         torch.save(content, tmp_path / "evil.ckpt")

@@ -15,8 +15,8 @@ from av.subtitles.subtitle import SubtitleSet
 from PIL import Image
 
 from src.errors import VideoError
+from src.video.colorspace import RGB, Signal
 from src.video.mux import join
-from src.video.pixels import RGB, Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 

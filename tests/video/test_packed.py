@@ -13,9 +13,9 @@ from PIL import Image
 from src.data.packing import pack_clip
 from src.errors import VideoError
 from src.video import packed
+from src.video.discovery import clip_at
 from src.video.probe import probe
 from src.video.reader import open_video
-from src.video.sources import clip_at
 
 
 def noise(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from src.errors import VideoError
+from src.video.colorspace import Signal
 from src.video.pipe import open_pipe, y4m_writer
-from src.video.pixels import Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -111,7 +111,7 @@ import sys
 from fractions import Fraction
 import numpy as np
 from src.video.pipe import y4m_writer
-from src.video.pixels import Signal
+from src.video.colorspace import Signal
 with y4m_writer(sys.stdout.buffer, Fraction(25), signal=Signal(10, 1, 1)) as writer:
     for frame in np.load(sys.argv[1]):
         writer.write(frame)

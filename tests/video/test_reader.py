@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from src.errors import VideoError
+from src.video.discovery import find_videos
 from src.video.probe import until_damaged
 from src.video.reader import FileReader, open_video
-from src.video.sources import find_videos
 from src.video.writer import VideoWriter
 
 QUICK = [

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from src.errors import VideoError
-from src.video.pixels import Signal
+from src.video.colorspace import Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 

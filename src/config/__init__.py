@@ -1,0 +1,3 @@
+"""Compose, validate and build: from a command line to objects."""
+
+from src.config.composition import compose as compose

@@ -1,0 +1,75 @@
+"""Networks one after another as one: what the first restores is what the second is given.
+
+EDVR's two-stage restoration (Section 3.4) is a cascade of two EDVRs.
+
+Shapes: B batch, T input frames, H height, W width, s the product of all scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.geometry import Geometry
+
+
+class Cascade(nn.Module):
+    """(B, T, 3, H, W) to (B, T', 3, s*H, s*W), T the frames that the last stage's windows take.
+
+    Over a whole video :func:`src.engine.stream` runs stage behind stage, so that none restores a frame twice.
+
+    Args:
+        stages: networks of the suite, by names of your own, in order.
+        frozen: so many of them, from the first on, are not trained.
+    """
+
+    def __init__(self, *, stages: Mapping[str, nn.Module], frozen: int = 0) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(dict(stages))
+        self.frozen = frozen
+        geometries: list[Any] = [stage.geometry for stage in self.stages.values()]
+        self.geometry: Geometry = reduce(Geometry.then, geometries)
+        for stage in list(self.stages.values())[:frozen]:
+            stage.requires_grad_(False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        for number, stage in enumerate(self.stages.values()):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
+                clip = torch.cat(list(_slide(stage, clip)), dim=1)
+        return clip[:, : len(self.geometry.times)]
+
+
+def _slide(stage: nn.Module, clip: Tensor) -> Iterator[Tensor]:
+    """A stage's output frames, (B, n, 3, s*H, s*W) at a time, of every window that lies within the clip."""
+    geometry: Geometry = stage.geometry  # type: ignore[assignment]
+    last: Fraction | None = None
+    for start in range(0, clip.shape[1] - geometry.window + 1, geometry.stride):
+        restored = stage(clip[:, start : start + geometry.window])
+        new = [k for k, time in enumerate(geometry.times) if last is None or start + time > last]
+        last = start + geometry.times[-1]
+        yield restored[:, new]
+
+
+def apply_recursively(network: nn.Module, factor: int | None) -> nn.Module:
+    """A network applied to its own output until ``factor`` frames have come of one (VTSR, Equation 3.3).
+
+    Args:
+        network: makes several frames of one, of the same size.
+        factor: a power of how many; None: ``network`` itself.
+
+    Raises:
+        UserError: no number of times gives so many.
+    """
+    if factor is None:
+        return network
+    try:
+        rounds = network.geometry.rounds(factor)  # type: ignore[union-attr, operator]
+    except ValueError as error:
+        raise UserError(f"factor={factor} does not suit this network: {error}.") from error
+    return Cascade(stages={f"round{number}": network for number in range(rounds)})

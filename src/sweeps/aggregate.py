@@ -1,0 +1,295 @@
+"""Points of a sweep as the rows of a table, the paper's figures beside ours: in Markdown, and drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from src.checkpoints import build
+from src.config.composition import UNSAID
+from src.nn.flops import count
+from src.protocols import COLUMNS
+from src.sweeps.run_files import configuration
+
+Row = dict[str, Any]
+FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
+COUNTED = (180, 320)  # input pixels, height and width, for which operations are counted
+
+
+class Point:
+    """A finished run of a sweep: where it lies, and the overrides that made it."""
+
+    def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
+        self.directory = directory
+        self.overrides = dict(override.partition("=")[::2] for override in overrides)
+        self.values: dict[str, Any] = {}  # what has been read, by source
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The run's configuration."""
+        return configuration(self.directory / "config.yaml")
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The run's ``results.json``."""
+        return json.loads((self.directory / "results.json").read_text())
+
+    @cached_property
+    def counted(self) -> dict[str, int]:
+        """Parameters and operations of its network at 320x180."""
+        return count(self._network(), *COUNTED)
+
+    def _network(self) -> Any:
+        description = OmegaConf.to_container(self.config.model.network)
+        return build(description, self.directory / "config.yaml", of_files=True)
+
+    def value(self, source: str) -> Any:
+        """What a column's source (see :class:`Study`) says of this run."""
+        if source not in self.values:
+            self.values[source] = self._value(source)
+        return self.values[source]
+
+    def _value(self, source: str) -> Any:
+        kind, _, rest = source.partition("/")
+        if kind == "metrics":
+            with (self.directory / "metrics.csv").open(newline="") as stream:
+                figures = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
+            return statistics.median(figures) if figures else None
+        if kind == "count":
+            counted = self.counted
+            return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
+        if kind == "network":
+            with torch.device("meta"):
+                found: Any = self._network()
+            for part in rest.split("/"):
+                found = getattr(found, part)
+            return found
+        found = self.results
+        for part in rest.split("/"):
+            if part not in found and (part in FIGURES or rest.startswith(("levels/", "clips/", "subsets/"))):
+                return None  # a protocol does not measure everything, and another data set has other clips
+            found = next(iter(found.values())) if part == "*" else found[part]
+        return found
+
+
+Kind = TypeVar("Kind", bound=Point)
+
+
+def tabulate(
+    members: Sequence[Point],
+    columns: Mapping[str, str],
+    published: Mapping[Any, Row] | None = None,
+    varied: Collection[str] = (),
+    across: Sequence[str] = (),
+    hide: Sequence[str] = (),
+) -> list[Row]:
+    """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
+
+    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
+    are its values of ``varied``, and of other options that differ between points.
+    """
+    rows: list[Row] = []
+    for name, alike in grouped(members, published, varied, across).items():
+        if name in hide:
+            continue
+        row: Row = {"point": name}
+        if published:
+            theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
+            row |= {f"paper: {name}": value for name, value in theirs.items()}
+        for title, source in columns.items():
+            *conditions, path = source.split()
+            found = [member.value(path) for member in _meant(alike, conditions)]
+            seeds = len(found) > 1 and all(isinstance(value, int | float) for value in found)
+            row[title] = statistics.mean(found) if seeds else next(iter(found), None)
+            if seeds and path.startswith("results/"):
+                row[f"{title} deviation"] = statistics.stdev(found)
+        rows.append(row)
+    for title, source in columns.items():
+        if "ratio" in source.split():
+            first = rows[0][title] if rows else None
+            for row in rows:
+                row[title] = row[title] / first if first and row[title] is not None else None
+    return rows
+
+
+def grouped(
+    members: Sequence[Kind],
+    published: Mapping[Any, Any] | None = None,
+    varied: Collection[str] = (),
+    across: Sequence[str] = (),
+) -> dict[Any, list[Kind]]:
+    """Points by what they are called (see :func:`tabulate`), those of one row of the paper's by the first of them."""
+    keys = {key for point in members for key in point.overrides} - {"seed", *across, *UNSAID}
+    named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
+    groups: dict[Any, list[Kind]] = {}
+    names: dict[Any, Any] = {}
+    for point in members:
+        own = " ".join(str(point.overrides.get(key)) for key in named)
+        name = number(own or members[0].overrides.get("experiment", ""))
+        theirs = (published or {}).get(name)
+        groups.setdefault(names.setdefault(name if theirs is None else id(theirs), name), []).append(point)
+    return groups
+
+
+def _meant(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
+    """All seeds of the first point that has the overrides ``conditions``."""
+    wanted = [condition.partition("=")[::2] for condition in conditions if "=" in condition]
+    fitting = [m for m in members if all(fnmatch(str(m.overrides.get(key)), value) for key, value in wanted)]
+    return [m for m in fitting if m.overrides | {"seed": ""} == fitting[0].overrides | {"seed": ""}]
+
+
+def order(rows: Sequence[Row], compare: str) -> str:
+    """How the order of ``compare`` agrees with the paper's, in a sentence; empty where the paper has no such figure."""
+    rows = [row for row in rows if None not in (row.get(f"paper: {compare}"), row[compare])]
+    if len(rows) < 2:
+        return ""
+    theirs, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
+
+    def ranked(values: list[float]) -> str:
+        first, *others = np.argsort(values, kind="stable")
+        text = str(rows[first]["point"])
+        for before, number in zip([first, *others], others, strict=False):
+            sign = "=" if math.isclose(values[before], values[number], abs_tol=1e-4) else "<"
+            text += f" {sign} {rows[number]['point']}"
+        return text
+
+    agreement = rank_correlation(theirs, ours)
+    correlation = (
+        f"; rank correlation {agreement:.2f}" if len(rows) > 2 and agreement is not None else ""
+    )  # of two: 1, -1
+    return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}{correlation}."
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal.
+
+    Values count to the fourth decimal, as papers print them at most.
+    """
+    ranks = []
+    for values in (np.round(one, 4), np.round(other, 4)):
+        below, equal = values[:, None] > values, values[:, None] == values
+        ranks.append(below.sum(1) + (equal.sum(1) - 1) / 2)
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
+    """The table as Markdown, with what was asked for, how the order agrees, and what the paper found."""
+    names = list(rows[0])
+    heads = [in_markdown(name) for name in names]
+    asked = in_markdown(" ".join(overrides))
+    lines = [f"**{in_markdown(title)}** ({asked})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(in_markdown(cell(row.get(name))) for name in names)} |" for row in rows]
+    for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
+        lines += ["", in_markdown(remark)] if remark else []
+    return "\n".join(lines) + "\n"
+
+
+def in_markdown(text: Any) -> str:
+    """Text as Markdown shows it, in a table, too: nothing in it is markup."""
+    said = " ".join(str(text).split()).replace("&", "&amp;")
+    said = re.sub(r"(?<! )>", "&gt;", re.sub(r"<(?! )", "&lt;", said))  # between spaces they compare
+    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", said)  # an underscore within a word is one
+
+
+def _in_plain_text(drawing: Callable[..., None]) -> Callable[..., None]:
+    """A drawing whose text stays text, also in the file, and is no formula where a name has dollars."""
+
+    @wraps(drawing)
+    def drawn(*arguments: Any, **options: Any) -> None:
+        from matplotlib import rc_context  # only here: training does without
+
+        with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+            drawing(*arguments, **options)
+
+    return drawn
+
+
+@_in_plain_text
+def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: Sequence[str] = ()) -> None:
+    """``compare`` over the points, the paper's and ours side by side, each with a scale of its own.
+
+    Below the title stands what was asked for, ``overrides``: size and data above all.
+    """
+    from matplotlib.figure import Figure  # only here: training does without
+
+    rows = [row for row in rows if row[compare] is not None]
+    shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
+    if not shown:
+        return
+    places = [row["point"] for row in rows]
+    numeric = not any(isinstance(place, str) for place in places)
+    figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
+    for number, name in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), number + 1)
+        spread = [row.get(f"{name} deviation", 0.0) for row in rows]
+        axes.errorbar(
+            places, [row[name] for row in rows], yerr=spread, marker="o", linestyle="-" if numeric else "none"
+        )
+        axes.set_title(name, fontsize=10)
+        axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
+        axes.grid(alpha=0.3)
+    figure.suptitle(_headed(title, overrides), fontsize=9)
+    figure.savefig(file)
+
+
+@_in_plain_text
+def draw_frames(
+    members: Sequence[Point], figure: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
+) -> None:
+    """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
+    from matplotlib.figure import Figure  # only here: training does without
+
+    clips = list(members[0].results["clips"])[:most]
+    drawn = Figure(figsize=(8, 2 * len(clips)), layout="constrained")
+    grid = drawn.subplots(len(clips), 1, squeeze=False)
+    for axes, clip in zip(grid[:, 0], clips, strict=True):
+        for point in members:
+            frames = point.results["clips"][clip]["frames"]
+            values = [math.nan if frame[figure] is None else frame[figure] for frame in frames]
+            label = point.overrides.get("experiment", point.directory.name)
+            axes.plot([frame["time"] for frame in frames], values, label=label, linewidth=1)
+        axes.set_title(clip, fontsize=9)
+        axes.set_ylabel(figure)
+        axes.grid(alpha=0.3)
+    grid[0, 0].legend(fontsize=8)
+    grid[-1, 0].set_xlabel("time in input frames")
+    drawn.suptitle(_headed(title, overrides), fontsize=9)
+    drawn.savefig(file)
+
+
+def _headed(title: str, overrides: Sequence[str]) -> str:
+    """A plot's title, and what was asked for in lines that fit under it."""
+    return "\n".join([title, *textwrap.wrap(" ".join(overrides), 90)])
+
+
+def number(text: str) -> Any:
+    """A value as a number, where it is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def cell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,50 @@
+"""Learning-rate schedules and freezing, pure functions of the optimiser step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4, warmup: int = 0) -> float:
+    """Cosine annealing that starts anew ``restarts`` times within ``steps`` (warm restarts, SGDR).
+
+    Args:
+        step: optimiser steps so far.
+        steps: optimiser steps in all.
+        restarts: number of cosine periods.
+        lowest: where each period ends, as a fraction of the initial rate.
+        warmup: steps over which the rate rises to its initial value at the very beginning, on top of the cosine.
+
+    Returns:
+        The factor on the initial learning rate, in (0, 1].
+    """
+    period = max(1, math.ceil(steps / restarts))
+    phase = (step % period) / period
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    return rise * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+def step_decay(step: int, steps: int, *, parts: int, factor: float) -> float:
+    """The initial rate, multiplied by ``factor`` after each of ``parts`` equal parts of all steps."""
+    return factor ** (step * parts // steps)
+
+
+def milestones(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
+    """The initial rate, multiplied by ``factor`` at each of the shares ``after`` of all steps."""
+    return factor ** sum(step >= share * steps for share in after)
+
+
+def constant(step: int, steps: int, *, value: float = 1.0) -> float:
+    """The same factor at every step."""
+    return value
+
+
+def frozen_until_step(step: int, steps: int, *, start: int) -> float:
+    """0 before ``start``, then 1: what is frozen at first."""
+    return float(step >= start)
+
+
+def frozen_until(step: int, steps: int, *, share: float) -> float:
+    """0 for that share of all steps, then 1."""
+    return float(step >= share * steps)

@@ -1,0 +1,315 @@
+"""What is damaged in a data set is found, file by file, whatever it does to the process that reads it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import struct
+import time
+import zlib
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.integrity import Finding, check_clips, examine
+from src.data.packing import pack
+from src.data.worker_pool import map_isolated
+from src.video.colorspace import Signal
+from src.video.writer import VideoWriter
+
+SIZE = (48, 64)
+
+
+def pixels(count: int) -> np.ndarray:
+    """A texture that moves, uint8 (T, H, W, 3)."""
+    texture = np.random.default_rng(0).integers(0, 256, (SIZE[0], SIZE[1] + count, 3), dtype=np.uint8)
+    return np.stack([texture[:, t : t + SIZE[1]] for t in range(count)])
+
+
+def write_frames(path: Path, count: int = 6) -> Path:
+    path.mkdir()
+    for i, frame in enumerate(pixels(count)):
+        Image.fromarray(frame).save(path / f"{i}.png")
+    return path
+
+
+def encode(path: Path, codec: str = "libx264", times: Iterable[int] = range(48), **options: str) -> Path:
+    """A video with a key frame every 8 frames, and its table in front where there is one."""
+    times = [*times]
+    muxing = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=muxing) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        stream.options = {"g": "8", **options}
+        for time_, frame in zip(times, pixels(len(times)), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = time_, Fraction(1, 25)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+def spoil(path: Path, share: float = 0.5, size: int = 1500) -> Path:
+    """Zeros in the middle."""
+    content = bytearray(path.read_bytes())
+    middle = int(len(content) * share)
+    content[middle : middle + size] = bytes(size)
+    path.write_bytes(content)
+    return path
+
+
+def cut(path: Path, share: float = 0.6) -> Path:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path
+
+
+def bomb(path: Path, side: int = 60000) -> None:
+    """A PNG of a few bytes that says that it is huge."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def test_what_is_whole_is_nothing_to_speak_of(tmp_path: Path) -> None:
+    for path in (
+        write_frames(tmp_path / "frames"),
+        encode(tmp_path / "a.mp4"),
+        encode(tmp_path / "a.mkv"),
+        encode(tmp_path / "a.ts"),
+        encode(tmp_path / "b.avi", "mpeg4"),
+    ):
+        for read in (False, True):
+            finding = examine(path, read)
+            assert (finding.fault, finding.notes) == ("", ()), path
+            assert finding.frames == finding.readable == (6 if path.is_dir() else 48)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "readable"),
+    [
+        ("truncated", "3.png cannot be read as an image: ", 5),
+        ("several", "1.png cannot be read as an image: .*, and 2 more of its frames are damaged", 3),
+        ("size", "4.png is 32x32, but the first frame is 64x48", 5),
+        ("empty", "2.png cannot be read as an image: ", 5),
+        ("bomb", "5.png cannot be read as an image: .*3600000000 pixels|5.png has frames of 60000x60000", 5),
+    ],
+)
+def test_damaged_folders_of_frames(tmp_path: Path, kind: str, said: str, readable: int) -> None:
+    folder = write_frames(tmp_path / kind)
+    for number in {"truncated": [3], "several": [1, 2, 4]}.get(kind, []):
+        cut(folder / f"{number}.png", 0.5)
+    if kind == "size":
+        Image.new("RGB", (32, 32)).save(folder / "4.png")
+    if kind == "empty":
+        (folder / "2.png").write_bytes(b"")
+    if kind == "bomb":
+        bomb(folder / "5.png")
+    finding = examine(folder, read=True)
+    assert finding.skipped
+    assert (finding.frames, finding.readable) == (6, readable)
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError(finding.fault)
+    assert examine(folder, read=False).fault == ""  # whose first image is whole
+
+
+@pytest.mark.parametrize("content", [b"", b"no video\n" * 99])
+def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    finding = examine(tmp_path / "a.mp4", read=False)
+    assert "a.mp4 cannot be read as video" in finding.fault
+    assert finding.skipped
+    assert finding.frames == 0
+    assert "gone.mp4 does not exist" in examine(tmp_path / "gone.mp4", read=False).fault
+
+
+def test_a_video_that_breaks_in_the_middle_is_found_by_reading_it(tmp_path: Path) -> None:
+    path = spoil(encode(tmp_path / "a.mp4"), size=4000)
+    assert examine(path, read=False).fault == ""
+    finding = examine(path, read=True)
+    assert f"a.mp4 breaks at frame {finding.readable} of 48: " in finding.fault
+    assert 8 < finding.readable < 30
+    assert finding.skipped
+
+
+def test_damage_that_a_decoder_papers_over_is_found_too(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", "mpeg4", b="2M")
+    spoil(path, size=60)
+    finding = examine(path, read=True)
+    assert "that the decoder had to make up in part, from frame" in finding.fault
+    assert 8 < finding.readable < 40
+    assert not finding.skipped  # reading it does not fail
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "said"),
+    [
+        ("a.mp4", "mpeg4", "is cut off: .* of the 48 frames that it lists lie behind its end"),
+        ("a.mkv", "libx264", "is cut off: it says that it lasts 1.92 s, and its frames end at [01].*s"),
+        ("a.avi", "mpeg4", "says that it has 48 frames, and has .*: it is cut off, or says too many"),
+    ],
+)
+def test_videos_that_are_cut_off_are_found_by_opening_them(tmp_path: Path, name: str, codec: str, said: str) -> None:
+    finding = examine(cut(encode(tmp_path / name, codec)), read=False)
+    assert not finding.skipped  # readers take what there is
+    assert 0 < finding.frames < 40
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError(finding.fault)
+    assert "cut off" in examine(tmp_path / name, read=True).fault
+
+
+def test_what_is_as_it_may_be_is_noted(tmp_path: Path) -> None:
+    uneven = encode(tmp_path / "uneven.mp4", times=[*range(10), *range(20, 60, 4)])
+    assert examine(uneven, read=True).notes == ("variable frame rate, 40 to 440 ms a frame, read as if it were even",)
+    deep = tmp_path / "deep.mkv"
+    with VideoWriter(deep, Fraction(25), codec="ffv1", signal=Signal(10, transfer=16), aspect=Fraction(4, 3)) as video:
+        for frame in pixels(4).astype(np.uint16) * 4:
+            video.write(frame)
+    assert examine(deep, read=True).notes == (
+        "HDR (PQ), read without tone mapping",
+        "10 bits a channel, read as 8",
+        "pixels of 4:3 (anamorphic), read as they are stored",
+    )
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(np.full(SIZE, 300 * i, np.uint16)).save(folder / f"{i}.png")
+    assert examine(folder, read=True).notes == ("more than 8 bits a channel, read as 8",)
+
+
+def test_packed_videos_are_read_against_their_checksums(tmp_path: Path) -> None:
+    write_frames(tmp_path / "png").rename(tmp_path / "frames")
+    (tmp_path / "png").mkdir()
+    (tmp_path / "frames").rename(tmp_path / "png" / "a")
+    pack(tmp_path / "png", tmp_path / "packed", gop=1)
+    path = tmp_path / "packed" / "a.mp4"
+    assert examine(path, read=True) == Finding(path, frames=6, readable=6)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert str(path) in examine(path, read=True).fault
+
+
+def test_real_files(shared: Path) -> None:
+    """What people have, by what the files are known to be."""
+    odd = {path.name.split("_")[0]: path for path in (shared / "data" / "odd").iterdir()}
+    fine = ("rotate", "rotated90", "iphone", "dolbyvision", "flir", "roadtrip", "sony", "mjpeg", "mpeg4", "two")
+    paths = [odd[name] for name in (*fine, "audio", "corrupted", "raw", "zero")]
+    findings = {f.path.name.split("_")[0]: f for f in check_clips(paths, read=True, processes=2)}
+    assert {name for name, finding in findings.items() if finding.fault} == {"audio", "corrupted", "raw", "zero"}
+    assert "no video stream" in findings["audio"].fault
+    assert "breaks at frame 28 of 50" in findings["corrupted"].fault
+    assert findings["corrupted"].readable == 28
+    assert "changes from 352x288 to 640x480" in findings["raw"].fault
+    assert "holds no frames" in findings["zero"].fault
+    turned, deep = "turned, read upright", "10 bits a channel, read as 8"
+    assert {name: findings[name].notes for name in fine} == {
+        "rotate": ("mirrored, read upright",),
+        "rotated90": (turned,),
+        "iphone": (turned,),
+        "dolbyvision": (turned, "HDR (HLG), read without tone mapping", deep),
+        "flir": ("variable frame rate, 38 to 1997 ms a frame, read as if it were even",),
+        "roadtrip": (deep,),
+        "sony": ("interlaced, read as frames of two fields",),
+        "mjpeg": (),
+        "mpeg4": (),
+        "two": (),
+    }
+
+
+# --- Processes that may die of a file ---
+
+
+def do(what: str) -> str:
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGABRT)
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "leave":
+        os._exit(3)
+    if what == "stuck":
+        ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter's lock, so that no thread can watch it
+    if what == "slow":
+        time.sleep(8)
+    return what.upper()
+
+
+def say(job: str, how: str) -> str:
+    return f"{job}: {how}"
+
+
+def test_a_job_of_which_a_process_dies_costs_no_other() -> None:
+    jobs = ["a", "crash", "b", "killed", "slow", "leave", "stuck", "c", "d"]
+    begin = time.monotonic()
+    outcomes = [*map_isolated(do, jobs, 2, lost=say, patience=10)]
+    assert sorted(outcomes) == sorted(
+        [
+            "A",
+            "crash: was ended by SIGABRT",
+            "B",
+            "killed: was killed, most likely because memory ran out",
+            "SLOW",
+            "leave: left with code 3",
+            "stuck: gave no sign of life for 10 s",
+            "C",
+            "D",
+        ]
+    )
+    assert time.monotonic() - begin < 150
+    assert [*map_isolated(do, [], 2, lost=say)] == []
+
+
+def test_a_slow_job_is_waited_for_as_long_as_it_lives() -> None:
+    assert [*map_isolated(do, ["slow"], 1, lost=say, patience=5)] == ["SLOW"]
+
+
+def test_who_stops_listening_ends_the_processes() -> None:
+    outcomes = map_isolated(number, [0, 1, 1, 1], 2, lost=lose)
+    first = next(outcomes)
+    outcomes.close()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            os.kill(first, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def number(seconds: int) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def lose(job: int, how: str) -> int:
+    raise AssertionError(how)
+
+
+def test_a_file_that_takes_its_reader_with_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [encode(tmp_path / f"{name}.mp4") for name in "abc"]
+    shutil.copy(paths[0], tmp_path / "gone.mp4")
+    monkeypatch.setattr("src.data.integrity.examine", take_down)  # pickled by its name
+    findings = {
+        finding.path.name: finding for finding in check_clips([*paths, tmp_path / "gone.mp4"], read=True, processes=1)
+    }
+    assert [name for name, finding in findings.items() if finding.fault] == ["gone.mp4"]
+    assert "gone.mp4 cannot be read by any process: the one that did was ended by SIGSEGV" in findings["gone.mp4"].fault
+    assert not findings["gone.mp4"].skipped  # a training would end
+
+
+def take_down(path: Path, read: bool, patience: float) -> Finding:
+    if path.name == "gone.mp4":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return Finding(path)

@@ -1,0 +1,616 @@
+"""Samples: inputs and targets belong together, draws are functions of the seed and the key, clips come whole."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import chain, product
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+
+from src.data.augment import Augmentation, orient
+from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
+from src.data.degradation import Degradation, as_clip
+from src.data.samples import ClipDataset, EvaluationClip
+from src.data.splits import Clip
+from src.errors import UserError
+from src.geometry import Geometry, evenly
+
+ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3, elastic=True)
+EDVR = Geometry(4, 5, (Fraction(2),))
+HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
+VTSR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))
+BICUBIC = Degradation([Bicubic(4)])
+PLAIN = Augmentation(flip=False, rotate=False)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """34 different frames, uint8 (T, H, W, C), of a size that is no multiple of 4."""
+    rng = np.random.default_rng(3)
+    return torch.from_numpy(rng.integers(0, 256, (34, 50, 71, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path:
+    """The frames as PNG files, ``clip``, and what bicubic makes of them, ``low``."""
+    root = tmp_path_factory.mktemp("clips")
+    small = BICUBIC(as_clip(pixels[:, :48, :68]), np.random.default_rng())
+    for name, frames in (("clip", pixels), ("low", (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1))):
+        (root / name).mkdir()
+        for i, frame in enumerate(frames):
+            Image.fromarray(frame.numpy()).save(root / name / f"{i:04d}.png")
+    return root
+
+
+def dataset(root: Path, clips: list[Clip] | None = None, **options: object) -> ClipDataset:
+    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC, "crop": 32, "seed": 5}
+    defaults["augmentation"] = Augmentation(reverse=True)
+    return ClipDataset(clips or [Clip("clip", root / "clip", stop=34)], **{**defaults, **options})
+
+
+def equal(a: dict, b: dict) -> bool:
+    return torch.equal(a["inputs"], b["inputs"]) and torch.equal(a["targets"], b["targets"]) and a["key"] == b["key"]
+
+
+def test_sample_has_the_shape_of_the_network(root: Path) -> None:
+    sample = dataset(root)[0, 0, 0]
+    assert sample["inputs"].shape == (4, 3, 8, 8)
+    assert sample["targets"].shape == (7, 3, 32, 32)
+    assert sample["inputs"].dtype == sample["targets"].dtype == torch.float32
+    sample = dataset(root, geometry=EDVR)[0, 0, 0]
+    assert sample["inputs"].shape == (5, 3, 8, 8)
+    assert sample["targets"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("geometry", [ZSM, EDVR], ids=["zsm", "edvr"])
+def test_inputs_are_their_targets_made_smaller(root: Path, geometry: Geometry) -> None:
+    """Whatever the augmentation: cropping, mirroring, turning and reversing must have hit both alike."""
+    data = dataset(root, geometry=geometry)
+    samples = [data[epoch, 0, 0] for epoch in range(12)]
+    for sample in samples:
+        small = BICUBIC(sample["targets"], np.random.default_rng())
+        for j, time in enumerate(geometry.times):
+            if time.denominator == 1:
+                inner = (slice(None), slice(2, -2), slice(2, -2))  # further out the crop's border shows
+                assert torch.equal(small[j][inner], sample["inputs"][int(time)][inner])
+    assert len({sample["targets"].sum().item() for sample in samples}) == 12
+
+
+def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> None:
+    """Every target is a patch of consecutive frames, every input of what the whole frame degrades to."""
+    degradation = Degradation([Bicubic(4), Jpeg(30)])
+    data = dataset(root, degradation=degradation, augmentation=PLAIN)
+    whole = as_clip(pixels[:, :48, :68])
+    small = degradation(whole, np.random.default_rng())
+    seen = set()
+    for epoch in range(8):
+        sample = data[epoch, 1, 0]
+        start = int(sample["key"].split(":")[1])
+        places = [
+            (top, left)
+            for top in range(0, 48 - 31, 4)
+            for left in range(0, 68 - 31, 4)
+            if torch.equal(whole[start : start + 7, :, top : top + 32, left : left + 32], sample["targets"])
+        ]
+        ((top, left),) = places
+        patch = small[start : start + 7 : 2, :, top // 4 : top // 4 + 8, left // 4 : left // 4 + 8]
+        assert torch.equal(patch, sample["inputs"])
+        seen.add((start, top, left))
+    assert len(seen) > 5
+    assert len({top for _, top, _ in seen}) > 1
+    assert len({left for _, _, left in seen}) > 2
+
+
+@pytest.mark.parametrize("options", [{"span": 4}, {"samples": 3}], ids=["span", "samples"])
+def test_every_start_belongs_to_one_segment(root: Path, options: dict) -> None:
+    single = Geometry(4, 1, (Fraction(0),))
+    data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, **options)
+    assert len(data) == 3
+    starts = [{int(data[epoch, i, 0]["key"].split(":")[1]) for epoch in range(24)} for i in range(3)]
+    assert set.union(*starts) == set(range(14))
+    assert sum(map(len, starts)) == 14
+    septuplet = dataset(root, [Clip("s", root / "clip", start=3, stop=10)])
+    assert len(septuplet) == 1
+    assert septuplet[0, 0, 0]["key"] == "s:3"
+    often = dataset(root, [Clip("s", root / "clip", start=3, stop=10), Clip("c", root / "clip", stop=34)], samples=20)
+    assert len(often) == 40
+    assert {often[0, i, 0]["key"] for i in range(20)} == {"s:3"}  # where there is one place, again and again
+
+
+def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
+    data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], augmentation=PLAIN)
+    sample = data[0, 0, 0]
+    means = as_clip(pixels[2:33:5]).flatten(1).mean(1)
+    assert len(means) == 7
+    frames = as_clip(pixels[2:33:5, :48, :68])
+    assert any(
+        torch.equal(frames[..., top : top + 32, left : left + 32], sample["targets"])
+        for top in range(0, 17, 4)
+        for left in range(0, 37, 4)
+    )
+
+
+def test_draws_are_functions_of_seed_and_key(root: Path) -> None:
+    noisy = Degradation([Bicubic(4), Noise()])
+    first, second = (dataset(root, degradation=noisy) for _ in range(2))
+    torch.manual_seed(1)
+    expected = [first[epoch, i, 0] for epoch in range(3) for i in range(4)]
+    torch.manual_seed(2)
+    np.random.seed(7)
+    again = [second[epoch, i, 0] for epoch in (2, 1, 0) for i in range(4)]
+    assert all(equal(a, b) for a, b in zip(expected, again[8:] + again[4:8] + again[:4], strict=True))
+    assert not equal(expected[0], expected[4])
+    assert not equal(expected[0], first[0, 0, 1])
+    assert not equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0, 0])
+    assert equal(pickle.loads(pickle.dumps(first))[2, 3, 0], expected[11])
+
+
+def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 3, 0), (0, 1, 2), (1, 1, 0)]
+    expected = [dataset(root)[key] for key in keys]
+    data, read = dataset(root, stretches=2), []
+    reading = data._read
+    monkeypatch.setattr(data, "_read", lambda *place: read.append(place) or reading(*place))
+    assert all(equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
+    assert len(read) == 5  # the third key finds its stretch; the fifth comes after two others
+    assert len({sample["key"] for sample in expected[::2][:3]}) == 1
+    assert not torch.equal(expected[0]["targets"], expected[2]["targets"])
+
+
+def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
+    plain = dataset(root, augmentation=PLAIN)
+    still = {"mirror": False, "upend": False, "turns": 0, "backwards": False}
+    for name, part, ways in (
+        ("flip", "mirror", [False, True]),
+        ("flip_vertical", "upend", [False, True]),
+        ("rotate", "turns", [0, 1, 2, 3]),
+        ("reverse", "backwards", [False, True]),
+    ):
+        data = dataset(root, augmentation=replace(PLAIN, **{name: True}))
+        found = set()
+        for epoch in range(24):
+            before, after = plain[epoch, 0, 0]["targets"], data[epoch, 0, 0]["targets"]
+            (how,) = [way for way in ways if torch.equal(orient(before, **{**still, part: way}), after)]
+            found.add(how)
+        assert found == set(ways)
+
+
+def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Path) -> None:
+    degradation = Degradation([Bicubic(4), Noise()])  # which draws before the augmentation does
+    plain, full = (
+        dataset(root, degradation=degradation, augmentation=how) for how in (PLAIN, Augmentation(reverse=True))
+    )
+    noisier = dataset(root, degradation=degradation, augmentation=Augmentation(reverse=True, noise=0.01))
+    recorded = [  # first frame, mirrored, turns, backwards
+        (13, False, 2, True),
+        (13, True, 1, True),
+        (11, True, 3, True),
+        (8, False, 0, True),
+        (10, False, 3, False),
+    ]
+    for epoch, (start, mirror, turns, backwards) in enumerate(recorded):
+        before, after, other = (data[epoch, 1, 0] for data in (plain, full, noisier))
+        assert before["key"] == after["key"] == f"clip:{start}"
+        for part in ("inputs", "targets"):
+            moved = orient(before[part], mirror=mirror, upend=False, turns=turns, backwards=backwards)
+            assert torch.equal(moved, after[part])
+        assert torch.equal(after["targets"], other["targets"])
+        assert 0 < (after["inputs"] - other["inputs"]).abs().max() < 0.1
+
+
+def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
+    plain = dataset(root)[0, 0, 0]
+    whole = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): root / "low"})]
+    assert equal(dataset(root, whole)[0, 0, 0], plain)
+    marked = tmp_path / "low"
+    marked.mkdir()
+    for file in (root / "low").iterdir():
+        Image.new("RGB", (17, 12), (9, 9, 9)).save(marked / file.name)
+    clips = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): marked})]
+    sample = dataset(root, clips)[0, 0, 0]
+    assert sample["inputs"].eq(9 / 255).all()  # shows that the files were read, not made
+    assert torch.equal(sample["targets"], plain["targets"])
+    compressed = Degradation([Bicubic(4), Jpeg(10)])
+    sample = dataset(root, whole, degradation=compressed)[0, 0, 0]
+    assert equal(sample, dataset(root, degradation=compressed)[0, 0, 0])
+    other = {"degradation": Degradation([Bicubic(2)]), "geometry": Geometry(2, 5, (Fraction(2),))}
+    assert equal(dataset(root, clips, **other)[0, 0, 0], dataset(root, **other)[0, 0, 0])
+
+
+def test_what_does_not_go_together_is_refused(root: Path) -> None:
+    short = [Clip("s", root / "clip", stop=6)]
+    lopsided = Geometry(4, 3, (Fraction(0),))
+    for options, words in (
+        ({"crop": 30}, "no multiple of the network's scale of 4"),
+        ({"crop": 64}, "smaller than data.crop=64"),
+        ({"clips": short}, "7 frames .* longest has 6"),
+        ({"span": 5}, "takes 7"),
+        ({"degradation": Degradation([Bicubic(2)])}, "4 times"),
+        ({"geometry": lopsided}, "data.reverse=false"),
+        ({"samples": 0}, "data.samples counts samples"),
+        ({"resize": [48, 64]}, r"data.resize is \[48, 64\], .* null where it does \(here 4 times\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            dataset(root, **options)[0, 0, 0]
+    assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # the short one is left out
+
+
+# --- Whole clips ---
+
+
+def evaluation(root: Path, **options: object) -> EvaluationClip:
+    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC}
+    clip = options.pop("clip", Clip("clip", root / "clip", subset="slow"))
+    return EvaluationClip(clip, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_whole_clip(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root)
+    whole = as_clip(pixels[:, :48, :68])
+    inputs = torch.stack(list(clip.inputs()))
+    assert torch.equal(inputs, BICUBIC(whole, np.random.default_rng())[::2])
+    times, targets = zip(*clip.targets(), strict=True)
+    assert (len(inputs), len(targets)) == (17, 33)  # of 34 frames the last lies behind the last odd one
+    assert list(times) == ZSM.output_times(17)
+    assert torch.equal(torch.stack(targets), whole[:33])
+    assert (clip.frames, clip.size, clip.name, clip.subset) == (17, (48, 68), "clip", "slow")
+    assert clip.fps == Fraction(25, 2)
+
+
+def test_whole_clip_of_other_networks(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root, geometry=EDVR)
+    assert [time for time, _ in clip.targets()] == list(range(34))
+    assert sum(1 for _ in clip.inputs()) == 34
+    plain = Geometry(1, 1, (Fraction(0),))
+    clip = evaluation(root, geometry=plain, degradation=Degradation())
+    assert torch.equal(torch.stack(list(clip.inputs())), as_clip(pixels))
+    halves = Geometry(4, 3, (Fraction(3, 4), Fraction(5, 4)))  # VTSR's: its first output precedes the first frame
+    clip = evaluation(root, geometry=halves)
+    times = [time for time, _ in clip.targets()]
+    assert clip.frames == 9
+    assert times[:3] == [Fraction(1, 4), Fraction(3, 4), Fraction(5, 4)]
+    assert max(clip.timeline.target(time) for time in times) <= 33
+
+
+def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
+    clip = evaluation(root, max_frames=3)
+    assert sum(1 for _ in clip.inputs()) == 3
+    assert [time for time, _ in clip.targets()] == [Fraction(k, 2) for k in range(5)]
+    clip = evaluation(root, clip=Clip("c", root / "clip", start=5, stop=30, step=3))
+    targets = torch.stack([frame for _, frame in clip.targets()])
+    assert torch.equal(targets, as_clip(pixels[5:30:3, :48, :68]))
+    assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
+    single = evaluation(root, clip=Clip("c", root / "clip", start=33))
+    assert [time for time, _ in single.targets()] == [0]
+    with pytest.raises(UserError, match="has 0 frames from frame 40 on, and an input takes 1"):
+        next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
+
+
+def test_noise_of_a_clip_is_its_own(root: Path) -> None:
+    noisy = Degradation([Bicubic(4), Noise()])
+    first = list(evaluation(root, degradation=noisy).inputs())
+    again: Iterator[torch.Tensor] = evaluation(root, degradation=noisy, max_frames=5).inputs()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
+    other = next(evaluation(root, degradation=noisy, clip=Clip("other", root / "clip")).inputs())
+    assert not torch.equal(first[0], other)
+    assert not torch.equal(first[0], next(evaluation(root, degradation=noisy, seed=1).inputs()))
+
+
+def test_ready_made_frames_of_a_clip(root: Path) -> None:
+    low = evaluation(root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "low"}))
+    assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
+    shifted = evaluation(
+        root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "clip"})
+    )  # not 4 times smaller: not used
+    assert torch.equal(next(shifted.inputs()), next(low.inputs()))
+
+
+def test_real_clip(shared: Path) -> None:
+    """City has 34 frames; reading them twice in step, as an evaluation does, holds one at a time."""
+    clip = evaluation(shared, clip=Clip("city", shared / "data" / "vid4" / "city"), max_frames=2)
+    assert clip.size == (576, 704)
+    pairs = list(zip(clip.inputs(), [frame for time, frame in clip.targets() if time.denominator == 1], strict=True))
+    assert len(pairs) == 2
+    for given, wanted in pairs:
+        assert torch.equal(BICUBIC(wanted[None], np.random.default_rng())[0], given)
+
+
+# --- Exposure ---
+
+
+def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
+    blur = Degradation(exposure=3)
+    plain = Geometry(1, 5, (Fraction(2),))
+    data = dataset(root, geometry=plain, degradation=blur, augmentation=PLAIN)
+    assert data.extent == 7
+    sample = data[0, 2, 0]
+    first = int(sample["key"].split(":")[1])
+    sharp = as_clip(pixels[first : first + 7])
+    ((top, left),) = [
+        (top, left)
+        for top in range(50 - 31)
+        for left in range(71 - 31)
+        if torch.equal(sharp[3, :, top : top + 32, left : left + 32], sample["targets"][0])
+    ]
+    patch = sharp[..., top : top + 32, left : left + 32]
+    for i in range(5):
+        assert (patch[i : i + 3].mean(0) - sample["inputs"][i]).abs().max() <= 0.5001 / 255
+
+
+def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    for every in (1, 2, 4):
+        clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3, every=every))
+        inputs, (times, targets) = list(clip.inputs()), zip(*clip.targets(), strict=True)
+        assert len(inputs) == len(targets) == clip.frames == (34 - 3) // every + 1
+        assert list(times) == list(range(clip.frames))
+        for i, (given, target) in enumerate(zip(inputs, targets, strict=True)):
+            assert torch.equal(target, as_clip(pixels[i * every + 1][None])[0])
+            mean = as_clip(pixels[i * every : i * every + 3]).mean(0)
+            assert (given - mean).abs().max() <= 0.5001 / 255
+
+
+def test_ready_made_blur_is_used(root: Path) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    ready = Clip("clip", root / "clip", ready={("blur",): root / "clip"})
+    clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3), clip=ready)
+    assert all(torch.equal(given, target) for given, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
+    assert clip.frames == 32  # as many as without, so that scores are of the same frames
+    data = dataset(root, [ready], geometry=plain, degradation=Degradation(exposure=3))
+    sample = data[0, 1, 0]
+    assert torch.equal(sample["inputs"], sample["targets"])
+
+
+def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
+    plain = Geometry(1, 1, (Fraction(0),))
+    codec = Mpeg4(6)
+    clip = evaluation(root, geometry=plain, degradation=Degradation([codec]))
+    inputs = torch.stack(list(clip.inputs()))
+    source = torch.stack([target for _, target in clip.targets()])
+    groups = [codec(group, np.random.default_rng()) for group in source.split(codec.together)]
+    assert torch.equal(inputs, torch.cat(groups))
+
+
+# --- Exposures until the next frame begins ---
+
+RECONSTRUCTION = Geometry(1, 3, evenly("3/4", "1/2", 4), exposures=(HALF,) * 4)
+MULTILEVEL = Geometry(1, 2, tuple(Fraction(k, 8) for k in (6, 7, 9, 10)), exposures=(HALF, QUARTER, QUARTER, HALF))
+MIXED = Degradation(exposure=8, mixed=[8, 4, 2])
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """37 frames as PNG files, and (T, H, W, C): multiples of 8, so that means of 2, 4 and 8 are 8-bit values, too."""
+    folder = tmp_path_factory.mktemp("fast")
+    frames = np.random.default_rng(8).integers(0, 32, (37, 24, 24, 3)) * 8
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame.astype(np.uint8)).save(folder / f"{i:04d}.png")
+    return folder, frames
+
+
+def averaged(frames: np.ndarray, count: int) -> np.ndarray:
+    """Means of each ``count`` frames, (T, H, W, C) -> (T // count, H, W, C)."""
+    whole = frames[: len(frames) // count * count]
+    return whole.reshape(-1, count, *frames.shape[1:]).mean(1)
+
+
+def levels(clip: torch.Tensor) -> np.ndarray:
+    """(T, C, H, W) in [0, 1] -> (T, H, W, C) in [0, 255]."""
+    return (clip * 255).round().permute(0, 2, 3, 1).numpy()
+
+
+def exposed(frames: np.ndarray, begin: Fraction, end: Fraction, exposure: int) -> np.ndarray:
+    """What happens between two times, in input frames of so many frames each."""
+    return frames[int(begin * exposure) : int(end * exposure)].mean(0)
+
+
+def exposure_of(sample: dict, frames: np.ndarray, geometry: Geometry) -> int:
+    """The one exposure with which a sample of whole frames is what it says it is."""
+    start = int(sample["key"].split(":")[1])
+    given, wanted = levels(sample["inputs"]), levels(sample["targets"])
+    found = []
+    for exposure in (2, 4, 8):
+        if start + exposure * geometry.window > len(frames):
+            continue
+        inputs = [exposed(frames[start:], Fraction(i), Fraction(i + 1), exposure) for i in range(geometry.window)]
+        if np.array_equal(given, inputs):
+            edges = [geometry.interval(k) for k in range(len(geometry.times))]
+            assert np.array_equal(wanted, [exposed(frames[start:], *edge, exposure) for edge in edges])
+            found.append(exposure)
+    (exposure,) = found
+    return exposure
+
+
+def test_exposures_halved_again_and_again(fast: tuple[Path, np.ndarray]) -> None:
+    folder, frames = fast
+    clip = EvaluationClip(Clip("fast", folder), geometry=VTSR, degradation=MIXED)
+    assert clip.frames == 4  # five frames are left over
+    inputs = levels(torch.stack(list(clip.inputs())))
+    assert np.array_equal(inputs, averaged(frames, 8))
+    for rounds in (1, 2, 3):
+        geometry = VTSR.again(rounds)
+        times, targets = zip(*clip.targets(geometry), strict=True)
+        truth, parts = levels(torch.stack(targets)), 2**rounds
+        assert list(times) == [Fraction(2 * k + 1, 2 * parts) for k in range(4 * parts)]
+        assert np.array_equal(truth, averaged(frames[:32], 8 // parts))
+        assert np.array_equal(averaged(truth, parts), inputs)  # what happens in the parts happens in the frame
+    assert np.array_equal(truth, frames[:32])
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(clip.targets(), clip.targets(VTSR), strict=True))
+    with pytest.raises(UserError, match="multiple of 16"):
+        next(clip.targets(VTSR.again(4)))
+
+
+def test_targets_are_read_once(fast: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = EvaluationClip(
+        Clip("fast", fast[0], step=2), geometry=VTSR, degradation=Degradation(exposure=4), max_frames=3
+    )
+    assert clip.fps == Fraction(25, 2 * 4)
+    reading, read = clip._frames, []
+    monkeypatch.setattr(clip, "_frames", lambda path, sources: read.append(sources) or reading(path, sources))
+    truth = levels(torch.stack([target for _, target in clip.targets()]))
+    assert np.array_equal(truth, averaged(fast[1][::2][:12], 2))
+    assert read == [list(range(12))]
+
+
+def test_light_of_a_part_is_averaged_too(fast: tuple[Path, np.ndarray]) -> None:
+    clip = EvaluationClip(Clip("fast", fast[0]), geometry=VTSR, degradation=Degradation(exposure=4, gamma=2.2))
+    truth = levels(torch.stack([target for _, target in clip.targets()]))
+    expected = averaged((fast[1] / 255) ** 2.2, 2)[: len(truth)] ** (1 / 2.2) * 255
+    assert np.abs(truth - expected).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("geometry", "exposures"),
+    [(VTSR, {2, 4, 8}), (RECONSTRUCTION, {2, 4, 8}), (MULTILEVEL, {4, 8})],
+    ids=["basic", "reconstruction", "multilevel"],
+)
+def test_samples_mix_exposures(fast: tuple[Path, np.ndarray], geometry: Geometry, exposures: set[int]) -> None:
+    folder, frames = fast
+    clips = [Clip("fast", folder)]
+    data = dataset(folder, clips, geometry=geometry, degradation=MIXED, crop=24, augmentation=PLAIN, samples=3)
+    samples = [data[epoch, i, 0] for epoch in range(30) for i in range(3)]
+    drawn = [(exposure_of(sample, frames, geometry), int(sample["key"].split(":")[1])) for sample in samples]
+    assert {exposure for exposure, _ in drawn} == exposures
+    assert max(start + exposure * geometry.window for exposure, start in drawn) == 37  # up to the last frame
+    assert min(start for _, start in drawn) == 0
+    only = replace(MIXED, exposure=4, mixed=None)
+    data = dataset(folder, clips, geometry=geometry, degradation=only, crop=24, augmentation=PLAIN)
+    assert {exposure_of(data[epoch, 0, 0], frames, geometry) for epoch in range(5)} == {4}
+
+
+def test_the_halves_of_a_frame_average_to_it(fast: tuple[Path, np.ndarray]) -> None:
+    data = dataset(fast[0], [Clip("fast", fast[0])], geometry=RECONSTRUCTION, degradation=MIXED, crop=24)
+    for epoch in range(6):  # mirrored, turned, reversed or not
+        sample = data[epoch, 0, 0]
+        assert np.array_equal(levels(sample["targets"])[1:3].mean(0), levels(sample["inputs"])[1])
+
+
+def test_exposures_run_backwards(fast: tuple[Path, np.ndarray]) -> None:
+    clips, seen = [Clip("fast", fast[0])], set()
+    backwards = replace(PLAIN, reverse=True)
+    for geometry in (VTSR, RECONSTRUCTION, MULTILEVEL):
+        options = {"geometry": geometry, "degradation": Degradation(exposure=4), "crop": 24}
+        plain, data = (dataset(fast[0], clips, augmentation=how, **options) for how in (PLAIN, backwards))
+        for epoch in range(8):
+            before, after = plain[epoch, 0, 0], data[epoch, 0, 0]
+            turned = not torch.equal(before["inputs"], after["inputs"])
+            for part in ("inputs", "targets"):
+                assert torch.equal(before[part], after[part].flip(0) if turned else after[part])
+            seen.add(turned)
+    assert seen == {False, True}
+    with pytest.raises(UserError, match=r"data\.reverse=false"):
+        second = Geometry(1, 2, (3 * QUARTER,), exposures=(HALF,))
+        dataset(fast[0], clips, **{**options, "geometry": second, "augmentation": backwards})
+
+
+def test_blur_of_another_shutter_is_not_used(fast: tuple[Path, np.ndarray], root: Path) -> None:
+    clip = Clip("fast", fast[0], ready={("blur",): fast[0]})
+    whole = EvaluationClip(clip, geometry=VTSR, degradation=Degradation(exposure=4))
+    assert np.array_equal(levels(torch.stack(list(whole.inputs()))), averaged(fast[1], 4))
+    data = dataset(root, [clip], geometry=VTSR, degradation=MIXED, crop=24, augmentation=PLAIN)
+    assert exposure_of(data[0, 0, 0], fast[1], VTSR) in (2, 4, 8)
+
+
+def test_frames_are_resized_before_they_are_cropped(fast: tuple[Path, np.ndarray]) -> None:
+    clips, options = [Clip("fast", fast[0])], {"geometry": VTSR, "degradation": MIXED, "augmentation": PLAIN}
+    full, data = (
+        dataset(fast[0], clips, crop=crop, resize=size, **options) for crop, size in ((24, None), (16, (16, 20)))
+    )
+    seen = set()
+    for epoch in range(8):
+        plain, sample = full[epoch, 0, 0], data[epoch, 0, 0]
+        assert sample["inputs"].shape == sample["targets"].shape == (2, 3, 16, 16)
+        for part in ("inputs", "targets"):
+            pictures = [Image.fromarray(frame.astype(np.uint8)) for frame in levels(plain[part])]
+            small = np.stack([picture.resize((20, 16), Image.Resampling.BILINEAR) for picture in pictures])
+            errors = [np.abs(levels(sample[part]) - small[:, :, left : left + 16]).max() for left in range(5)]
+            assert min(errors) <= 1  # Pillow rounds after each axis
+            seen.add(int(np.argmin(errors)))
+    assert len(seen) > 2
+
+
+class Places(np.random.Generator):
+    """Draws, one after the other, these places of what is drawn from, and keeps what that was."""
+
+    def __init__(self, *places: int) -> None:
+        super().__init__(np.random.PCG64())
+        self.places, self.ranges = places, []
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        self.ranges.append(range(low) if high is None else range(low, high))
+        return self.ranges[-1][self.places[len(self.ranges) - 1]]
+
+
+@hypothesis.given(
+    lengths=st.lists(st.integers(1, 60), max_size=4),
+    mixed=st.sampled_from([None, (2,), (8, 4, 2), (4, 2)]),
+    more=st.integers(0, 12),
+    samples=st.none() | st.integers(1, 12),
+)
+@hypothesis.settings(max_examples=60)
+def test_every_possible_start_belongs_to_exactly_one_segment(
+    lengths: list[int], mixed: tuple | None, more: int, samples: int | None
+) -> None:
+    """Of clips of any lengths, after any exposure that is drawn; nothing that is taken lies outside of its clip."""
+    geometry, degradation = (VTSR, Degradation(exposure=2, mixed=mixed)) if mixed else (EDVR, BICUBIC)
+    longest = 2 * max(mixed) if mixed else 5
+    lengths = [*lengths, longest]  # one at least that is long enough
+    clips = [Clip(f"{k}", Path("x"), start=3, stop=3 + 2 * n, step=2) for k, n in enumerate(lengths)]
+    options = {"crop": 32, "augmentation": PLAIN, "span": longest + more, "samples": samples}
+    data = ClipDataset(clips, geometry=geometry, degradation=degradation, **options)
+    starts: dict[tuple[int, int], list[list[int]]] = {}  # by clip and frames of a sample, those of each segment
+    for index, exposure in product(range(len(data)), range(len(data.takes))):
+        widest = Places(exposure, 0)
+        data._locate(index, widest)
+        drawn = [data._locate(index, Places(exposure, place)) for place in range(len(widest.ranges[1]))]
+        ((number, extent),) = {(int(clip.name), take.extent) for clip, _, take in drawn}
+        assert extent == data.takes[exposure].extent
+        starts.setdefault((number, extent), []).append([first for _, first, _ in drawn])
+        for _, first, take in drawn:
+            taken = [first - take.first + frame for frame in chain(*take.inputs, *take.targets)]
+            assert 0 <= min(taken) <= max(taken) < lengths[number]
+    assert {number for number, _ in starts} == {number for number, n in enumerate(lengths) if n >= longest}
+    for (number, extent), segments in starts.items():
+        possible = [*range(lengths[number] - extent + 1)]
+        assert len(segments) == samples or samples is None
+        assert len(segments) <= len(possible) or samples is not None
+        found = [*chain(*segments)]
+        assert (found if len(segments) <= len(possible) else sorted(set(found))) == possible  # or several share one
+
+
+KEYS = st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 2))  # (epoch, index, patch), some beyond the clip
+
+
+@hypothesis.given(st.integers(0, 2**32), st.lists(KEYS, min_size=2, max_size=4, unique=True), st.integers(1, 3))
+@hypothesis.settings(max_examples=15)
+def test_a_sample_is_the_same_after_any_others(root: Path, seed: int, keys: list[tuple], stretches: int) -> None:
+    options = {"degradation": Degradation([Bicubic(4), Noise()]), "seed": seed}
+    data = dataset(root, stretches=stretches, **options)
+    samples = [data[key] for key in keys]
+    assert all(equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
+    assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)
+
+
+@hypothesis.given(st.tuples(st.integers(0, 9), st.text(max_size=3)), st.tuples(st.integers(0, 9), st.text(max_size=3)))
+@hypothesis.settings(max_examples=15)
+def test_noise_is_of_the_seed_the_clip_and_the_frame(root: Path, one: tuple[int, str], other: tuple[int, str]) -> None:
+    """However many frames are looked at, and whatever else has been."""
+
+    def inputs(key: tuple[int, str], frames: int) -> list[torch.Tensor]:
+        seed, name = key
+        clip = Clip(name, root / "clip", stop=12)
+        options = {"degradation": Degradation([Noise()], every=2), "geometry": Geometry(1, 1, (Fraction(0),))}
+        return [*evaluation(root, clip=clip, seed=seed, max_frames=frames, **options).inputs()]
+
+    first, second = inputs(one, 4), inputs(other, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, inputs(one, 2), strict=False))
+    assert all(torch.equal(a, b) == (one == other) for a, b in zip(first, second, strict=False))

@@ -1,0 +1,136 @@
+"""Networks one after another: geometry, what is trained, streaming without restoring a frame twice."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from src.config.build import build_network
+from src.config.composition import compose, plain
+from src.engine.cascade import Cascade
+from src.engine.stream import stream
+from src.errors import UserError
+from src.geometry import Geometry, evenly
+from src.nn.blocks import count_parameters
+from src.nn.flops import count
+from src.tasks.train import train
+from tests.papers.test_edvr import awaken, edvr
+
+ZSM = Geometry(4, 4, evenly(0, "1/2", 7), 3, elastic=True)
+EDVR5 = Geometry(1, 5, (Fraction(2),))
+DSFN = Geometry(4, 4, (Fraction(1), Fraction(3, 2), Fraction(2)), 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (Geometry(4, 5, (Fraction(2),)), EDVR5, Geometry(4, 9, (Fraction(4),))),
+        (EDVR5, ZSM, Geometry(4, 8, evenly(2, "1/2", 7), 3)),
+        (ZSM, EDVR5, Geometry(4, 4, (Fraction(1), Fraction(3, 2)), 1)),
+        (DSFN, EDVR5, Geometry(4, 6, (Fraction(2), Fraction(5, 2)), 1)),
+    ],
+)
+def test_geometry_of_two(first, second, expected):
+    assert first.then(second) == expected
+
+
+class Mean(nn.Module):
+    """The mean of its window, at its middle: shows which frames came in."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.geometry = Geometry(1, window, (Fraction(window // 2),))
+        self.passes = 0
+
+    def forward(self, clip):
+        self.passes += len(clip)
+        return clip.mean(1, keepdim=True)
+
+
+def test_a_window_is_what_the_stages_make_of_it():
+    cascade = Cascade(stages={"first": Mean(3), "second": Mean(3)})
+    clip = torch.rand(2, 5, 3, 2, 2)
+    weights = torch.tensor([1, 2, 3, 2, 1]) / 9
+    assert torch.allclose(cascade(clip)[:, 0], torch.einsum("t,btchw->bchw", weights, clip))
+
+
+def test_streaming_restores_each_frame_once_a_stage():
+    cascade = Cascade(stages={"first": Mean(3), "second": Mean(3)})
+    frames = torch.rand(7, 3, 2, 2)
+    streamed = list(stream(cascade, frames))
+    assert [time for time, _ in streamed] == list(range(7))
+    assert [stage.passes for stage in cascade.stages.values()] == [7, 7]
+    for k in range(2, 5):  # away from the ends, where stage two repeats what stage one made
+        assert torch.allclose(streamed[k][1], cascade(frames[None, k - 2 : k + 3])[0, 0])
+
+
+def test_streaming_equals_windows():
+    cascade = Cascade(stages={"first": edvr(), "second": edvr(shrink=4)}).eval()
+    awaken(cascade)
+    frames = torch.rand(7, 3, 8, 12)
+    streamed = dict(stream(cascade, frames))
+    with torch.no_grad():
+        for k in range(2, 5):
+            expected = cascade(frames[None, k - 2 : k + 3])[0, 0]
+            assert (streamed[Fraction(k)] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_frozen_stages_have_no_gradient(frozen):
+    cascade = Cascade(stages={"first": edvr(), "second": edvr(shrink=4)}, frozen=frozen)
+    awaken(cascade)
+    cascade(torch.rand(1, 5, 3, 8, 12)).square().mean().backward()
+    for name, parameter in cascade.named_parameters():
+        trained = not (frozen and name.startswith("stages.first."))
+        assert (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)) == trained, name
+
+
+def test_two_stage_edvr():
+    network = build_network(compose("model=edvr_s2", "size=mini"))
+    assert network.geometry == Geometry(4, 9, (Fraction(4),))
+    with torch.no_grad():
+        assert network(torch.rand(1, 9, 3, 8, 8)).shape == (1, 1, 3, 32, 32)
+
+
+def checkpoint(file, *overrides):
+    config = compose(*overrides)
+    network = build_network(config)
+    state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"network": plain(config.model.network), "state_dict": state}, file)
+    return network
+
+
+def test_checkpoints_one_after_another(tmp_path):
+    torch.manual_seed(0)
+    files = [str(tmp_path / name) for name in ("deblur.ckpt", "enlarge.ckpt")]
+    mini = ["size=mini", "size.width=0.125", "size.warm_start=false"]
+    deblur = checkpoint(files[0], "model=edvr_deblur", *mini, "model.network.encode.channels=8").eval()
+    enlarge = checkpoint(files[1], "model=zsm", *mini).eval()
+    config = compose("model=cascade", f"model.network.stages=[{','.join(files)}]")
+    network = build_network(config)
+    assert network.geometry == deblur.geometry.then(enlarge.geometry)
+    assert count_parameters(network) == count_parameters([deblur, enlarge])
+    assert count_parameters(network, trainable=True) == 0
+    frames = list(torch.rand(5, 3, 16, 20))
+    restored = [frame for _, frame in stream(deblur, frames)]
+    expected = list(stream(enlarge, restored))
+    streamed = list(stream(network, frames))
+    assert [time for time, _ in streamed] == [time for time, _ in expected] == [Fraction(k, 2) for k in range(9)]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(streamed, expected, strict=True))
+    assert count(instantiate(config.model.network), 16, 20)["parameters"] == count_parameters(network)
+    with pytest.raises(UserError, match="nothing to train"):
+        train(config, tmp_path / "run")
+    with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):
+        build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
+    with pytest.raises(InstantiationException, match=r"A cascade is a list: give model.network.stages=\[a.ckpt,"):
+        build_network(compose("model=cascade", "model.network.stages=a.ckpt"))
+
+
+def test_a_cascade_of_nothing():
+    with pytest.raises(InstantiationException, match=r"give model.network.stages=\[<checkpoint>,<checkpoint>\]"):
+        build_network(compose("model=cascade"))

@@ -1,0 +1,85 @@
+"""A network that starts interpolating does what quadratic enlargement and blending do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from src.config.build import build_network
+from src.config.composition import compose
+from src.errors import UserError
+from src.metrics import psnr
+from src.nn.upsample import Reconstruct
+from src.nn.warm_start import start_attention, start_interpolating
+
+
+@pytest.mark.parametrize("aggregate", ["none", "convlstm", "deformable_convlstm", "bidirectional"])
+@pytest.mark.parametrize("interpolate", ["naive", "deformable"])
+def test_starts_as_enlargement_and_blending(interpolate, aggregate):
+    torch.manual_seed(0)
+    parts = [f"model/network/interpolate={interpolate}", f"model/network/aggregate={aggregate}"]
+    network = build_network(compose("model=zsm", "size=mini", *parts)).eval()
+    clip = torch.nn.functional.interpolate(torch.rand(3, 3, 10, 12), (20, 24), mode="bicubic").clamp(0, 1)
+    with torch.no_grad():
+        frames = network(clip.unsqueeze(0))[0]
+    inner = (..., slice(16, -16), slice(16, -16))  # away from borders, beyond which there is padding
+    existing = quadratic(quadratic(clip))
+    assert psnr(frames[::2][inner], existing[inner]).min() > 45
+    assert psnr(frames[1::2][inner], (existing[1:] + existing[:-1])[inner] / 2).min() > 45
+
+
+def quadratic(x):
+    """Twice as large: each new pixel from the parabola through the three old ones around it, along both axes."""
+    for _ in range(2):
+        before, after = x.roll(1, -1), x.roll(-1, -1)
+        slope, bend = (after - before) / 2, (after + before) / 2 - x
+        x = torch.stack([x + place * slope + place**2 * bend for place in (-0.25, 0.25)], dim=-1).flatten(-2)
+        x = x.transpose(-1, -2)
+    return x
+
+
+def test_too_narrow_to_carry_colours_beside_their_negatives():
+    with pytest.raises(UserError, match="6 channels or more"):
+        start_interpolating(Reconstruct(8, blocks=1, head=4))
+
+
+def test_full_size_starts_at_random_as_published():
+    assert not compose("model=zsm").size.warm_start
+    assert compose("model=zsm", "size=mini").size.warm_start
+
+
+def test_attention_starts_as_the_fusion_that_it_takes_the_place_of():
+    torch.manual_seed(0)
+    plain, attentive = (build_network(compose(f"model={name}", "size=mini")) for name in ("edvr_m_pcd", "edvr_m"))
+    with torch.no_grad():
+        plain.fuse.fuse.weight[:3] += 0.1 * torch.rand_like(plain.fuse.fuse.weight[:3])  # as if trained
+    loaded = plain.state_dict()
+    attentive.load_state_dict({**attentive.state_dict(), **loaded})
+    clip = torch.rand(1, 5, 3, 16, 20)
+    before = attentive(clip)
+    start_attention(attentive, loaded.keys())
+    torch.testing.assert_close(attentive(clip), plain(clip), atol=1e-5, rtol=0)
+    assert (before - plain(clip)).abs().max() > 1e-3
+
+
+def test_attention_that_was_loaded_stays():
+    torch.manual_seed(0)
+    network = build_network(compose("model=edvr_m", "size=mini"))
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    start_attention(network, weights.keys())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_is_not_enlarged_starts_from_differences_between_frames():
+    torch.manual_seed(0)
+    parts = ["model/network/encode=blurred", "model.network.reconstruct.scale=1", "model.network.encode.channels=16"]
+    network = build_network(compose("model=edvr_deblur", "size=mini", "model/network/fuse=conv", *parts))
+    clip = torch.rand(1, 5, 3, 16, 16)
+    features, fused = [], []
+    network.align.register_forward_hook(lambda module, inputs, output: features.append(output))
+    network.fuse.register_forward_hook(lambda module, inputs, output: fused.append(output))
+    assert (network(clip)[:, 0] - clip[:, 2]).abs().max() < 0.05
+    carried = features[0][:, :3].unflatten(0, (1, 5))
+    found = fused[0] - network.fuse.fuse.bias.view(16, 1, 1)
+    torch.testing.assert_close(found[:, 3:6], 4 * (carried[:, 0] - carried[:, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 12:15], 4 * (carried[:, 4] - carried[:, 2]), atol=1e-5, rtol=0)

@@ -1,0 +1,218 @@
+"""Studies: what a sweep found, beside what its paper prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from fnmatch import fnmatch
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from src.config.build import build_data, build_network, build_restorer
+from src.config.composition import CONF, compose
+from src.config.validation import validate
+from src.sweeps.aggregate import Point, draw, draw_frames, markdown, order, tabulate
+from src.sweeps.callback import Study
+from src.sweeps.points import PointStatus
+
+STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
+
+
+def point(folder: Path, psnr: float, *overrides: str) -> Point:
+    folder.mkdir(parents=True)
+    OmegaConf.save(compose("model=wdvr3d", "size=mini"), folder / "config.yaml", resolve=True)
+    (folder / "results.json").write_text(json.dumps({"summary": {"psnr": psnr}, "models": {"x": {"flops": 7}}}))
+    (folder / "metrics.csv").write_text("step,train/seconds_per_step\n0,1.0\n1,\n2,3.0\n4,1.5\n")
+    return Point(folder, overrides)
+
+
+COLUMNS = {
+    "psnr": "results/summary/psnr",
+    "share": "network/trunk/temporal_share",
+    "parameters": "count/parameters",
+    "seconds": "metrics/train/seconds_per_step",
+    "flops": "results/models/*/flops",
+}
+
+
+def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
+    points = [
+        point(tmp_path / f"{frames}-{seed}", psnr, "size=mini", f"frames={frames}", f"seed={seed}")
+        for frames, seed, psnr in [(1, 0, 20.0), (1, 1, 21.0), (3, 0, 22.0), (3, 1, 22.0)]
+    ]
+    published = {3: {"window": 3, "psnr": 29.04}, 1: {"window": 1, "psnr": 28.45}, 5: {"window": 5, "psnr": 29.14}}
+    one, three = tabulate(points, COLUMNS, published)
+    assert (one["point"], one["psnr"], one["paper: psnr"]) == (1, 20.5, 28.45)
+    assert one["psnr deviation"] == pytest.approx(0.7071, abs=1e-4)
+    assert tabulate(points[:1], COLUMNS, {3: published[3]})[0]["paper: psnr"] is None  # no row of the paper's
+    assert (three["point"], three["psnr deviation"], three["seconds"], three["flops"]) == (3, 0.0, 1.5, 7)
+    assert three["share"] == pytest.approx(0.04, abs=0.01)
+    assert three["parameters"] > 1000
+    assert order([one, three], "psnr") == "psnr, paper: 1 < 3; here: 1 < 3."
+    table = markdown([one, three], "Table 1", "psnr", ["size=mini"])
+    assert "**Table 1** (size=mini)" in table
+    assert "| 1 | 1 | 28.450 | 20.500 |" in table
+    draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg", ["size=mini"])
+    assert "size=mini" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a | b\n\n# c", "$x$ \\frac{", "](javascript:x)", "--> ]]> &amp;", "*_`"]
+)
+def test_tables_and_plots_show_names_as_they_are(tmp_path, name):
+    """In Markdown nothing of them is markup; in SVG they are text, and no formula."""
+    rows = [{"point": name, "psnr": 1.0, "paper: psnr": 3.0}, {"point": "b", "psnr": 2.0, "paper: psnr": 2.0}]
+    table = markdown(rows, name, "psnr", [f"data.root={name}"], name)
+    assert "<script" not in table
+    assert not re.search(r"(?<!\\)\]\(", table)
+    assert "\n# c" not in table
+    (line,) = [line for line in table.splitlines() if line.endswith("| 1 | 3 |")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 4
+    draw(rows, name, "psnr", tmp_path / "plot.svg", [name])
+    run = scored(tmp_path / "run", 9.0, f"experiment={name}")
+    frames = {"frames": [{"time": 0, "psnr": 1.0}, {"time": 1, "psnr": None}]}
+    run.results["clips"] = {name: frames}
+    draw_frames([run], "psnr", name, tmp_path / "curves.svg", [name])
+    for file in ("plot.svg", "curves.svg"):
+        tree = ElementTree.parse(tmp_path / file)
+        kinds = {element.tag.rpartition("}")[2].lower() for element in tree.iter()}
+        assert not kinds & {"script", "a", "foreignobject", "image"}
+        assert " ".join(name.split())[:6] in " ".join("".join(tree.getroot().itertext()).split())
+
+
+def test_a_figure_that_the_protocol_did_not_measure_is_left_out_and_a_typo_is_not(tmp_path):
+    run = point(tmp_path / "run", 20.0)
+    assert run.value("results/summary/psnr_input_scale") is None
+    with pytest.raises(KeyError):
+        run.value("results/summary/psnr_of_input")
+
+
+def test_an_order_that_is_turned_round_says_so(tmp_path):
+    rows = [
+        {"point": name, "psnr": ours, "paper: psnr": theirs}
+        for name, ours, theirs in [("a", 3, 1), ("b", 2, 2), ("c", 1, 3)]
+    ]
+    assert order(rows, "psnr") == "psnr, paper: a < b < c; here: c < b < a; rank correlation -1.00."
+    assert order(rows[:2], "psnr") == "psnr, paper: a < b; here: b < a."
+    assert order([{"point": 1, "psnr": 2.0}, {"point": 2, "psnr": 3.0}], "psnr") == ""
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
+    node = OmegaConf.load(CONF / "ablation" / f"{name}.yaml")
+    assert node.hydra.mode == "MULTIRUN"
+    if "frames_per_pass" in name:  # options of a study's task can be given beside it
+        assert compose(f"ablation={name}", "bench.height=8").bench.models is None
+    options = OmegaConf.to_container(node.hydra.callbacks.study)
+    assert options.pop("_target_") == "src.sweeps.callback.Study"
+    study = Study(**options)
+    assert study.name == name
+    assert study.compare in study.columns
+    params = {key: str(values).split(",") for key, values in node.hydra.sweeper.params.items()}
+    points = [dict(zip(params, point, strict=True)) for point in product(*params.values())]
+    for point in points:
+        overrides = [f"{key}={value}" for key, value in point.items()]
+        if "experiment" in params and point.get("test", "own") == "own":  # a study leaves its experiments as they are
+            config = compose(f"ablation={name}", *overrides)
+            alone = compose(f"task={config.task._target_.rpartition('.')[2]}", *overrides)
+            assert (config.model, config.data, config.degradation) == (alone.model, alone.data, alone.degradation)
+    kept = [key for key, values in params.items() if len(values) > 1 and key not in study.across] or ["experiment"]
+    named = {" ".join(point.get(key, "") for key in kept) for point in points}
+    assert study.finding or {str(point) for point in study.published} <= named
+    assert set(study.hide) < named
+    assert all(study.compare in row for row in study.published.values())
+    for source in study.columns.values():  # overrides that a column is read of are those of some point
+        conditions = [word.partition("=")[::2] for word in source.split()[:-1] if "=" in word]
+        assert any(all(fnmatch(point.get(k, ""), v) for k, v in conditions) for point in points), source
+    for title in study.columns:
+        assert (
+            not study.published
+            or title in OWN
+            or title.endswith("SSIM")
+            or title in next(iter(study.published.values()))
+        ), title
+
+
+OWN = {  # columns of ours that no paper has beside it
+    "psnr", "ssim", "psnr of one", "parameters", "gflops", "seconds a step", "padding", "frames a second",
+    "peak memory", "ssim_input_scale", "pulsing, dB a frame", "swing of PSNR", "swing of SSIM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
+    params = OmegaConf.load(CONF / "ablation" / f"{name}.yaml").hydra.sweeper.params
+    sweep = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+    for overrides in product(*sweep):
+        fits(*overrides) if "experiment" in params else fits(f"ablation={name}", *overrides)
+
+
+@cache  # points of several studies are made once
+def fits(*overrides: str) -> None:
+    config = compose(*overrides, "size=mini", "data=procedural", "logger=csv", "checkpoint=null")
+    validate(config)
+    if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
+        config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
+    restorer = build_restorer(config, build_network(config))
+    if config.task._target_.endswith("bench"):
+        return  # takes no data
+    assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale
+
+
+def scored(folder: Path, psnr: float, *overrides: str) -> Point:
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"summary": {"psnr": psnr}, "clips": {}}))
+    return Point(folder, overrides)
+
+
+def test_what_is_tested_elsewhere_is_a_column_of_its_row(tmp_path):
+    points = [
+        scored(tmp_path / str(number), psnr, f"experiment={experiment}", f"test={test}", f"seed={seed}", "size=mini")
+        for number, (experiment, test, seed, psnr) in enumerate(
+            [
+                ("a", "own", 0, 30.0), ("a", "vid4", 0, 24.0), ("a", "vid4", 1, 26.0),
+                ("a_s2", "own", 0, 31.0), ("stage", "own", 0, 9.0), ("b", "own", 0, 28.0),
+            ]
+        )
+    ]  # fmt: skip
+    columns = {
+        "own": "test=own results/summary/psnr",
+        "vid4": "test=vid4 results/summary/psnr",
+        "second": "experiment=*_s2 results/summary/psnr",
+        "clip": "results/clips/000/psnr",
+        "share": "ratio results/summary/psnr",
+    }
+    theirs = {"own": 1.0}
+    rows = tabulate(points, columns, {"a": theirs, "a_s2": theirs}, across=("test",), hide=("stage",))
+    assert [row["point"] for row in rows] == ["a", "b"]
+    assert (rows[0]["own"], rows[0]["vid4"], rows[0]["second"], rows[0]["clip"]) == (30.0, 25.0, 31.0, None)
+    assert rows[0]["vid4 deviation"] == pytest.approx(2**0.5)
+    assert (rows[1]["own"], rows[1]["vid4"], rows[1]["paper: own"]) == (28.0, None, None)
+    assert rows[1]["share"] == pytest.approx(28 / 30)
+    assert "| b | - | 28.000 | - |" in markdown(rows, "", "own", [])
+    (single,) = tabulate(points[:2], columns, {"a": theirs}, across=("experiment", "test"))
+    assert (single["point"], single["paper: own"], single["vid4"]) == ("a", 1.0, 24.0)
+
+
+def test_pairs_of_a_paper_are_two_columns():
+    study = Study(
+        name="x", title="x", columns={"average": "results/summary/psnr"}, compare="average",
+        published={"file": "experiments/edvr/published.yaml", "table": "table1_vid4_y", "key": "method"},
+    )  # fmt: skip
+    assert (study.published["EDVR"]["average"], study.published["EDVR"]["average SSIM"]) == (27.35, 0.8264)
+
+
+def test_there_is_no_table_while_only_points_are_finished_that_are_hidden(tmp_path):
+    run = scored(tmp_path / "runs" / "stage", 9.0, "experiment=stage")
+    study = Study(name="x", columns={"psnr": "results/summary/psnr"}, hide=["stage"])
+    study.folder, study.runs, study.asked, study.count = tmp_path, tmp_path / "runs", {"experiment": ["stage", "a"]}, 2
+    study.finished = {}
+    entry = PointStatus(["experiment=stage"], 0, run.directory.name, "", None, status="finished")
+    assert study._write([entry]) == ""
+    study.hide = ()
+    assert "| stage | 9 |" in study._write([entry])
