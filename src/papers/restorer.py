@@ -16,10 +16,10 @@ from src.engine.cascade import apply_recursively
 from src.engine.stream import passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
-from src.losses import charbonnier
 from src.metrics import Scores
 from src.nn.activation_checkpointing import recompute
 from src.nn.clips import weights_to_channels_last
+from src.nn.losses import charbonnier
 from src.protocols import Protocol
 from src.training.schedules import constant
 

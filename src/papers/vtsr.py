@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.geometry import Geometry, evenly
-from src.losses import Perceptual, l1, sharpness
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
 from src.nn.blocks import SLOPE, conv3x3, leaky, upsample2x, upsample2x_conv
 from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channels, unflatten_time
 from src.nn.fuse import TemporalAttention
+from src.nn.losses import Perceptual, l1, sharpness
 from src.nn.warm_start import FAINT, start_unaligned
 from src.papers.restorer import Restorer
 

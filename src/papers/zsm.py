@@ -17,24 +17,21 @@ Shapes: B batch, T input frames, C feature channels, H height, W width, s scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
-from src.losses import charbonnier
 from src.nn.align import PairAlign
 from src.nn.blocks import Blend, conv3x3, trunk
 from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, unflatten_time
 from src.nn.encode import FrameEncoder
-from src.nn.recur import Bidirectional, DeformableConvLSTM
+from src.nn.losses import charbonnier
 from src.nn.upsample import Reconstruct
 from src.nn.warm_start import start_interpolating
 from src.ops.resize import imresize
 from src.papers.restorer import Restorer
-from src.papers.weights.reference import Reference, count
 
 
 class NaiveInterpolation(nn.Module):
@@ -183,61 +180,3 @@ class ZSMRestorer(Restorer):
             "first_order": self.first_order * charbonnier(first, clean[:, 1::2]),
             "second_order": self.second_order * charbonnier(second, clean[:, 2:-1:2]),
         }
-
-
-def _build(state: Mapping[str, Tensor]) -> ZSM:
-    channels = state["encode.conv.weight"].shape[0]
-    groups = state["interpolate.pair.forward_align.sample.0.offset.weight"].shape[0] // 27
-    return ZSM(
-        encode=FrameEncoder(channels, blocks=count(state, "encode.trunk")),
-        interpolate=DeformableInterpolation(channels, groups=groups),
-        aggregate=Bidirectional(DeformableConvLSTM(channels, groups=groups), channels),
-        reconstruct=Reconstruct(channels, blocks=count(state, "reconstruct.trunk")),
-    )
-
-
-def _pair_rules(theirs: str, ours: str) -> list[tuple[str, str]]:
-    rules = [(rf"{theirs}fusion\.(.*)", rf"{ours}.blend.\1")]
-    for level in (2, 3):
-        rules += [
-            (rf"{theirs}fea_L{level}_conv1\.(.*)", rf"{ours}.pyramid.down.{level - 2}.\1"),
-            (rf"{theirs}fea_L{level}_conv2\.(.*)", rf"{ours}.pyramid.mix.{level - 2}.\1"),
-        ]
-    for direction, name in ((1, "forward_align"), (2, "backward_align")):
-        for level in (1, 2, 3):
-            steps = ("compare", "refine") if level == 3 else ("compare", "inherit", "refine")
-            rules += [
-                (
-                    rf"{theirs}pcd_align\.L{level}_offset_conv{i}_{direction}\.(.*)",
-                    rf"{ours}.{name}.{step}.{level - 1}.\1",
-                )
-                for i, step in enumerate(steps, start=1)
-            ]
-            pack = rf"{theirs}pcd_align\.L{level}_dcnpack_{direction}\."
-            rules += [
-                (rf"{pack}conv_offset_mask\.(.*)", rf"{ours}.{name}.sample.{level - 1}.offset.\1"),
-                (rf"{pack}(weight|bias)", rf"{ours}.{name}.sample.{level - 1}.\1"),
-                (rf"{theirs}pcd_align\.L{level}_fea_conv_{direction}\.(.*)", rf"{ours}.{name}.blend.{level - 1}.\1"),
-            ]
-    return rules
-
-
-REFERENCE = Reference(
-    name="Zooming Slow-Mo",
-    marker="ConvBLSTM.conv_1x1.weight",
-    rules=[
-        (r"conv_first\.(.*)", r"encode.conv.\1"),
-        (r"feature_extraction\.(.*)", r"encode.trunk.\1"),
-        *_pair_rules("", "interpolate.pair"),
-        *_pair_rules(r"ConvBLSTM\.forward_net\.pcd_h\.", "aggregate.recurrence.align_hidden"),
-        *_pair_rules(r"ConvBLSTM\.forward_net\.pcd_c\.", "aggregate.recurrence.align_cell"),
-        (r"ConvBLSTM\.forward_net\.cell_list\.0\.conv\.(.*)", r"aggregate.recurrence.gates.\1"),
-        (r"ConvBLSTM\.conv_1x1\.(.*)", r"aggregate.join.\1"),
-        (r"recon_trunk\.(.*)", r"reconstruct.trunk.\1"),
-        (r"upconv1\.(.*)", r"reconstruct.upscale.0.\1"),
-        (r"upconv2\.(.*)", r"reconstruct.upscale.1.\1"),
-        (r"HRconv\.(.*)", r"reconstruct.refine.\1"),
-        (r"conv_last\.(.*)", r"reconstruct.last.\1"),
-    ],
-    build=_build,
-)

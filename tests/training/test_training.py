@@ -244,7 +244,7 @@ def test_scores_do_not_depend_on_the_precision_of_training(clips, tmp_path, prec
     assert scores["32-true"] == scores["bf16-mixed"]
 
 
-@pytest.mark.parametrize("loss", ["src.losses.charbonnier", "src.losses.l1", "src.losses.sharpness"])
+@pytest.mark.parametrize("loss", ["src.nn.losses.charbonnier", "src.nn.losses.l1", "src.nn.losses.sharpness"])
 def test_losses_of_bfloat16_are_computed_in_float32(loss):
     term = instantiate({"_target_": loss, "_partial_": True})
     torch.manual_seed(0)

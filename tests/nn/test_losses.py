@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.losses import Perceptual, charbonnier, l1, laplacian, sharpness
 from src.nn.backbones import VGG16, imagenet_normalised
+from src.nn.losses import Perceptual, charbonnier, l1, laplacian, sharpness
 
 KERNEL = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
 
