@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import pkgutil
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from src.engine.cascade import Cascade
 from src.errors import CheckpointError, UserError
-from src.papers import edvr, wdvr, zsm
+from src.papers import weights
 from src.papers.weights.reference import Reference
 
-REFERENCES: list[Reference] = [edvr.REFERENCE, zsm.REFERENCE, *wdvr.REFERENCES]
 WRAPPERS = (
     "params_ema",
     "params",
@@ -126,12 +126,12 @@ def from_reference(state_dict: Mapping[str, Any]) -> nn.Module:
     Raises:
         CheckpointError: the keys belong to no known implementation, or some are missing or left over.
     """
-    state = _unwrap(state_dict)
-    for reference in REFERENCES:
+    state, references = _unwrap(state_dict), find_references()
+    for reference in references:
         if reference.marker in state:
             break
     else:
-        known = ", ".join(reference.name for reference in REFERENCES)
+        known = ", ".join(reference.name for reference in references)
         raise CheckpointError(f"keys of no known implementation ({known}): {_some(state)}")
     renamed, unknown = reference.rename(state)
     try:
@@ -141,6 +141,15 @@ def from_reference(state_dict: Mapping[str, Any]) -> nn.Module:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"a {reference.name} checkpoint whose tensors make no network: {error}") from error
     return _fill(network, renamed, unknown, reference.name)
+
+
+def find_references() -> list[Reference]:
+    """Collect every :class:`Reference` that a module of the package ``src.papers.weights`` defines."""
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(weights.__path__, f"{weights.__name__}.")
+    ]
+    return [value for module in modules for value in vars(module).values() if isinstance(value, Reference)]
 
 
 def _ours(path: Path, content: Mapping[str, Any], largest: int) -> nn.Module:

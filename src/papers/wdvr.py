@@ -10,8 +10,6 @@ Shapes: B batch, T frames, U units (channels between blocks), A activations (cha
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -23,10 +21,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from src.geometry import Geometry, evenly
 from src.nn.clips import flatten_time, to_fast_layout, trim, unflatten_time
 from src.nn.warm_start import FAINT, start_enlarging
-from src.papers.weights.reference import Reference, Rule, count
 
 MEAN = 0.5  # taken from the input, added to the output
-DIRECTION = "parametrizations.weight.original1"  # of a weight-normalised kernel; its norm is original0
 
 Layer = tuple[str, str, tuple[int, ...]]  # channels in and out, by name; kernel over (time,) height, width
 
@@ -238,58 +234,3 @@ class WDVR3D(nn.Module):
         beside = trim(self.skip(trim(x, padding - near)), near)
         restored = self.tail(self.trunk(self.head(x), padding)) + beside
         return F.pixel_shuffle((restored + MEAN).transpose(1, 2), self.geometry.scale)
-
-
-def _rule(theirs: str, ours: str | Callable[[re.Match[str]], str]) -> Rule:
-    """The rule for weight-normalised convolutions: the names that PyTorch gave their tensors, and gives them now."""
-    names = {"bias": "bias", "weight_g": "parametrizations.weight.original0", "weight_v": DIRECTION}
-
-    def rename(match: re.Match[str]) -> str:
-        tensor = match[0].rpartition(".")[2]
-        return f"{ours(match) if callable(ours) else ours}.{names[tensor]}"
-
-    return rf"{theirs}\.({'|'.join(names)})", rename
-
-
-def _sizes(state: Mapping[str, Tensor], widened: int) -> tuple[dict[str, int], int]:
-    """Sizes of the trunk, whose layer number ``widened`` makes the activations, and the scale."""
-    units = state[f"head.{DIRECTION}"].shape[0]
-    activations = state[f"trunk.blocks.0.{widened}.{DIRECTION}"].shape[0]
-    scale = math.isqrt(state[f"tail.{DIRECTION}"].shape[0] // 3)
-    return {"blocks": count(state, "trunk.blocks"), "units": units, "activations": activations}, scale
-
-
-def _build_2d(state: Mapping[str, Tensor]) -> WDVR2D:
-    sizes, scale = _sizes(state, 0)
-    return WDVR2D(trunk=Wide2D(**sizes), frames=state[f"head.{DIRECTION}"].shape[1] // 3, scale=scale)
-
-
-def _build_3d(state: Mapping[str, Tensor]) -> WDVR3D:
-    sizes, scale = _sizes(state, 1)
-    return WDVR3D(trunk=TSAS(**sizes), clip=10, padding=0, scale=scale)  # as the published code trains it
-
-
-REFERENCES = [
-    Reference(
-        name="WDVR's wdsr_burst",
-        marker="skip.0.weight_v",
-        rules=[
-            _rule(r"head\.0", "head"),
-            _rule(r"body\.(\d+)\.body\.(\d+)", lambda match: f"trunk.blocks.{match[1]}.{match[2]}"),
-            _rule(r"tail\.0", "tail"),
-            _rule(r"skip\.0", "skip"),
-        ],
-        build=_build_2d,
-    ),
-    Reference(
-        name="WDVR's wdvr",
-        marker="skip.1.weight_v",
-        rules=[  # numbers count the head, and each padding in time
-            _rule(r"body\.0", "head"),
-            _rule(r"body\.(\d+)\.body\.(\d+)", lambda match: f"trunk.blocks.{int(match[1]) - 1}.{int(match[2]) - 1}"),
-            _rule(r"body\.\d+", "tail"),
-            _rule(r"skip\.1", "skip"),
-        ],
-        build=_build_3d,
-    ),
-]
