@@ -303,3 +303,9 @@ def resized(frames: Tensor, size: Sequence[int]) -> Tensor:
     pixels = frames.permute(0, 3, 1, 2).to(torch.float32)
     pixels = F.interpolate(pixels, list(size), mode="bilinear", antialias=True, align_corners=False)
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def crop_to_multiple(frames: Tensor, scale: int) -> Tensor:
+    """Crop (T, H, W, C) at the bottom and right, so that H and W are multiples of ``scale``."""
+    height, width = frames.shape[1:3]
+    return frames[:, : height - height % scale, : width - width % scale]

@@ -9,14 +9,8 @@ Shapes: T input frames, T' output frames, C channels, H and W target pixels, h a
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from fractions import Fraction
-from functools import cached_property
-from itertools import accumulate, chain, islice
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -25,12 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.data.augment import Augmentation
-from src.data.degradation import Degradation, SampleFrames, as_clip, resized
-from src.data.splits import Clip, Damaged, few, opened
+from src.data.degradation import Degradation, SampleFrames, as_clip, crop_to_multiple, resized
+from src.data.readers import Readers, precomputed, without_precomputed
+from src.data.splits import Clip, Damaged, few
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
-from src.video.decode_timeout import Stuck
-from src.video.reader import FrameReader
 
 ATTEMPTS = 100  # stretches drawn in place of one that cannot be read
 
@@ -65,60 +58,6 @@ class DecodedSpan(NamedTuple):
     targets: Tensor  # uint8 (T', H, W, C)
     degradation: Degradation  # what is to be done yet to the inputs
     damaged: dict[str, str]  # by clip, what was to be read in its place and cannot be
-
-
-class Readers:
-    """Readers of videos, each probed once; only the last few keep their decoder, which may hold hundreds of frames.
-
-    What is open stays in its process: a copy sent to a worker starts empty.
-    """
-
-    def __init__(self, limit: int = 3) -> None:
-        self.limit = limit
-        self._known: dict[Path, FrameReader] = {}
-        self._stuck: dict[Path, str] = {}  # what has cost the time limit once is not tried again by this process
-        self._recent: list[Path] = []  # whose decoders may be open, the last used last
-
-    def __call__(self, path: Path) -> FrameReader:
-        if path in self._stuck:
-            raise VideoError(self._stuck[path])
-        if path not in self._known:
-            with self._limited(path):
-                self._known[path] = opened(path)
-        if path in self._recent:
-            self._recent.remove(path)
-        self._recent.append(path)
-        while len(self._recent) > self.limit:
-            self._known[self._recent.pop(0)].close()
-        return self._known[path]
-
-    def read(self, path: Path, frames: Sequence[int]) -> Tensor:
-        """The given frames, uint8 (T, H, W, C).
-
-        Raises:
-            VideoError: one of them cannot be decoded, or the clip has fewer.
-        """
-        reader = self(path)
-        if max(frames) >= len(reader):
-            raise VideoError(f"{path} has {len(reader)} frames, and frame {max(frames)} is needed: it is not whole")
-        with self._limited(path):
-            return reader.read(frames)
-
-    @contextmanager
-    def _limited(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except Stuck as error:
-            self._stuck[path] = str(error)
-            raise
-
-    def close(self) -> None:
-        for path in self._recent:
-            self._known[path].close()
-        self._recent.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_known": {}, "_stuck": {}, "_recent": []}
 
 
 class ClipDataset(Dataset[Sample]):
@@ -259,7 +198,7 @@ class ClipDataset(Dataset[Sample]):
         reader = self._readers(clip.path)
         ready = precomputed(clip, reader.size, self.degradation, self._readers)
         needed = sorted({*places(chain(*take.targets, *([] if ready else take.inputs)))})
-        frames = _trimmed(self._readers.read(clip.path, needed), self.degradation.scale)
+        frames = crop_to_multiple(self._readers.read(clip.path, needed), self.degradation.scale)
 
         def exposed(ranges: Sequence[range]) -> Tensor:
             return torch.stack([self.degradation.expose(frames[[needed.index(i) for i in places(r)]]) for r in ranges])
@@ -269,7 +208,7 @@ class ClipDataset(Dataset[Sample]):
             inputs, rest = exposed(take.inputs), self.degradation
         else:
             path, rest = ready
-            inputs = _trimmed(self._readers.read(path, places(r[len(r) // 2] for r in take.inputs)), rest.scale)
+            inputs = crop_to_multiple(self._readers.read(path, places(r[len(r) // 2] for r in take.inputs)), rest.scale)
         if self.resize:
             inputs, targets = resized(inputs, self.resize), resized(targets, self.resize)
         return DecodedSpan(clip, clip.start + start * clip.step, inputs, targets, rest, {})
@@ -309,161 +248,3 @@ def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse:
             f"data.reverse=true needs output times that are their own mirror image, and this network's are "
             f"{', '.join(map(str, geometry.times))} in a window of {geometry.window}: set data.reverse=false"
         )
-
-
-def without_precomputed(clip: Clip, geometry: Geometry) -> Clip:
-    """The clip without degraded frames that it brings, where they would have to be exposed until the next begins."""
-    return replace(clip, ready={}) if geometry.exposures else clip
-
-
-def precomputed(
-    clip: Clip, size: tuple[int, int], degradation: Degradation, readers: Readers
-) -> tuple[Path, Degradation] | None:
-    """A folder of frames of a clip that are degraded already, and what is to be done yet to them.
-
-    Of those that the data set brings the one with which least is left to do; ``None`` where none fits.
-    """
-    found = []
-    for done, path in clip.ready.items():
-        if path.exists():
-            height, width = readers(path).size
-            factor = max(1, size[0] // height)
-            rest = degradation.after(done, factor)
-            if rest is not None and (height, width) == (size[0] // factor, size[1] // factor):
-                found.append((len(rest.steps), path, rest))
-    return min(found, key=lambda entry: entry[0])[1:] if found else None
-
-
-def _trimmed(frames: Tensor, scale: int) -> Tensor:
-    """(T, H, W, C) without the rows and columns that a reduction would have to share out."""
-    height, width = frames.shape[1:3]
-    return frames[:, : height - height % scale, : width - width % scale]
-
-
-class EvaluationClip:
-    """A whole clip, frame by frame in constant memory: what a network is given, and the truth about what it returns.
-
-    Args:
-        clip: where it is.
-        geometry: of the network.
-        degradation: of the inputs.
-        seed: of noise, which is a function of (seed, clip name, frame).
-        max_frames: at most so many input frames.
-        index: its number in the data set, under which scores are kept.
-    """
-
-    def __init__(
-        self,
-        clip: Clip,
-        *,
-        geometry: Geometry,
-        degradation: Degradation,
-        seed: int = 0,
-        max_frames: int | None = None,
-        index: int = 0,
-    ) -> None:
-        self.clip, self.index = without_precomputed(clip, geometry), index
-        self.name, self.subset = clip.name, clip.subset
-        self.geometry, self.degradation = geometry, degradation
-        self.timeline = degradation.timeline(geometry)
-        self.seed, self.max_frames = seed, max_frames
-
-    def __repr__(self) -> str:
-        return f"EvaluationClip({self.name!r}, {self.clip.path})"
-
-    @cached_property
-    def _about(self) -> tuple[int, tuple[int, int], Fraction]:
-        """Source frames, (height, width) and frame rate of the file."""
-        with opened(self.clip.path) as reader:
-            stop = len(reader) if self.clip.stop is None else min(self.clip.stop, len(reader))
-            return len(range(self.clip.start, stop, self.clip.step)), reader.size, reader.fps
-
-    @cached_property
-    def frames(self) -> int:
-        """Number of input frames."""
-        frames = self.timeline.inputs(self._about[0])
-        if frames < 1:
-            raise UserError(
-                f"clip {self.name} ({self.clip.path}) has {self._about[0]} frames from frame {self.clip.start} on, and "
-                f"an input takes {self.timeline.exposure}: hold back more of it, or lower degradation.exposure"
-            )
-        return frames if self.max_frames is None else min(frames, self.max_frames)
-
-    def _truth(self, geometry: Geometry | None) -> dict[Fraction, range]:
-        """By time, the source frames whose mean is the target."""
-        geometry = geometry or self.geometry
-        timeline = replace(self.degradation, every=self.timeline.every).timeline(geometry)
-        moments = (time % geometry.stride for time in geometry.times)
-        exposures = dict(zip(moments, geometry.exposures or (), strict=False))
-        truth = {
-            time: timeline.target_frames(time, exposures[time % geometry.stride] if exposures else None)
-            for time in geometry.output_times(self.frames)
-        }
-        return {time: frames for time, frames in truth.items() if frames[0] >= 0 and frames[-1] < self._about[0]}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the targets: the file's, cut to a multiple of the scale."""
-        scale = self.degradation.scale
-        height, width = self._about[1]
-        return height - height % scale, width - width % scale
-
-    @property
-    def fps(self) -> Fraction:
-        """Frame rate of the inputs."""
-        return self._about[2] / self.clip.step / self.timeline.every
-
-    def inputs(self) -> Iterator[Tensor]:
-        """Input frames in order: float32 (C, h, w) in [0, 1]."""
-        readers = Readers()
-        ready = precomputed(self.clip, self._about[1], self.degradation, readers)
-        readers.close()
-        path, degradation = ready or (self.clip.path, self.degradation)
-        ranges = [self.timeline.frames(i) for i in range(self.frames)]
-        if ready:
-            ranges = [range(self.timeline.source(i), self.timeline.source(i) + 1) for i in range(self.frames)]
-        name, count = zlib.crc32(self.name.encode()), degradation.together
-        exposed = self._exposed(path, ranges, degradation)
-        for first in range(0, self.frames, count):
-            some = torch.stack(list(islice(exposed, count)))
-            rng = np.random.default_rng([self.seed, name, first])
-            yield from degradation(as_clip(_trimmed(some, degradation.scale)), rng)
-
-    def _exposed(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
-        """One uint8 (H, W, C) for each range of source frames, ascending; only frames of one range are kept."""
-        needed = sorted(set(chain(*ranges)))
-        frames = zip(needed, self._frames(path, needed), strict=True)
-        held: dict[int, Tensor] = {}
-        for wanted in ranges:
-            held = {number: frame for number, frame in held.items() if number >= wanted[0]}
-            while wanted[-1] not in held:
-                number, frame = next(frames)
-                held[number] = frame
-            yield degradation.expose(torch.stack([held[number] for number in wanted]))
-
-    def targets(self, geometry: Geometry | None = None) -> Iterator[tuple[Fraction, Tensor]]:
-        """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
-
-        Args:
-            geometry: whose outputs, from the same inputs; by default the network's, and ``geometry.again(2)`` for what
-                it makes of its own output.
-        """
-        scale, truth = self.degradation.scale, self._truth(geometry)
-        frames = self._exposed(self.clip.path, [*truth.values()], self.degradation)
-        for time, frame in zip(truth, frames, strict=True):
-            yield time, as_clip(_trimmed(frame[None], scale))[0]
-
-    def _frames(self, path: Path, sources: Sequence[int]) -> Iterator[Tensor]:
-        """The given source frames of a file, ascending: uint8 (H, W, C). Reads it once from front to back."""
-        wanted = iter(self.clip.start + source * self.clip.step for source in sources)
-        want = next(wanted, None)
-        if want is None:
-            return
-        with opened(path) as reader:
-            for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
-                if i == want:
-                    yield frame
-                    want = next(wanted, None)
-                    if want is None:
-                        return
-        raise VideoError(f"{path} ends before frame {want}, which clip {self.name} needs: the file is damaged")

@@ -120,7 +120,7 @@ class Restorer(LightningModule):
         return total
 
     def evaluation_step(self, clip: Any) -> None:
-        """Scores every frame of a whole clip, streamed (see :class:`src.data.samples.EvaluationClip`).
+        """Scores every frame of a whole clip, streamed (see :class:`src.data.evaluation.EvaluationClip`).
 
         In the precision of the protocol, whatever that of training is.
         """

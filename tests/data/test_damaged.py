@@ -23,10 +23,11 @@ from PIL import Image
 from src.config.composition import compose
 from src.data import samples as clips
 from src.data.corruptions import Bicubic, Noise
-from src.data.datamodule import DataModule, EpochSampler, Loader
+from src.data.datamodule import DataModule
 from src.data.degradation import Degradation
 from src.data.layouts.folder import folder
-from src.data.samples import Readers
+from src.data.loader import EpochSampler, Loader
+from src.data.readers import Readers
 from src.data.splits import Clip, Damaged, Splits
 from src.data.worker_pool import context
 from src.errors import UserError, VideoError

@@ -24,10 +24,11 @@ from torch._utils import ExceptionWrapper
 from src.config.composition import compose
 from src.data.augment import Jitter
 from src.data.corruptions import Bicubic, Noise
-from src.data.datamodule import DataModule, EpochSampler, Loader, share
+from src.data.datamodule import DataModule
 from src.data.degradation import Degradation
+from src.data.evaluation import EvaluationClip, share_of_rank
 from src.data.layouts.folder import folder
-from src.data.samples import EvaluationClip
+from src.data.loader import EpochSampler, Loader
 from src.data.splits import Clip, Splits
 from src.errors import UserError, VideoError
 from src.geometry import Geometry, evenly
@@ -212,13 +213,13 @@ def test_less_than_a_batch_goes_round(root: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_ranks_share_the_clips(world: int) -> None:
-    shares = [share(4, rank, world) for rank in range(world)]
+    shares = [share_of_rank(4, rank, world) for rank in range(world)]
     assert sorted(index for mine in shares for index in mine) == [0, 1, 2, 3]
     assert all(shares)
 
 
 def test_more_ranks_than_clips() -> None:
-    shares = [share(3, rank, 8) for rank in range(8)]
+    shares = [share_of_rank(3, rank, 8) for rank in range(8)]
     assert all(len(mine) == 1 for mine in shares)  # none without, on which the others would wait for ever
     assert {index for mine in shares for index in mine} == {0, 1, 2}
 
@@ -398,7 +399,7 @@ def test_cut_off_anywhere_and_again_the_batches_go_on(drawn: tuple, epoch: int, 
 @given(st.integers(1, 40), st.integers(1, 40))
 @settings(max_examples=100)
 def test_every_clip_is_evaluated_and_counts_once(clips: int, world: int) -> None:
-    shares = [share(clips, rank, world) for rank in range(world)]
+    shares = [share_of_rank(clips, rank, world) for rank in range(world)]
     assert {clip for mine in shares for clip in mine} == set(range(clips))
     assert all(shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -19,7 +19,8 @@ from PIL import Image
 from src.data.augment import Augmentation, orient
 from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
 from src.data.degradation import Degradation, as_clip
-from src.data.samples import ClipDataset, EvaluationClip
+from src.data.evaluation import EvaluationClip
+from src.data.samples import ClipDataset
 from src.data.splits import Clip
 from src.errors import UserError
 from src.geometry import Geometry, evenly
