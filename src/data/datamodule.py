@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from src.annotations import Provided
 from src.data.augment import Augmentation, Jitter
 from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
@@ -72,27 +74,27 @@ class DataModule(LightningDataModule):
         *,
         layout: Callable[[Path], Splits],
         root: str | Path,
-        geometry: Geometry,
-        degradation: Degradation,
-        crop: int,
-        batch_size: int,
-        workers: int | None = None,
-        patches_per_read: int = 1,
+        geometry: Provided[Geometry],
+        degradation: Provided[Degradation],
+        crop: Annotated[int, Ge(1)],
+        batch_size: Annotated[int, Ge(1)],
+        workers: Annotated[int, Ge(0)] | None = None,
+        patches_per_read: Annotated[int, Ge(1)] = 1,
         flip: bool = True,
         flip_vertical: bool = False,
         rotate: bool = True,
         reverse: bool = False,
         jitter: Jitter | None = None,
         noise: float = 0.0,
-        training_geometry: Geometry | None = None,
-        seed: int = 0,
+        training_geometry: Provided[Geometry | None] = None,
+        seed: Provided[int] = 0,
         span: int | None = None,
-        samples: int | None = None,
+        samples: Annotated[int, Ge(1)] | None = None,
         resize: Sequence[int] | None = None,
-        validate_clips: int | None = None,
-        validate_frames: int | None = None,
-        test_frames: int | None = None,
-        skip_damaged: int = 0,
+        validate_clips: Annotated[int, Ge(0)] | None = None,
+        validate_frames: Annotated[int, Ge(1)] | None = None,
+        test_frames: Annotated[int, Ge(1)] | None = None,
+        skip_damaged: Annotated[int, Ge(0)] = 0,
         timeout: float = 600,
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from src.annotations import Provided
 from src.engine.cascade import apply_recursively
 from src.engine.stream import passes, stream
 from src.errors import UserError
@@ -58,13 +59,13 @@ class Restorer(LightningModule):
         self,
         *,
         network: nn.Module,
-        protocol: Protocol,
+        protocol: Provided[Protocol],
         loss: Callable[[Tensor, Tensor], Tensor] = charbonnier,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         schedule: Callable[[int, int], float] | None = None,
         rates: Mapping[str, Rate] | None = None,
         checkpointing: bool = False,
-        description: Mapping[str, Any] | None = None,
+        description: Provided[Mapping[str, Any] | None] = None,
     ) -> None:
         super().__init__()
         if checkpointing:

@@ -15,9 +15,10 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -48,7 +49,7 @@ class LastCheckpoint(Checkpoint):
         every_n_train_steps: optimiser steps between two.
     """
 
-    def __init__(self, *, every_n_train_steps: int) -> None:
+    def __init__(self, *, every_n_train_steps: Annotated[int, Ge(1)]) -> None:
         self.every = every_n_train_steps
         self.row: dict[str, float] = {}  # of metrics.csv, which is written after the checkpoint that counts it
         self.handlers: dict[int, Any] = {}

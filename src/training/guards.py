@@ -6,9 +6,10 @@ import csv
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class NonFinite(Callback):
         in_a_row: after so many such steps one after another training ends.
     """
 
-    def __init__(self, *, in_a_row: int = 10) -> None:
+    def __init__(self, *, in_a_row: Annotated[int, Ge(1)] = 10) -> None:
         if in_a_row < 1:
             raise UserError(f"callbacks.finite.in_a_row counts steps, at least 1, not {in_a_row}")
         self.limit, self.row = in_a_row, 0
@@ -144,7 +145,12 @@ class OffsetGuard(Callback):
     """
 
     def __init__(
-        self, *, every_n_train_steps: int, limit: float = 0.5, action: str = "stop", rollbacks: int = 3
+        self,
+        *,
+        every_n_train_steps: Annotated[int, Ge(1)],
+        limit: float = 0.5,
+        action: Literal["stop", "rollback"] = "stop",
+        rollbacks: int = 3,
     ) -> None:
         if action not in ("stop", "rollback"):
             raise UserError(f"callbacks.offsets.action is stop or rollback, not {action}")

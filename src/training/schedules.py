@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge
 
 
-def cosine_restarts(step: int, steps: int, *, restarts: int = 4, lowest: float = 2.5e-4, warmup: int = 0) -> float:
+def cosine_restarts(
+    step: int, steps: int, *, restarts: Annotated[int, Ge(1)] = 4, lowest: float = 2.5e-4, warmup: int = 0
+) -> float:
     """Cosine annealing that starts anew ``restarts`` times within ``steps`` (warm restarts, SGDR).
 
     Args:

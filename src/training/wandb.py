@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 
+from src.annotations import Provided
 from src.errors import UserError
 
 SCORE = "test/psnr"  # what panels and sweeps are about, unless a study compares something else
@@ -29,7 +30,7 @@ MOST = 128  # characters of a group's name
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
-def logger(*, save_dir: str | Path, project: str, **options: Any) -> WandbLogger:
+def logger(*, save_dir: Provided[str | Path], project: str, **options: Any) -> WandbLogger:
     """A W&B logger that never asks: offline where there is no key or no network.
 
     The run is named after its directory, and goes on under the same id when the directory's run is resumed. One that

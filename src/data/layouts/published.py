@@ -307,13 +307,26 @@ def _reds_clips(root: Path, part: str) -> dict[str, Clip]:
 # --- The built-in scenes ---
 
 
-def procedural(root: Path | str, *, step: int = 2, **scenes: int) -> Splits:
+def procedural(
+    root: Path | str,
+    *,
+    step: int = 2,
+    train: int = 12,
+    validate: int = 2,
+    test: int = 4,
+    height: int = 256,
+    width: int = 384,
+    frames: int = 240,
+    fps: int = 240,
+    seed: int = 0,
+) -> Splits:
     """The built-in scenes, rendered at 240 fps and seen at 120; where they are missing they are rendered first.
 
     Args:
         root: where they are, or shall be.
         step: each ``step``-th frame is a source frame.
-        scenes: how many and of what size, options of :func:`src.data.procedural.scenes.prepare`.
+        train, validate, test, height, width, frames, fps, seed: of the scenes; see
+            :func:`src.data.procedural.scenes.prepare`.
 
     Raises:
         UserError: ``root`` holds something else.
@@ -326,7 +339,7 @@ def procedural(root: Path | str, *, step: int = 2, **scenes: int) -> Splits:
             print(f"The built-in scenes are rendered, once, into {root}: this takes minutes.", flush=True)
         said = True
 
-    prepare(root, **scenes, tell=tell)
+    prepare(root, train, validate, test, height, width, frames, fps, seed, tell)
     return folder(root, step=step)
 
 
