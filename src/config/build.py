@@ -24,7 +24,7 @@ from src.config.composition import plain
 from src.config.validation import closest
 from src.errors import UserError
 from src.nn.blocks import fold_norms
-from src.nn.warm_start import start_attention
+from src.nn.fuse import init_attention
 from src.protocols import COLUMNS
 from src.training.checkpointing import DurableIO, MetricsFile
 
@@ -58,7 +58,7 @@ def start_network(config: DictConfig) -> nn.Module:
             )
         network.load_state_dict({**own, **given})
         if config.size.warm_start:
-            start_attention(network, given.keys())
+            init_attention(network, given.keys())
     return network
 
 

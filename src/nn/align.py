@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.blocks import Blend, conv3x3, leaky, upsample2x
+from src.nn.warm_start import IdentityChannels, NearIdentity, init_near_identity, pass_through, pass_through_weight
 from src.ops.deform_conv import deform_conv2d
 
 Pyramid = list[Tensor]
 
 
-class DeformablePack(nn.Module):
+class DeformablePack(nn.Module, NearIdentity):
     """Modulated deformable 3x3 convolution whose offsets and mask come from another feature (DCNv2).
 
     One convolution turns the offset feature into 3 * G * 9 channels: the first two thirds are the offsets, the
@@ -41,6 +42,11 @@ class DeformablePack(nn.Module):
         offset, mask = offset.split([2 * third, third], dim=1)
         return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Compensate for the mask, which starts at one half."""
+        pass_through_weight(self.weight, [2.0], identity.count)
+        return identity
+
 
 class FeaturePyramid(nn.Module):
     """Features at full, half and quarter size: two convolutions a level. (N, C, H, W) to a pyramid."""
@@ -57,7 +63,7 @@ class FeaturePyramid(nn.Module):
         return pyramid
 
 
-class PyramidAlign(nn.Module):
+class PyramidAlign(nn.Module, NearIdentity):
     """A neighbour's features aligned with a reference's, from coarse to fine (EDVR, Section 3.2, Equations 2 to 4).
 
     At every level the two are compared to an offset feature, which takes in the coarser level's, upsampled and
@@ -66,7 +72,6 @@ class PyramidAlign(nn.Module):
 
     def __init__(self, channels: int, *, groups: int = 8, levels: int = 3) -> None:
         super().__init__()
-        self.channels = channels
         finer = range(levels - 1)
         self.compare = nn.ModuleList(conv3x3(2 * channels, channels) for _ in range(levels))
         self.inherit = nn.ModuleList(conv3x3(2 * channels, channels) for _ in finer)
@@ -93,6 +98,13 @@ class PyramidAlign(nn.Module):
             aligned = leaky(aligned) if level > 0 else aligned
             found.insert(0, aligned)
         return found
+
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Pass on the identity channels of the neighbour, without those of the coarser level."""
+        init_near_identity(self.sample, identity)
+        for blend in self.blend:
+            pass_through(blend, [1.0, 0.0], identity.count)
+        return identity
 
 
 class PairAlign(nn.Module):

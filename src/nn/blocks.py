@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from src.nn.warm_start import IdentityChannels, NearIdentity, pass_through
+
 SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
 
 
@@ -23,7 +25,7 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1)
 
 
-class Blend(nn.Conv2d):
+class Blend(nn.Conv2d, NearIdentity):
     """Two features to one by a 1x1 convolution of both: (N, C, H, W) twice to (N, C, H, W).
 
     The weighted blending of Zooming SlowMo's Equation 4.
@@ -34,6 +36,11 @@ class Blend(nn.Conv2d):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(torch.cat([first, second], dim=1))
+
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Average the identity channels of both features."""
+        pass_through(self, [0.5, 0.5], identity.count)
+        return identity
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ def upsample2x_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return added + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module, NearIdentity):
     """conv, ReLU (leaky with a ``slope``), conv, plus the input; no normalisation (EDSR's block).
 
     Weights start from a fan-in Kaiming normal times 0.1, so that a deep trunk starts near the identity.
@@ -76,6 +83,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(F.leaky_relu_(self.conv1(x), self.slope)).add_(x)
+
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Add nothing to the identity channels."""
+        pass_through(self.conv2, [0.0], identity.count)
+        return identity
 
 
 def trunk(channels: int, blocks: int) -> nn.Sequential:

@@ -5,12 +5,16 @@ Shapes: N batch (clips times frames), C feature channels, H height, W width.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from src.nn.blocks import ResidualBlock, conv3x3, leaky, trunk, upsample2x
+from src.nn.warm_start import IdentityChannels, NearIdentity, check_width, init_near_identity, pass_through
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(nn.Module, NearIdentity):
     """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
 
     shrink = 1  # by how much height and width are divided
@@ -23,8 +27,13 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         return self.trunk(leaky(self.conv(frames)))
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Copy the colours of the frames into the identity channels."""
+        pass_through(self.conv, [1.0], identity.count)
+        return init_near_identity(self.trunk, identity)
 
-class PreDeblur(nn.Module):
+
+class PreDeblur(nn.Module, NearIdentity):
     """Sharpens features before they are aligned, over three sizes (EDVR, Figure 2).
 
     (N, 3, H, W) to (N, C, H / shrink, W / shrink).
@@ -56,8 +65,19 @@ class PreDeblur(nn.Module):
             full = block(full)
         return full
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Turn the pixels that a smaller size merges into identity channels; add nothing from coarser sizes."""
+        pass_through(self.first, [1.0], identity.count)
+        for conv in self.shrink:
+            identity = replace(identity, count=_unshuffle_pixels(conv, identity.count))
+        for conv in self.down:
+            pass_through(conv, [0.0], identity.count)
+        for blocks in (self.at_quarter, self.at_half, self.at_full):
+            init_near_identity(blocks, identity)
+        return identity
 
-class BlurredFrameEncoder(nn.Module):
+
+class BlurredFrameEncoder(nn.Module, NearIdentity):
     """Features of single blurred frames: PreDeblur, a 1x1 convolution, residual blocks.
 
     (N, 3, H, W) to (N, C, H / shrink, W / shrink).
@@ -72,3 +92,22 @@ class BlurredFrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.trunk(self.mix(self.predeblur(frames)))
+
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Pass the identity channels of :class:`PreDeblur` through."""
+        identity = self.predeblur.init_near_identity(identity)
+        pass_through(self.mix, [1.0], identity.count)
+        return init_near_identity(self.trunk, identity)
+
+
+@torch.no_grad()
+def _unshuffle_pixels(conv: nn.Module, count: int) -> int:
+    """Turn 2x2 pixels of each identity channel into four channels, in the order of pixel shuffle; return the count."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    check_width(conv.out_channels, 4 * count)
+    conv.weight[: 4 * count] = 0
+    conv.bias[: 4 * count] = 0
+    for channel in range(4 * count):
+        conv.weight[channel, channel // 4, 1 + channel % 4 // 2, 1 + channel % 2] = 1
+    return 4 * count

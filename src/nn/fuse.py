@@ -5,15 +5,23 @@ Shapes: B batch, T frames, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.nn.blocks import conv3x3, leaky, upsample2x
 from src.nn.clips import map_frames, stack_channels
+from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, pass_through
+
+LIFT = 1.0  # raises fused features before a leaky ReLU, so that negative ones pass undistorted
+STEEP = 4.0  # gain on differences between frames, which are small
 
 
-class ConvFuse(nn.Module):
+class ConvFuse(nn.Module, NearIdentity):
     """One 1x1 convolution of all frames, concatenated: (B, T, C, H, W) to (B, C, H, W)."""
 
     def __init__(self, channels: int, *, frames: int) -> None:
@@ -23,8 +31,11 @@ class ConvFuse(nn.Module):
     def forward(self, aligned: Tensor) -> Tensor:
         return self.fuse(stack_channels(aligned))
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        return _init_fusion(self.fuse, identity)
 
-class TemporalAttention(nn.Module):
+
+class TemporalAttention(nn.Module, NearIdentity):
     """Frames weighed, pixel by pixel, by how alike they are to one of them (EDVR, Equations 5 and 6).
 
     (B, T, C, H, W) to the same. VTSR does likewise (thesis, Equations 3.10 and 3.11).
@@ -41,6 +52,12 @@ class TemporalAttention(nn.Module):
         embedded = map_frames(self.embed, frames)
         return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Weigh all frames alike, by one half."""
+        nn.init.zeros_(self.embed_reference.weight)
+        nn.init.zeros_(self.embed_reference.bias)  # type: ignore[arg-type]
+        return replace(identity, gain=identity.gain / 2)
+
 
 class TemporalFuse(ConvFuse):
     """TSA's temporal half alone: frames weighed, then :class:`ConvFuse`. (B, T, C, H, W) to (B, C, H, W)."""
@@ -52,8 +69,13 @@ class TemporalFuse(ConvFuse):
     def forward(self, aligned: Tensor) -> Tensor:
         return super().forward(self.weigh(aligned, aligned.shape[1] // 2))
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        residual = super().init_near_identity(identity)
+        _init_weighing(self.weigh, self.fuse)
+        return residual
 
-class TSA(nn.Module):
+
+class TSA(nn.Module, NearIdentity):
     """Temporal and spatial attention (EDVR, Section 3.3, Equations 5 to 7): (B, T, C, H, W) to (B, C, H, W).
 
     H and W are multiples of 4. The frame in the middle is the reference.
@@ -69,6 +91,24 @@ class TSA(nn.Module):
         weighted = stack_channels(self.weigh(aligned, aligned.shape[1] // 2))  # (B, T * C, H, W)
         mask, shift = self.attend(weighted)
         return leaky(self.fuse(weighted)) * mask.sigmoid() * 2 + shift  # Equation 7, modulated
+
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        residual = _init_fusion(self.fuse, identity)
+        self.init_as_convolution()
+        return residual
+
+    @torch.no_grad()
+    def init_as_convolution(self) -> None:
+        """Make attention uniform in time and space, so that the part computes the plain convolution ``fuse``."""
+        fuse: Any = self.fuse
+        mask: Any = self.attend.mask
+        shift: Any = self.attend.shift[-1]
+        for conv in (mask, shift):
+            conv.weight.zero_()
+            conv.bias.zero_()
+        _init_weighing(self.weigh, fuse)
+        fuse.bias += LIFT
+        shift.bias -= LIFT
 
 
 class SpatialAttention(nn.Module):
@@ -101,3 +141,52 @@ class SpatialAttention(nn.Module):
 def _pools(x: Tensor) -> Tensor:
     """Maximum and mean over 3x3 at every second place: (B, C, H, W) to (B, 2C, H/2, W/2)."""
     return torch.cat([F.max_pool2d(x, 3, stride=2, padding=1), F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
+
+
+def init_attention(network: nn.Module, loaded: Collection[str]) -> None:
+    """Initialise attention as plain fusion in every TSA that got the weights of a :class:`ConvFuse`, in place.
+
+    Args:
+        network: the network, with the weights loaded.
+        loaded: names of the loaded weights.
+    """
+    for name, part in network.named_modules():
+        if isinstance(part, TSA) and f"{name}.fuse.weight" in loaded and f"{name}.weigh.embed.weight" not in loaded:
+            part.init_as_convolution()
+
+
+@torch.no_grad()
+def _init_fusion(fuse: nn.Conv2d, identity: IdentityChannels) -> IdentityChannels:
+    """Initialise a fusion of frames to an almost zero residual; return its identity channels.
+
+    The residual is faint, not zero: leaky ReLUs pass a faint channel or its negative whole, but at exactly zero both
+    only with their slope, and almost no gradient returns through several of them.
+
+    Motion deblurring needs differences between the middle frame and the others. Weights of about 1 with a tiny sum are
+    hard to learn, so ``identity.differences`` sets them, as far as there are channels.
+    """
+    faint = FAINT * fuse.weight[: identity.count]
+    pass_through(fuse, [0.0], identity.count)
+    fuse.weight[: identity.count] = faint
+    if identity.differences:
+        _init_differences(fuse, identity.count)
+    return IdentityChannels(identity.count, centre=0.0)
+
+
+def _init_differences(fuse: nn.Conv2d, count: int) -> None:
+    """Set the channels behind the identity channels to the difference of each other frame to the middle frame."""
+    channels, inputs = fuse.weight.shape[:2]
+    frames = inputs // channels
+    others = [frame for frame in range(frames) if frame != frames // 2]
+    pairs = [(frame, channel) for frame in others for channel in range(count)]
+    for row, (frame, channel) in zip(range(count, channels), pairs, strict=False):
+        fuse.weight[row] = 0
+        fuse.weight[row, frame * channels + channel] = STEEP
+        fuse.weight[row, frames // 2 * channels + channel] = -STEEP
+
+
+@torch.no_grad()
+def _init_weighing(weigh: TemporalAttention, fuse: nn.Conv2d) -> None:
+    """Weigh all frames alike, and compensate in the convolution behind."""
+    weigh.init_near_identity(IdentityChannels())
+    fuse.weight *= 2  # the weights of frames start at one half

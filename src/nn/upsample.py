@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nn.blocks import conv3x3, leaky, trunk
+from src.nn.blocks import SLOPE, conv3x3, leaky, trunk
+from src.nn.warm_start import MIDDLE, RGB, IdentityChannels, NearIdentity, check_width, init_near_identity, pass_through
 
 STEPS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 
 
-class Reconstruct(nn.Module):
+class Reconstruct(nn.Module, NearIdentity):
     """Residual blocks, sub-pixel upscaling step by step, two convolutions. (N, C, H, W) to (N, 3, s*H, s*W).
 
     The last step and the convolution behind it have 64 channels whatever C is, as in EDVR and Zooming SlowMo.
@@ -49,3 +51,47 @@ class Reconstruct(nn.Module):
         for conv, step in zip(self.upscale, self.steps, strict=True):
             x = leaky(F.pixel_shuffle(conv(x), step))
         return self.last(leaky(self.refine(x)))
+
+    @torch.no_grad()
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Enlarge the identity channels step by step, by quadratic interpolation, to the colours of a frame."""
+        identity = init_near_identity(self.trunk, identity)
+        count, gain, offset = identity.count, identity.gain, identity.offset
+        steps = list(zip(self.upscale, self.steps, strict=True))
+        while count > RGB:  # pixel shuffle restores the pixels of an encoder that turned them into channels
+            conv, step = steps.pop(0)
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
+            lift = MIDDLE - identity.centre  # leaky ReLU leaves values above zero undistorted, as colours are
+            pass_through(conv, [1 / gain], count)
+            conv.bias[:count] = offset + lift
+            gain, offset, count = 1.0, -lift, count // step**2
+        sources = [(1 / gain, 0)]  # (factor, first channel) of the channels that add up to an identity channel
+        level = offset - identity.centre  # the bias that centres an identity channel about zero
+        for conv, step in [*steps, (self.refine, 1)]:
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
+            check_width(conv.out_channels // step**2, 2 * RGB)
+            taps = _quadratic_taps(step)
+            conv.weight[: 2 * RGB * step**2] = 0
+            for sign, first in ((1, 0), (-1, RGB)):  # the channel and its negative
+                for channel in range(RGB):
+                    rows = slice((first + channel) * step**2, (first + channel + 1) * step**2)
+                    for factor, source in sources:
+                        conv.weight[rows, source + channel] = sign * factor * taps
+                    conv.bias[rows] = sign * level
+            sources, level = [(1 / (1 + SLOPE), 0), (-1 / (1 + SLOPE), RGB)], 0.0
+        assert self.last.bias is not None
+        self.last.weight.zero_()
+        for channel in range(RGB):
+            for factor, source in sources:
+                self.last.weight[channel, source + channel, 1, 1] = factor
+        self.last.bias.fill_(identity.centre)
+        return IdentityChannels(centre=identity.centre)
+
+
+def _quadratic_taps(step: int) -> Tensor:
+    """Return weights (step * step, 3, 3) of the 3x3 pixels around each new one, by Lagrange's quadratic polynomial."""
+    place = (torch.arange(step) + 0.5) / step - 0.5  # of the new pixels, in old ones
+    taps = torch.stack([place * (place - 1) / 2, 1 - place**2, place * (place + 1) / 2], dim=1)
+    return torch.einsum("ai,bj->abij", taps, taps).flatten(0, 1)

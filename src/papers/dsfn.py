@@ -10,6 +10,7 @@ which periodic shuffling makes a picture of.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3
 from src.nn.clips import flatten_time, map_frames, stack_channels, to_fast_layout, unflatten_time
-from src.nn.warm_start import FAINT, carry
+from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity, pass_through
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
@@ -49,7 +50,7 @@ class Deformed(nn.Conv2d):
         return deform_conv2d(x, offset, self.weight, self.bias, padding=(1, 1))
 
 
-class Level(nn.Module):
+class Level(nn.Module, NearIdentity):
     """One DSFN (Figure 3): what it sees of three frames to maps of the middle one and of those half-way to the others.
 
     Args:
@@ -81,24 +82,25 @@ class Level(nn.Module):
         nn.init.zeros_(motion.weight)  # both offset fields start as no motion
         nn.init.zeros_(motion.bias)  # type: ignore[arg-type]
         if warm_start:
-            frame.weight.data.mul_(FAINT)
-            nn.init.zeros_(frame.bias)  # type: ignore[arg-type]
-            self._carry_frames()
+            self.init_near_identity(IdentityChannels(3 * FRAMES))
 
     @torch.no_grad()
-    def _carry_frames(self) -> None:
-        """The colours of the three frames in the middle go through all parts, up to the last convolution."""
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Pass the colours of the three frames in the middle through all parts, and add almost nothing to the maps."""
+        frame: Any = self.decode[-1]
+        frame.weight *= FAINT
+        nn.init.zeros_(frame.bias)
         enter, *further = (part[0] for part in (*self.encode, *self.restore, self.decode[0]))
         pixels = 1 if enter.in_channels == 3 * FRAMES else self.scale**2  # channels of one colour of one frame
-        first = (enter.in_channels // pixels - 3 * FRAMES) // 2
-        carry(enter, [0.0], 3 * FRAMES)
-        for channel in range(3 * FRAMES):
+        first = (enter.in_channels // pixels - identity.count) // 2
+        pass_through(enter, [0.0], identity.count)
+        for channel in range(identity.count):
             enter.weight[channel, (first + channel) * pixels : (first + channel + 1) * pixels, 1, 1] = 1 / pixels
         for conv in (*further, *self.warp):
-            carry(conv, [1.0], 3 * FRAMES)
-        for part in self.modules():
-            if isinstance(part, ResidualBlock):
-                carry(part.conv2, [0.0], 3 * FRAMES)  # nothing is added to them
+            pass_through(conv, [1.0], identity.count)
+        for parts in (self.encode, self.restore, self.motion, self.decode):
+            init_near_identity(parts, identity)  # their residual blocks
+        return identity
 
     def forward(self, seen: Tensor, base: Tensor) -> Tensor:
         """(N, inputs, H, W) and maps (N, 3, s*s*3, H, W) to maps, better by what is added."""

@@ -24,7 +24,7 @@ from src.geometry import Geometry
 from src.nn.clips import flatten_time, pad_to_multiple, unflatten_time
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.upsample import Reconstruct
-from src.nn.warm_start import start_adding_little
+from src.nn.warm_start import IdentityChannels, init_near_identity
 
 
 class EDVR(nn.Module):
@@ -58,7 +58,7 @@ class EDVR(nn.Module):
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
         if warm_start:
-            start_adding_little(self, differences=self.geometry.scale == 1)
+            init_near_identity(self, IdentityChannels(differences=self.geometry.scale == 1))
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.restore(*self.frame_features(clip))

@@ -32,7 +32,7 @@ from src.nn.blocks import SLOPE, conv3x3, leaky, upsample2x, upsample2x_conv
 from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channels, unflatten_time
 from src.nn.fuse import TemporalAttention
 from src.nn.losses import Perceptual, l1, sharpness
-from src.nn.warm_start import FAINT, start_unaligned
+from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity
 from src.papers.restorer import Restorer
 
 LEVELS = 5
@@ -123,7 +123,7 @@ class Equally(nn.Module):
         return torch.cat([own, other], dim=1)
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, NearIdentity):
     """Spatio-temporal attention (Section 3.2.2, Figure 3.7, Equations 3.10 and 3.11), by weights of every level."""
 
     def __init__(self, channels: int) -> None:
@@ -136,8 +136,16 @@ class Attention(nn.Module):
         """As :meth:`Equally.forward`; ``side`` is 0 for the first of the two frames."""
         return stack_channels(self.weigh[side][level](cat_clips([own.unsqueeze(1), other.unsqueeze(1)]), 0))  # type: ignore[index]
 
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Weigh both frames alike, by one half."""
+        weighted = identity
+        for part in self.modules():
+            if isinstance(part, TemporalAttention):
+                weighted = part.init_near_identity(identity)
+        return weighted
 
-class Change(nn.Module):
+
+class Change(nn.Module, NearIdentity):
     """What is to be added to one of two frames (Sections 3.2.2 to 3.2.4): five of (N, 2C, ., .) to (N, 3, H, W).
 
     Fusion convolutions (Equation 3.7), decoder (Equation 3.12) and aggregation block with its tanh. The thesis does not
@@ -172,6 +180,13 @@ class Change(nn.Module):
         aggregated = leaky(self.aggregate(torch.cat([decoded[0], *enlarged], dim=1)))
         return upsample2x_conv(self.residual, aggregated).tanh()
 
+    @torch.no_grad()
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Change almost nothing."""
+        self.residual.weight *= FAINT
+        nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
+        return identity
+
 
 class VTSR(nn.Module):
     """The network f (Figure 3.4). (B, T, 3, H, W), T of 2 or more, to (B, 2T - 2, 3, H, W), any H and W.
@@ -205,11 +220,7 @@ class VTSR(nn.Module):
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR
         if warm_start:
-            start_unaligned(self)
-            with torch.no_grad():
-                for change in self.change:
-                    change.residual.weight *= FAINT  # type: ignore[union-attr, operator]
-                    change.residual.bias.zero_()  # type: ignore[union-attr, operator]
+            init_near_identity(self, IdentityChannels(channels))
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.restore(*self.frame_features(clip))

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
 from src.nn.clips import flatten_time, to_fast_layout, trim, unflatten_time
-from src.nn.warm_start import FAINT, start_enlarging
+from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_bicubic
 
 MEAN = 0.5  # taken from the input, added to the output
 
@@ -63,7 +63,7 @@ class HeldConv3d(nn.Conv3d):
         return super().forward(x.contiguous())
 
 
-class Wide(nn.Module):
+class Wide(nn.Module, NearIdentity):
     """Wide-activated residual blocks in a row (Figures 3 and 4), each scaled by 1 / sqrt(blocks).
 
     (N, U, T, H, W) to (N, U, T - 2 * margin, H, W); without T for the 2D design. A subclass is a design.
@@ -104,14 +104,15 @@ class Wide(nn.Module):
         return x
 
     @torch.no_grad()
-    def spare(self, channels: int) -> None:
-        """Starts by adding next to nothing to the first ``channels``, which carry what a network interpolates."""
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Add almost nothing to the identity channels."""
         for block in self.blocks:
             last: Any = block[-1]  # type: ignore[index]
             weight = last.weight.clone()
-            weight[:channels] *= FAINT
+            weight[: identity.count] *= FAINT
             last.weight = weight
-            last.bias[:channels] = 0
+            last.bias[: identity.count] = 0
+        return identity
 
     @classmethod
     def cost(cls, units: int, activations: int) -> int:
@@ -192,7 +193,7 @@ class WDVR2D(nn.Module):
         self.skip = conv(3 * frames, outputs, (5, 5))
         self.geometry = Geometry(scale, frames, (Fraction(frames // 2),))
         if warm_start:
-            start_enlarging(self.skip, self.tail, scale)
+            init_bicubic(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor) -> Tensor:
         stacked = to_fast_layout(clip.transpose(1, 2).flatten(1, 2) - MEAN)  # (B, 3*T, H, W)
@@ -223,7 +224,7 @@ class WDVR3D(nn.Module):
         self.padding = padding
         self.geometry = Geometry(scale, clip + 2 * padding, evenly(padding, 1, clip), stride=clip, elastic=True)
         if warm_start:
-            start_enlarging(self.skip, self.tail, scale)
+            init_bicubic(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor, padding: int | None = None) -> Tensor:
         padding = self.padding if padding is None else padding

@@ -29,7 +29,7 @@ from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, u
 from src.nn.encode import FrameEncoder
 from src.nn.losses import charbonnier
 from src.nn.upsample import Reconstruct
-from src.nn.warm_start import start_interpolating
+from src.nn.warm_start import IdentityChannels, init_near_identity
 from src.ops.resize import imresize
 from src.papers.restorer import Restorer
 
@@ -112,7 +112,7 @@ class ZSM(nn.Module):
         self.reconstruct = reconstruct
         self.guide = guide
         if warm_start:
-            start_interpolating(self)
+            init_near_identity(self, IdentityChannels())
         times = evenly(0, "1/2", 2 * frames - 1)
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 

@@ -9,8 +9,9 @@ from src.config.build import build_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.metrics import psnr
+from src.nn.fuse import init_attention
 from src.nn.upsample import Reconstruct
-from src.nn.warm_start import start_attention, start_interpolating
+from src.nn.warm_start import IdentityChannels
 
 
 @pytest.mark.parametrize("aggregate", ["none", "convlstm", "deformable_convlstm", "bidirectional"])
@@ -40,7 +41,7 @@ def quadratic(x):
 
 def test_too_narrow_to_carry_colours_beside_their_negatives():
     with pytest.raises(UserError, match="6 channels or more"):
-        start_interpolating(Reconstruct(8, blocks=1, head=4))
+        Reconstruct(8, blocks=1, head=4).init_near_identity(IdentityChannels())
 
 
 def test_full_size_starts_at_random_as_published():
@@ -57,7 +58,7 @@ def test_attention_starts_as_the_fusion_that_it_takes_the_place_of():
     attentive.load_state_dict({**attentive.state_dict(), **loaded})
     clip = torch.rand(1, 5, 3, 16, 20)
     before = attentive(clip)
-    start_attention(attentive, loaded.keys())
+    init_attention(attentive, loaded.keys())
     torch.testing.assert_close(attentive(clip), plain(clip), atol=1e-5, rtol=0)
     assert (before - plain(clip)).abs().max() > 1e-3
 
@@ -66,7 +67,7 @@ def test_attention_that_was_loaded_stays():
     torch.manual_seed(0)
     network = build_network(compose("model=edvr_m", "size=mini"))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    start_attention(network, weights.keys())
+    init_attention(network, weights.keys())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
