@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from src.checkpoints import DEEPEST, build, contents, from_reference, load
 from src.config.composition import compose, plain
+from src.engine.cascade import Cascade
 from src.errors import CheckpointError, UserError
 from src.nn.backbones import VGG16, load_imagenet
 from src.nn.blocks import count_parameters
-from tests.conftest import golden_network
+from src.ops.resize import imresize
+from tests.conftest import GOLDEN, golden_network
 from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
 
 
@@ -136,6 +139,32 @@ def test_a_description_that_is_no_network_is_one_sentence(tmp_path, monkeypatch,
         load(saved(tmp_path / "evil.ckpt", description))
     assert one_sentence(caught)
     assert {path.name for path in tmp_path.iterdir()} == {"evil.ckpt"}
+
+
+def test_a_checkpoint_of_an_earlier_version_computes_as_before():
+    file = GOLDEN / "checkpoint_before_second_edition.ckpt"
+    expected = torch.load(file, weights_only=True)
+    with torch.no_grad():
+        output = load(file)(expected["input"])
+    torch.testing.assert_close(output, expected["output"], atol=1e-5, rtol=0)
+
+
+def test_names_in_descriptions_of_earlier_versions_still_build():
+    stage = {
+        "_target_": "src.papers.wdvr.WDVR2D",
+        "trunk": {"_target_": "src.papers.wdvr.Wide2D", "blocks": 1, "units": 8, "activations": 8},
+        "frames": 3,
+        "scale": 2,
+        "interpolating": True,
+    }
+    description = {"_target_": "src.papers.cascade.Cascade", "stages": {"first": stage, "second": stage}, "frozen": 1}
+    torch.manual_seed(0)
+    network = build(description, "earlier.ckpt")
+    assert isinstance(network, Cascade)
+    clip = F.interpolate(torch.rand(5, 3, 3, 3), (12, 12), mode="bicubic").clamp(0, 1)[None]
+    inner = (..., slice(16, -16), slice(16, -16))
+    enlarged = imresize(imresize(clip[:, 2:3], 2), 2)
+    assert (network(clip) - enlarged)[inner].abs().max() < 0.1  # "interpolating" reached the networks
 
 
 def nested(depth: int) -> dict:
