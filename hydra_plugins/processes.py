@@ -1,4 +1,4 @@
-"""Hydra takes launchers from this folder alone; what this one does is in :mod:`src.sweeps.launcher`."""
+"""Register the launcher of :mod:`src.sweeps.launcher`: Hydra looks for plugins in this folder alone."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from src.sweeps import launcher
 
 
 class Processes(launcher.Processes):
-    """``hydra/launcher=processes``, under the name that Hydra asks for."""
+    """``hydra/launcher=processes``, under the name that Hydra expects."""

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.composition import CONF, NO_CHOICE, begun, explain, finished, quoted
+from src.config.overrides import translate
 from src.config.validation import validate
 from src.errors import UserError
 from src.ops.allocator import keep_freed_memory
@@ -56,9 +57,10 @@ def compose_and_call(config: DictConfig) -> None:
 
 def main() -> None:
     """The command line; what a person can mend is told in one sentence, with exit code 2."""
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     keep_freed_memory()
     try:
+        arguments = translate(sys.argv[1:], sweep="hydra.mode=RUN" not in sys.argv)
+        sys.argv[1:] = [quoted(argument) for argument in arguments]
         compose_and_call()
     except BaseException as error:
         if interrupt := _interrupt(error):

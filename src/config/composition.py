@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
+from src.config.overrides import translate
 from src.config.validation import closest, signature_of
 from src.errors import UserError
 
@@ -29,6 +31,9 @@ PATHS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data
 UNSAID = ("ablation", "logger", "paths.runs", "resume")  # options that change no figure
 UNNAMED: tuple[str, ...] = ("experiment", "ablation", "seed", "resume", "logger", "paths.", "hydra.", "hydra/")
 UNNAMED += ("data.workers", "data.timeout", "data.skip_damaged")  # with which a run may have to go on
+
+
+SCORING = ("protocol=", "protocol.")  # options that change no training
 
 
 def width(full: int, least: int = 8, *, _root_: DictConfig) -> int:
@@ -47,6 +52,11 @@ def depth(full: int, *, _root_: DictConfig) -> int:
 def groups(full: int, *, _root_: DictConfig) -> int:
     """``${groups:8}``: deformable groups at the chosen size, so that each keeps its number of channels."""
     return max(1, round(full * _root_.size.width))
+
+
+def times(factor: float, count: int) -> int:
+    """``${times:0.5,${model.network.blocks}}``: a multiple of another count, at least 1."""
+    return max(1, round(factor * count))
 
 
 def needed(option: str) -> NoReturn:
@@ -73,28 +83,37 @@ def stages(*experiments: str, _root_: DictConfig) -> list[str] | None:
 
 def _left_by(experiment: str | None, config: DictConfig) -> str:
     """The last checkpoint of the run that the command at hand describes, with another experiment if one is given."""
-    run = _run_of(experiment, config, HydraConfig.get())
-    head = run.parent.parent.name
-    if not (run / "checkpoints" / "last.ckpt").exists():
-        raise UserError(
-            f"checkpoint is needed here, and {run} has none: train {head} with the same options first, or give "
-            "checkpoint=<file>."
-        )
-    return str(run / "checkpoints" / "last.ckpt")
+    runs = _runs_of(experiment, config, HydraConfig.get())
+    files = [run / "checkpoints" / "last.ckpt" for run in runs]
+    if found := next((file for file in files if file.exists()), None):
+        return str(found)
+    head = runs[-1].parent.parent.name
+    raise UserError(
+        f"checkpoint is needed here, and {runs[-1]} has none: train {head} with the same options first, or give "
+        "checkpoint=<file>."
+    )
 
 
-def _run_of(experiment: str | None, config: DictConfig, asked: Any) -> Path:
-    """The training that the command ``asked`` for describes, with another experiment if one is given."""
-    head = experiment or asked.runtime.choices.get("experiment") or "train"
-    name = described([override for override in asked.overrides.task if not override.startswith("test=")])
-    return Path(config.paths.runs) / head / name / f"seed={config.seed}"
+def _runs_of(experiment: str | None, config: DictConfig, command: Any) -> list[Path]:
+    """List where the training that ``command`` describes may lie, with ``experiment`` in place of its own if not None.
+
+    Options of the protocol concern scoring alone. A training that was given them, too, comes before one without.
+    """
+    head = experiment or command.runtime.choices.get("experiment") or "train"
+    overrides = [override for override in command.overrides.task if not override.startswith("test=")]
+    scoring = [override for override in overrides if override.startswith(SCORING)]
+    names = []
+    for count in range(len(scoring) + 1):
+        for dropped in combinations(scoring, count):
+            names.append(described([override for override in overrides if override not in dropped]))
+    return [Path(config.paths.runs) / head / name / f"seed={config.seed}" for name in names]
 
 
 def trainings_needed(config: DictConfig) -> set[Path]:
     """The directories of the runs whose weights a point of a sweep takes: ``${trained:...}`` and ``${stages:...}``."""
     named = re.findall(r"\$\{(?:trained|stages):([^}]*)\}", OmegaConf.to_yaml(config))
     experiments = {experiment.strip() for names in named for experiment in names.split(",")}
-    return {_run_of(experiment or None, config, config.hydra) for experiment in experiments}
+    return {run for experiment in experiments for run in _runs_of(experiment or None, config, config.hydra)}
 
 
 def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
@@ -147,7 +166,7 @@ def quoted(override: str) -> str:
 
 def register_resolvers() -> None:
     """Makes the resolvers above known to OmegaConf; done on import."""
-    for resolver in (width, depth, groups, needed, trained, stages, run_name):
+    for resolver in (width, depth, groups, times, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -163,7 +182,7 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=[quoted(override) for override in overrides])
+            return hydra_compose("config", overrides=[quoted(override) for override in translate(overrides)])
     except Exception as error:
         raise UserError(explain(error, overrides)) from error
 

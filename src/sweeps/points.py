@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.composition import UNSAID, described, quoted
+from src.config.overrides import fold_point
 
 PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # not a point's business
 
@@ -27,7 +28,7 @@ class PointStatus:
     """A point's file.
 
     Args:
-        overrides: that make the point, as on a command line.
+        overrides: that make the point, as on a command line; ``point=<name>`` stands for those of a named point.
         number: its place in the sweep, from 0.
         directory: of its run, seen from ``paths.runs``.
         command: what runs it by itself, goes on with it, or tries it again.
@@ -71,7 +72,7 @@ def begin(config: DictConfig) -> PointStatus:
     """A new entry for the point of a sweep that ``config`` is of."""
     log = log_file(config)
     return PointStatus(
-        overrides=[override for override in _typed(config)["task"] if not override.startswith("resume=")],
+        overrides=fold_point((o for o in _typed(config)["task"] if not o.startswith("resume=")), named_points(config)),
         number=config.hydra.job.num,
         directory=_from_runs(run_directory(config), config),
         command=shlex.join([_interpreter(), *arguments(config)]),
@@ -79,11 +80,18 @@ def begin(config: DictConfig) -> PointStatus:
     )
 
 
+def named_points(config: DictConfig) -> dict[str, list[str]]:
+    """Return the overrides of the study's named points, by name."""
+    points = OmegaConf.select(config, "hydra.sweeper.points")
+    return OmegaConf.to_container(points) if points else {}  # type: ignore[return-value]
+
+
 def asked(config: DictConfig) -> dict[str, list[str]]:
     """What a sweep was asked for: each option with its values, those of the study first."""
     params = config.hydra.sweeper.get("params") or {}
     given = [*(f"{key}={values}" for key, values in params.items()), *_typed(config)["task"]]
-    options = {}
+    names = list(named_points(config))
+    options = {"point": names} if names else {}
     for override in OverridesParser.create().parse_overrides(given):
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
         options[override.get_key_element()] = list(values or [override.get_value_element_as_str()])

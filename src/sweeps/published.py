@@ -185,7 +185,7 @@ def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
         named = options.get("published") or []
         for one in [named] if isinstance(named, Mapping) else named:
             if Path(one["file"]).parent.name == table.folder and one["table"] == table.key:
-                params = {key: _said(value) for key, value in node["hydra"]["sweeper"]["params"].items()}
+                params = _params(node)
                 found.append(Sweepable(str(options["name"]), params, options, _rows(table, one)))
     return found
 
@@ -195,8 +195,8 @@ def swept(conf: Path = CONF) -> list[Swept]:
     parser, found = OverridesParser.create(), []
     for node in _ablations(conf):
         study, options = node["hydra"]["callbacks"]["study"], {}
-        for key, values in node["hydra"]["sweeper"]["params"].items():
-            given = parser.parse_override(f"{key}={_said(values)}")
+        for key, values in _params(node).items():
+            given = parser.parse_override(f"{key}={values}")
             sweeps = given.is_sweep_override()
             options[key] = list(given.sweep_string_iterator()) if sweeps else [given.get_value_element_as_str()]
         figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
@@ -204,6 +204,13 @@ def swept(conf: Path = CONF) -> list[Swept]:
             Swept(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
         )
     return found
+
+
+def _params(node: Any) -> dict[str, str]:
+    """Return what a study sweeps over, by option; its named points as the option ``point``."""
+    sweeper = node["hydra"]["sweeper"]
+    named = {"point": ",".join(sweeper["points"])} if "points" in sweeper else {}
+    return {key: _said(value) for key, value in sweeper.get("params", {}).items()} | named
 
 
 @cache

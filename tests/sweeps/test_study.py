@@ -7,18 +7,21 @@ import re
 import xml.etree.ElementTree as ElementTree
 from fnmatch import fnmatch
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from src.config.build import build_data, build_network, build_restorer
 from src.config.composition import CONF, compose
+from src.config.overrides import FORMER_CHOICES, fold_point, translate
 from src.config.validation import validate
+from src.errors import UserError
 from src.sweeps.aggregate import Point, draw, draw_frames, markdown, order, tabulate
 from src.sweeps.callback import Study
 from src.sweeps.points import PointStatus
+from src.sweeps.sweeper import Points
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 
@@ -113,15 +116,20 @@ def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
     study = Study(**options)
     assert study.name == name
     assert study.compare in study.columns
-    params = {key: str(values).split(",") for key, values in node.hydra.sweeper.params.items()}
-    points = [dict(zip(params, point, strict=True)) for point in product(*params.values())]
+    points = [dict(override.partition("=")[::2] for override in overrides) for overrides in points_of(node)]
     for point in points:
         overrides = [f"{key}={value}" for key, value in point.items()]
-        if "experiment" in params and point.get("test", "own") == "own":  # a study leaves its experiments as they are
+        if "experiment" in point and point.get("test", "own") == "own":  # a study leaves its experiments as they are
             config = compose(f"ablation={name}", *overrides)
             alone = compose(f"task={config.task._target_.rpartition('.')[2]}", *overrides)
             assert (config.model, config.data, config.degradation) == (alone.model, alone.data, alone.degradation)
-    kept = [key for key, values in params.items() if len(values) > 1 and key not in study.across] or ["experiment"]
+    folded = OmegaConf.to_container(node.hydra.sweeper.get("points", OmegaConf.create({})))
+    points = [
+        dict(override.partition("=")[::2] for override in fold_point(overrides, folded))
+        for overrides in points_of(node)
+    ]
+    varied = {key for point in points for key in point if len({other.get(key) for other in points}) > 1}
+    kept = sorted(varied - {*study.across}) or ["experiment"]
     named = {" ".join(point.get(key, "") for key in kept) for point in points}
     assert study.finding or {str(point) for point in study.published} <= named
     assert set(study.hide) < named
@@ -146,10 +154,17 @@ OWN = {  # columns of ours that no paper has beside it
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
-    params = OmegaConf.load(CONF / "ablation" / f"{name}.yaml").hydra.sweeper.params
-    sweep = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
-    for overrides in product(*sweep):
-        fits(*overrides) if "experiment" in params else fits(f"ablation={name}", *overrides)
+    for overrides in points_of(OmegaConf.load(CONF / "ablation" / f"{name}.yaml")):
+        fits(*overrides) if overrides[0].startswith("experiment") else fits(f"ablation={name}", *overrides)
+
+
+def points_of(study: DictConfig) -> list[list[str]]:
+    """List the overrides of every point of a study, as its sweeper does."""
+    sweeper = OmegaConf.to_container(study.hydra.sweeper)
+    parser = OverridesParser.create()
+    params = parser.parse_overrides([f"{key}={values}" for key, values in sweeper.get("params", {}).items()])
+    (jobs,) = Points(points=sweeper.get("points")).split_arguments(params, None)
+    return [sorted(job, key=lambda override: not override.startswith("experiment")) for job in jobs]
 
 
 @cache  # points of several studies are made once
@@ -216,3 +231,38 @@ def test_there_is_no_table_while_only_points_are_finished_that_are_hidden(tmp_pa
     assert study._write([entry]) == ""
     study.hide = ()
     assert "| stage | 9 |" in study._write([entry])
+
+
+def test_named_points_are_crossed_with_params_and_typed_options_replace_their_own():
+    sweeper = Points(points={"a": ["model=zsm", "model/network/guide=none"], "b": []})
+    parse = OverridesParser.create().parse_overrides
+    (jobs,) = sweeper.split_arguments(parse(["test=own,vid4", "model=edvr_m"]), None)
+    assert jobs == [
+        ["model/network/guide=none", "test=own", "model=edvr_m"],
+        ["model/network/guide=none", "test=vid4", "model=edvr_m"],
+        ["test=own", "model=edvr_m"],
+        ["test=vid4", "model=edvr_m"],
+    ]
+    assert [len(batch) for batch in sweeper.split_arguments(parse(["test=own,vid4"]), 3)] == [3, 1]
+
+
+def test_a_named_point_is_a_short_name_of_its_overrides():
+    study = "ablation=zsm_modules"
+    own = ["model/network/guide=none", "model/network/aggregate=none"]
+    assert translate([study, "point=zsm_deformable", "seed=1"]) == [study, "seed=1", *own]
+    selected = translate([study, "point=zsm,zsm_deformable"], sweep=True)
+    assert selected == [study, *(f"~hydra.sweeper.points.{n}" for n in (
+        "zsm_naive", "zsm_convlstm", "zsm_deformable_convlstm", "zsm_unguided",
+    ))]  # fmt: skip
+    with pytest.raises(UserError, match="zsm_modules has no point 'zsmm': choose from zsm_naive, "):
+        translate([study, "point=zsmm"])
+    points = {"all": [], "unguided": own[:1], "deformable": own}
+    assert fold_point(["test=own", *own], points) == ["test=own", "point=deformable"]
+    assert fold_point(["test=own", own[0]], points) == ["test=own", "point=unguided"]
+    assert fold_point(["test=own"], points) == ["test=own", "point=all"]
+    assert fold_point(["test=own"], {"unguided": own[:1]}) == ["test=own"]
+
+
+@pytest.mark.parametrize("former", FORMER_CHOICES)
+def test_former_choices_compose(former):
+    compose(former, "checkpoint=null")

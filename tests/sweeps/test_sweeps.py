@@ -211,7 +211,12 @@ def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path): 
 @pytest.mark.slow
 def test_what_is_tested_elsewhere_waits_for_its_training_and_is_finished_when_asked_again(clips, tmp_path):  # noqa: F811
     command = ["-m", *TINY, "model=wdvr3d", "data.test_frames=2", "trainer.max_steps=2", f"data.root={clips}"]
-    command += [f"paths.runs={tmp_path / 'runs'}", "test=own,padding_1,padding_2", "hydra.launcher.at_once=3"]
+    command += [
+        f"paths.runs={tmp_path / 'runs'}",
+        "test=own,trained",
+        "protocol.padding=1,2",
+        "hydra.launcher.at_once=3",
+    ]
     assert run(*command).count("Finished in ") == 3
     said = run(*command)
     assert said.count("Finished before: ") == 3

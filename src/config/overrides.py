@@ -1,0 +1,75 @@
+"""Overrides as typed, before Hydra reads them: older names and the named points of studies become today's overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+
+ABLATIONS = Path(__file__).resolve().parents[2] / "conf" / "ablation"
+
+UNFUSED, UNGUIDED = "model/network/fuse=conv", "model/network/guide=none"
+FORMER_CHOICES = {  # choices that are several overrides today
+    "model=edvr_m_one": ("model=edvr_m", "model/network/align=one", UNFUSED),
+    "model=edvr_m_four": ("model=edvr_m", "model/network/align=four", UNFUSED),
+    "model=edvr_m_pcd": ("model=edvr_m", "model/network/align=pcd", UNFUSED),
+    "model=edvr_m_temporal": ("model=edvr_m", "model/network/fuse=temporal"),
+    "model=edvr_m_wide": ("model=edvr_m", "+model/network/reconstruct/body=wide"),
+    "model=zsm_naive": ("model=zsm", UNGUIDED, "model/network/interpolate=naive", "model/network/aggregate=none"),
+    "model=zsm_deformable": ("model=zsm", UNGUIDED, "model/network/aggregate=none"),
+    "model=zsm_convlstm": ("model=zsm", UNGUIDED, "model/network/aggregate=convlstm"),
+    "model=zsm_deformable_convlstm": ("model=zsm", UNGUIDED, "model/network/aggregate=deformable_convlstm"),
+    "model=zsm_wide": ("model=zsm", "+model/network/reconstruct/body=wide"),
+    **{f"degradation=jpeg_q{q}": ("degradation=jpeg", f"degradation.steps.1.quality={q}") for q in (10, 20, 30, 40)},
+    **{f"test=padding_{n}": ("test=trained", "protocol.clip_length=1", f"protocol.padding={n}") for n in range(9)},
+}
+
+
+def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Rewrite the overrides of a command line: older names as today's, named points as what they stand for.
+
+    Args:
+        arguments: of a command line.
+        sweep: select the points ``point=<name>,<name>`` of a multirun, and leave out the study's others.
+
+    Raises:
+        UserError: the study has no such point.
+    """
+    return expand_points([new for old in arguments for new in FORMER_CHOICES.get(old, (old,))], sweep=sweep)
+
+
+def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Replace ``point=<name>`` by the overrides of that point of the study ``ablation=<study>``.
+
+    Args:
+        arguments: of a command line.
+        sweep: select the points ``point=<name>,<name>`` of a multirun, and leave out the study's others.
+
+    Raises:
+        UserError: the study has no such point.
+    """
+    options = dict(argument.partition("=")[::2] for argument in arguments)
+    file = ABLATIONS / f"{options.get('ablation')}.yaml"
+    if "point" not in options or not file.is_file():
+        return list(arguments)
+    study: Any = OmegaConf.to_container(OmegaConf.load(file))
+    points: dict[str, list[str]] = study["hydra"]["sweeper"].get("points", {})
+    names = options["point"].split(",") if sweep else [options["point"]]
+    if unknown := [name for name in names if name not in points]:
+        raise UserError(f"{file.stem} has no point {unknown[0]!r}: choose from {', '.join(points) or 'none'}.")
+    others = [f"~hydra.sweeper.points.{name}" for name in points if name not in names]
+    return [a for a in arguments if not a.startswith("point=")] + (others if sweep else points[names[0]])
+
+
+def fold_point(overrides: Iterable[str], points: Mapping[str, Sequence[str]]) -> list[str]:
+    """Replace the overrides of one of ``points`` by ``point=<name>``; of several that fit, the longest."""
+    overrides = list(overrides)
+    fitting = [name for name, own in points.items() if set(own) <= set(overrides)]
+    if not fitting:
+        return overrides
+    name = max(fitting, key=lambda name: len(points[name]))
+    return [*(override for override in overrides if override not in points[name]), f"point={name}"]

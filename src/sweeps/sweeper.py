@@ -1,0 +1,39 @@
+"""The sweeper of studies: Hydra's own, whose combinations are crossed with named points of several overrides each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+
+
+class Points(BasicSweeper):
+    """``hydra/sweeper=points``, the default.
+
+    Args:
+        max_batch_size: points that are handed to the launcher at a time; None: all.
+        params: values of options, as for Hydra's basic sweeper; every combination is a point.
+        points: overrides by the name of a point, crossed with ``params``. Options that are typed replace a point's own.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        points: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        # not super().__init__: Hydra's search for plugins executes the module of BasicSweeper again, so that its own
+        # super(BasicSweeper, self) names another class
+        self.max_batch_size, self.params, self.points = max_batch_size, params or {}, points or {}
+        self.overrides, self.batch_index = None, 0
+        self.hydra_context = self.config = self.launcher = None
+
+    def split_arguments(  # type: ignore[override]  # a static method there
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        (combinations,) = BasicSweeper.split_arguments(overrides, None)
+        typed = {override.get_key_element() for override in overrides}
+        named = [[o for o in point if o.partition("=")[0] not in typed] for point in self.points.values()]
+        jobs = [[*point, *combination] for point in named or [[]] for combination in combinations]
+        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
