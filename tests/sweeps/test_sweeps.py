@@ -213,8 +213,7 @@ def test_what_is_tested_elsewhere_waits_for_its_training_and_is_finished_when_as
     command = ["-m", *TINY, "model=wdvr3d", "data.test_frames=2", "trainer.max_steps=2", f"data.root={clips}"]
     command += [
         f"paths.runs={tmp_path / 'runs'}",
-        "test=own,trained",
-        "protocol.padding=1,2",
+        "test=own,trained,ensemble4",
         "hydra.launcher.at_once=3",
     ]
     assert run(*command).count("Finished in ") == 3
