@@ -26,7 +26,7 @@ from src.config.overrides import translate
 from src.config.validation import validate
 from src.errors import UserError
 from src.ops.allocator import keep_freed_memory
-from src.training.checkpointing import Stopped
+from src.training.checkpointing import TrainingStopped
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and device lists; what matters we say ourselves
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -84,7 +84,7 @@ def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
     """The interruption that an error comes of: Lightning makes an exit of it, or fails at tidying up after it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         if isinstance(error, SIGTERMException):
-            return Stopped(signal.SIGTERM)  # before training had begun to listen to it
+            return TrainingStopped(signal.SIGTERM)  # before training had begun to listen to it
         error = error.__context__
     return error
 

@@ -31,12 +31,12 @@ from pathlib import Path
 
 import torch
 from lightning import Callback
-from tests.test_resume import elsewhere, figures, same
 
 from src.atomic import atomic_write
 from src.run import main as command_line
 from tests.tasks.test_restore import film, finished
 from tests.tasks.test_tasks import ROOT, TINY
+from tests.training.test_checkpointing import elsewhere, figures, same
 
 STEPS = 40
 TRAINING = [

@@ -49,7 +49,7 @@ GIVEN = {  # what code gives to an object that the configuration describes in pa
 }
 FURTHER = {  # functions that hand what they do not know themselves to another
     "src.data.layouts.published.procedural": "src.data.procedural.scenes.prepare",
-    "src.training.wandb.logger": "lightning.pytorch.loggers.WandbLogger",
+    "src.training.wandb.build_logger": "lightning.pytorch.loggers.WandbLogger",
 }
 LISTS, MAPPINGS = (list, tuple, Sequence, Iterable), (dict, Mapping)
 OURS = {"trainer.precision": ("auto",)}  # choices that become one of the object's before it is made
@@ -147,7 +147,6 @@ class Options(TypedDict, total=False):
     bench: Bench
     doctor: Doctor
     report: Report
-    wandb: bool
     project: str
     # task=prepare
     pack: str | None

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from src.config.composition import CONF
 from src.sweeps.aggregate import Row, number
-from src.training.wandb import Swept
+from src.training.wandb import SweepSpec
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
 
@@ -190,7 +190,7 @@ def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
     return found
 
 
-def swept(conf: Path = CONF) -> list[Swept]:
+def swept(conf: Path = CONF) -> list[SweepSpec]:
     """Every study, as W&B shows it."""
     parser, found = OverridesParser.create(), []
     for node in _ablations(conf):
@@ -201,7 +201,7 @@ def swept(conf: Path = CONF) -> list[Swept]:
             options[key] = list(given.sweep_string_iterator()) if sweeps else [given.get_value_element_as_str()]
         figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
         found.append(
-            Swept(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
+            SweepSpec(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
         )
     return found
 

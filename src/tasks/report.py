@@ -29,7 +29,7 @@ from src.report.tables import Grid, grid
 from src.sweeps.aggregate import in_markdown
 from src.sweeps.published import Paper, Table, published, studies, swept
 from src.tasks.bench import OWN
-from src.training import wandb as dashboard
+from src.training.wandb import sweep_config
 
 SIDE = 560  # pixels that a frame on the page is wide at most
 EACH = 3  # pairs of frames of a block at most
@@ -40,13 +40,13 @@ CHANGE = re.compile(r"(model|size)[\w./]*=[\w.+-]+")  # to a model, as task=benc
 def report(config: DictConfig, directory: Path) -> dict[str, int]:
     """``task=report``: writes ``index.html`` and a Markdown file for each paper into ``output``.
 
-    Each study is left as a W&B sweep, ``sweeps/<study>.yaml``; ``wandb=true`` makes a workspace of them on its server.
+    Each study is also written as a W&B sweep, ``sweeps/<study>.yaml``.
 
     Returns:
         How many tables are ``filled``, ``partly filled`` and ``not run``.
 
     Raises:
-        UserError: ``output`` cannot be written, or W&B not be reached.
+        UserError: ``output`` cannot be written.
     """
     folder, output = Path(config.paths.runs), Path(config.output)
     papers = published(CONF.parent / "experiments")
@@ -58,7 +58,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
             (output / f"{paper.folder}.md").write_text(_render("tables.md", content, paper=paper), encoding="utf-8")
         for study in swept():
             (output / "sweeps").mkdir(exist_ok=True)
-            text = yaml.safe_dump(dashboard.sweep(study, config.project), sort_keys=False, width=120)
+            text = yaml.safe_dump(sweep_config(study, config.project), sort_keys=False, width=120)
             (output / "sweeps" / f"{study.name}.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -70,8 +70,6 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
         )
     said = ", ".join(f"{number} {status}" for status, number in content.counts.items())
     print(f"{sum(content.counts.values())} tables: {said}.\nReport: {output / 'index.html'}")
-    if config.wandb:
-        print(f"Workspace: {dashboard.publish(swept(), config.project)}")
     return content.counts
 
 

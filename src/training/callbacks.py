@@ -1,4 +1,4 @@
-"""What watches training: throughput, a bar, one line a validation, sample frames, and the average of the weights."""
+"""Training callbacks: throughput, progress bar, validation summary, sample frames, weight averaging."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from src.ops.resize import imresize
 
 
 class Throughput(Callback):
-    """Logs ``train/samples_per_second`` over all devices, validation left out, and ``train/seconds_per_step``.
+    """Log ``train/samples_per_second`` over all devices and ``train/seconds_per_step``, without validation.
 
-    Of the latter, ``train/seconds_waiting`` are those in which no batch was ready.
+    ``train/seconds_waiting`` is the part of a step's seconds during which no batch was ready.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,70 +33,70 @@ class Throughput(Callback):
         self._restart(trainer)
 
     def _restart(self, trainer: Trainer) -> None:
-        self.start, self.samples, self.first = time.perf_counter(), 0, trainer.global_step
-        self.waited = self._waited(trainer)
+        self.start, self.samples, self.first_step = time.perf_counter(), 0, trainer.global_step
+        self.waited = self._read_waited(trainer)
 
     @staticmethod
-    def _waited(trainer: Trainer) -> float:
-        return getattr(trainer.train_dataloader, "waited", 0.0)  # 0: a loader of somebody's own
+    def _read_waited(trainer: Trainer) -> float:
+        return getattr(trainer.train_dataloader, "waited", 0.0)  # custom loaders do not count it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.samples += len(batch["inputs"]) * trainer.world_size
-        steps = trainer.global_step - self.first
+        steps = trainer.global_step - self.first_step
         if steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             elapsed = time.perf_counter() - self.start
             pl_module.log("train/samples_per_second", self.samples / elapsed, rank_zero_only=True)
             pl_module.log("train/seconds_per_step", elapsed / steps, rank_zero_only=True)
-            waiting = (self._waited(trainer) - self.waited) / steps
+            waiting = (self._read_waited(trainer) - self.waited) / steps
             pl_module.log("train/seconds_waiting", waiting, rank_zero_only=True)
             self._restart(trainer)
 
 
-class Progress(RichProgressBar):
-    """Lightning's bar with the loss, fetched from the device only as often as it is logged."""
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar with the loss, fetched from the device only as often as it is logged."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.shown: dict[str, float] = {}
+        self.last_loss: dict[str, float] = {}
 
     @property
     def total_train_batches(self) -> int | float:
         trainer = self.trainer
         left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of this epoch, where training goes on
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # in this epoch, when resumed
         if trainer.max_steps > 0:
             return min(trainer.num_training_batches, done + left)
         return super().total_train_batches
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch}"  # of how many nobody knows, as steps are counted
+        return f"Epoch {current_epoch}"  # without a total: training is limited by steps
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         due = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if (due or not self.shown) and "train/loss" in trainer.callback_metrics:
-            self.shown = {"train/loss": float(trainer.callback_metrics["train/loss"])}
-        return {**super().get_metrics(trainer, pl_module), **self.shown}
+        if (due or not self.last_loss) and "train/loss" in trainer.callback_metrics:
+            self.last_loss = {"train/loss": float(trainer.callback_metrics["train/loss"])}
+        return {**super().get_metrics(trainer, pl_module), **self.last_loss}
 
 
-class Average(EMAWeightAveraging):
-    """Exponential moving average of the weights, by one kernel for all of them and without waiting for the device.
+class WeightEMA(EMAWeightAveraging):
+    """Exponential moving average of the weights, fused into one kernel and without synchronising with the device.
 
-    Lightning's takes several kernels for each, and looks at a count on the device at every step.
+    Lightning's version launches several kernels for each tensor and reads a counter from the device at every step.
 
     Args:
-        decay: share of the average that a step leaves.
-        options: those of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
+        decay: share of the average that a step keeps.
+        options: of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
     """
 
     def __init__(self, *, decay: float, **options: Any) -> None:
         super().__init__(decay=decay, **options)
-        self.move = get_ema_multi_avg_fn(decay)
+        self.update_average = get_ema_multi_avg_fn(decay)
 
     @property
     def state_key(self) -> str:
-        return EMAWeightAveraging.__qualname__  # as which it is in checkpoints
+        return EMAWeightAveraging.__qualname__  # interchangeable with Lightning's in checkpoints
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -106,14 +106,14 @@ class Average(EMAWeightAveraging):
             return
         assert self._average_model is not None
         pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for mean, own in zip(self._tensors(self._average_model.module), self._tensors(pl_module), strict=True):
-            pairs.setdefault(mean.dtype, []).append((mean, own.to(mean.device)))
-        for some in pairs.values():
-            means, owns = zip(*some, strict=True)
+        for mean, value in zip(self._tensors(self._average_model.module), self._tensors(pl_module), strict=True):
+            pairs.setdefault(mean.dtype, []).append((mean, value.to(mean.device)))
+        for pairs_of_dtype in pairs.values():
+            means, values = zip(*pairs_of_dtype, strict=True)
             if self._latest_update_step == 0:
-                torch._foreach_copy_(means, owns)
+                torch._foreach_copy_(means, values)
             else:
-                self.move([*means], [*owns], 0)  # it does not ask how many have been averaged
+                self.update_average([*means], [*values], 0)  # 0: it ignores the number of averaged models
         self._average_model.n_averaged += 1
         self._latest_update_step = step
 
@@ -122,34 +122,34 @@ class Average(EMAWeightAveraging):
         return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
 
 
-class Narrator(Callback):
-    """Says in one line a validation how training goes, for logs in which a progress bar leaves no trace."""
+class ValidationSummary(Callback):
+    """Print one line for each validation, for logs in which a progress bar leaves no trace."""
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics
-        parts = [f"{key.split('/')[1]} {float(metrics[key]):.4g}" for key in sorted(metrics) if key.startswith("val")]
+        scores = [f"{key.split('/')[1]} {float(metrics[key]):.4g}" for key in sorted(metrics) if key.startswith("val")]
         loss = f", loss {float(metrics['train/loss']):.5f}" if "train/loss" in metrics else ""
-        whole, waiting = (float(metrics.get(f"train/seconds_{what}", 0)) for what in ("per_step", "waiting"))
-        slow = f"; {waiting / whole:.0%} of the time went by waiting for data" if waiting > 0.1 * whole else ""
-        place = f"step {trainer.global_step} of {trainer.max_steps}"
-        print(f"{place}{loss}: validation {', '.join(parts)}{slow}", flush=True)
+        seconds, waiting = (float(metrics.get(f"train/seconds_{kind}", 0)) for kind in ("per_step", "waiting"))
+        slow = f"; {waiting / seconds:.0%} of the time spent waiting for data" if waiting > 0.1 * seconds else ""
+        progress = f"step {trainer.global_step} of {trainer.max_steps}"
+        print(f"{progress}{loss}: validation {', '.join(scores)}{slow}", flush=True)
 
 
 class SampleFrames(Callback):
-    """After every validation, frames of its first clips: bicubic, restored, and the target side by side.
+    """Save frames of the first validation clips after every validation: bicubic, restored and target side by side.
 
-    Those of the first test clips are ``<clip>_test.png``. Where the network can show its offsets, they are drawn as
-    flow, too, ``<clip>_offsets_step<n>.png``.
+    Test frames are saved as ``<clip>_test.png``. Networks that expose their offsets get a flow picture, too,
+    ``<clip>_offsets_step<n>.png``.
 
-    It comes before the averaging of weights among the callbacks, which takes the validated weights back at this
-    point. Written to ``samples/`` in the run's directory, and to W&B and TensorBoard where they are used.
+    List it before the weight averaging, which swaps the averaged weights out again at this hook. Pictures go to
+    ``samples/`` in the run's directory, and to W&B and TensorBoard if they are in use.
 
     Args:
-        clips: how many clips.
-        frames: how many output frames of each, from its start.
+        clips: number of clips.
+        frames: number of output frames per clip, from its start.
     """
 
     def __init__(self, *, clips: int = 2, frames: int = 2) -> None:
@@ -159,20 +159,20 @@ class SampleFrames(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.val_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
-            self._save(trainer, self.picture(pl_module, clip), f"samples/{number}", clip.name)
+            self._save(trainer, self.compare(pl_module, clip), f"samples/{number}", clip.name)
             if hasattr(pl_module.network, "offset_pictures"):
-                self._save(trainer, self.offsets(pl_module, clip), f"offsets/{number}", f"{clip.name}_offsets")
+                self._save(trainer, self.draw_offsets(pl_module, clip), f"offsets/{number}", f"{clip.name}_offsets")
 
     @rank_zero_only
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.test_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
-            self._save(trainer, self.picture(pl_module, clip), f"test/{number}", clip.name, "test")
+            self._save(trainer, self.compare(pl_module, clip), f"test/{number}", clip.name, "test")
 
-    def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str, when: str = "") -> None:
+    def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str, suffix: str = "") -> None:
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        file = f"{name.replace('/', '_')}_{when or f'step{trainer.global_step:07d}'}.png"
+        file = f"{name.replace('/', '_')}_{suffix or f'step{trainer.global_step:07d}'}.png"
         Image.fromarray(picture.numpy()).save(folder / file)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -180,16 +180,16 @@ class SampleFrames(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(title, picture.numpy(), trainer.global_step, dataformats="HWC")
 
-    def offsets(self, pl_module: LightningModule, clip: Any) -> Tensor:
-        """Rows of what the network's own picture of its offsets shows, uint8 (rows*h, w, 3)."""
+    def draw_offsets(self, pl_module: LightningModule, clip: Any) -> Tensor:
+        """Stack the network's own pictures of its offsets into rows, uint8 (rows*h, w, 3)."""
         network: Any = pl_module.network
-        shown = network.offset_pictures()
-        inputs = (frame.to(pl_module.device) for frame in islice(clip.inputs(), shown.geometry.window))
-        rows = [frame.cpu() for _, (_, frame) in zip(range(self.frames), stream(shown, inputs), strict=False)]
-        return _as_picture(torch.cat(rows, dim=-2))
+        motion = network.offset_pictures()
+        inputs = (frame.to(pl_module.device) for frame in islice(clip.inputs(), motion.geometry.window))
+        rows = [frame.cpu() for _, (_, frame) in zip(range(self.frames), stream(motion, inputs), strict=False)]
+        return _to_picture(torch.cat(rows, dim=-2))
 
-    def picture(self, pl_module: LightningModule, clip: Any) -> Tensor:
-        """Rows of [bicubic of the input frame at or before, restored, target], uint8 (rows*H, 3*W, 3)."""
+    def compare(self, pl_module: LightningModule, clip: Any) -> Tensor:
+        """Stack rows of [bicubic of the input frame at or before, restored, target], uint8 (rows*H, 3*W, 3)."""
         network: Any = pl_module.network
         inputs = [frame for _, frame in zip(range(network.geometry.window), clip.inputs(), strict=False)]
         device = pl_module.device
@@ -200,9 +200,9 @@ class SampleFrames(Callback):
         ):
             bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
-        return _as_picture(torch.cat(rows, dim=-2))
+        return _to_picture(torch.cat(rows, dim=-2))
 
 
-def _as_picture(frame: Tensor) -> Tensor:
-    """(3, H, W) in [0, 1] to uint8 (H, W, 3)."""
+def _to_picture(frame: Tensor) -> Tensor:
+    """Convert (3, H, W) in [0, 1] to uint8 (H, W, 3)."""
     return (frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)

@@ -1,8 +1,8 @@
-"""Training that is cut off, at any moment and in any way, goes on as if it had not been.
+"""Bit-exact resuming: training that is interrupted at any moment and in any way continues as if it had not been.
 
-A checkpoint is taken where a step is over with all that belongs to it, its validation too. It reaches the disk under
-another name first, and the one before it is kept. Rows of ``metrics.csv`` are on the disk before the checkpoint that
-counts them, and those of later steps are dropped when training goes on from it.
+A checkpoint is saved once a step is complete, including its validation. It is written under another name first, and the
+previous one is kept. Rows of ``metrics.csv`` reach the disk before the checkpoint that counts them; rows of later steps
+are dropped when training resumes from it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from src.atomic import atomic_write, fsync
 from src.errors import CheckpointError
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; the system, or a cluster's end of time; SLURM's warning of it
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; the system, or a cluster's time limit; SLURM's warning before it
 
 
-class Stopped(KeyboardInterrupt):
-    """Training has ended, and is saved, because a signal asked for it."""
+class TrainingStopped(KeyboardInterrupt):
+    """Training was stopped by a signal, after its state was saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -40,62 +40,63 @@ class Stopped(KeyboardInterrupt):
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves ``checkpoints/last.ckpt`` every so many steps, after every validation, and with the last step.
+    """Save ``checkpoints/last.ckpt`` at a fixed interval, after every validation, and at the last step.
 
-    The file before it stays as ``previous.ckpt``. On SIGINT, SIGTERM and SIGUSR1 training saves, once the step is done,
-    and ends; a second signal ends it at once. Among the callbacks it is one of those that Lightning calls last.
+    The previous file is kept as ``previous.ckpt``. On SIGINT, SIGTERM and SIGUSR1 training finishes the step, saves and
+    ends; a second signal ends it at once. Lightning calls checkpoint callbacks after all others.
 
     Args:
-        every_n_train_steps: optimiser steps between two.
+        every_n_train_steps: optimiser steps between two checkpoints.
     """
 
     def __init__(self, *, every_n_train_steps: Annotated[int, Ge(1)]) -> None:
         self.every = every_n_train_steps
-        self.row: dict[str, float] = {}  # of metrics.csv, which is written after the checkpoint that counts it
+        self.row: dict[str, float] = {}  # of metrics.csv, written after the checkpoint that counts it
         self.handlers: dict[int, Any] = {}
-        self.asked = 0  # the signal that asks to end
+        self.stop_signal = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step = trainer.global_step  # also where training goes on
+        self.step = trainer.global_step  # not 0 when resumed
         if threading.current_thread() is threading.main_thread():
-            self.asked = 0
+            self.stop_signal = 0
             numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-            self.handlers = {number: signal.signal(number, self._ask) for number in numbers}
+            self.handlers = {number: signal.signal(number, self._handle_signal) for number in numbers}
 
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise Stopped(number)
-        self.asked = number
-        # no print: the signal may have come within one
-        os.write(2, f"{signal.Signals(number).name}: saves after this step, and ends; again ends it now.\n".encode())
+    def _handle_signal(self, number: int, frame: Any) -> None:
+        if self.stop_signal:
+            raise TrainingStopped(number)
+        self.stop_signal = number
+        # not print: the signal may have interrupted one
+        message = f"{signal.Signals(number).name}: stopping after this step is saved; send it again to stop now.\n"
+        os.write(2, message.encode())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        over, self.step = trainer.global_step != self.step, trainer.global_step  # of a step, its last batch
-        if not over or _validates(trainer):
+        complete, self.step = trainer.global_step != self.step, trainer.global_step  # the step's last batch
+        if not complete or _validation_follows(trainer):
             return
-        leaving = self._is_to_end(trainer)
-        if leaving or self.step % self.every == 0 or self.step == trainer.max_steps:
-            self.row = _next_row(trainer)
+        stopping = self._should_stop(trainer)
+        if stopping or self.step % self.every == 0 or self.step == trainer.max_steps:
+            self.row = _pending_row(trainer)
             self._save(trainer)
-        if leaving and self.step != trainer.max_steps:
-            raise Stopped(self.asked or signal.SIGTERM)  # which another rank may have had alone
+        if stopping and self.step != trainer.max_steps:
+            raise TrainingStopped(self.stop_signal or signal.SIGTERM)  # another rank may have got the signal
 
     def on_validation_batch_end(self, trainer: Trainer, *rest: Any) -> None:
-        if self.asked and trainer.world_size == 1 and not trainer.sanity_checking:
-            raise Stopped(self.asked)  # nobody can wait for a whole validation; it is done again
+        if self.stop_signal and trainer.world_size == 1 and not trainer.sanity_checking:
+            raise TrainingStopped(self.stop_signal)  # a whole validation takes too long; it is repeated on resuming
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.row = {}
         self._save(trainer)
-        if self._is_to_end(trainer) and self.step != trainer.max_steps:
-            raise Stopped(self.asked or signal.SIGTERM)
+        if self._should_stop(trainer) and self.step != trainer.max_steps:
+            raise TrainingStopped(self.stop_signal or signal.SIGTERM)
 
-    def _is_to_end(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False)
+    def _should_stop(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(bool(self.stop_signal), all=False)
 
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
@@ -118,53 +119,53 @@ class LastCheckpoint(Checkpoint):
         return {"row": self.row}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._let_go()
+        self._restore_handlers()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go()
+        self._restore_handlers()
 
-    def _let_go(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
 
 
-def _validates(trainer: Trainer) -> bool:
-    """Whether validation comes before the next batch: a checkpoint before it would go on without it."""
+def _validation_follows(trainer: Trainer) -> bool:
+    """Return whether validation runs before the next batch: resuming from a checkpoint before it would skip it."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
 
 
-def _next_row(trainer: Trainer) -> dict[str, float]:
-    """The row that this step's figures are about to become, where they become one."""
+def _pending_row(trainer: Trainer) -> dict[str, float]:
+    """Return the row of ``metrics.csv`` that Lightning writes after this step; empty if it writes none."""
     connector = trainer._logger_connector
-    if not connector.should_update_logs or not (figures := connector.metrics["log"]):
+    if not connector.should_update_logs or not (metrics := connector.metrics["log"]):
         return {}
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
-    return {**{name: float(value) for name, value in figures.items()}, "epoch": trainer.current_epoch, "step": step}
+    return {**{name: float(value) for name, value in metrics.items()}, "epoch": trainer.current_epoch, "step": step}
 
 
 class DurableIO(TorchCheckpointIO):
-    """Checkpoints that are never half written: where one cannot be, what was there stays, and training goes on."""
+    """Write checkpoints atomically; where that fails, keep the previous file, warn and let training continue."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         try:
             with atomic_write(Path(path), "wb") as stream:
                 torch.save(checkpoint, stream)
-        except (OSError, RuntimeError) as error:  # of torch's writer, which has a full disk for an error of its own
+        except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError on a full disk
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            why = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+            reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
             warnings.warn(
-                f"{path} could not be written ({why}): the checkpoints before it stay, and training goes on; make room "
-                "before the next one is due.",
+                f"Cannot write {path} ({reason}). Training continues, and earlier checkpoints are kept; free disk "
+                "space before the next one is due.",
                 stacklevel=2,
             )
 
 
-def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, from which it goes on; None where it has none yet.
+def find_last_checkpoint(run: Path) -> Path | None:
+    """Return the last intact checkpoint of a run, for resuming; None if there is none yet.
 
-    A damaged one is set aside, with a warning, and the one before it taken.
+    A damaged file is renamed to ``*.damaged`` with a warning, and the previous one is used.
 
     Raises:
         CheckpointError: all are damaged.
@@ -174,31 +175,34 @@ def newest(run: Path) -> Path | None:
         path = run / "checkpoints" / name
         if not path.exists():
             continue
-        if not (fault := _damage(path)):
+        if not (damage := _find_damage(path)):
             return path
-        damaged.append(f"{path} ({fault})")
+        damaged.append(f"{path} ({damage})")
         os.replace(path, path.with_suffix(".damaged"))
-        warnings.warn(f"{path} is damaged ({fault}) and set aside; training goes on from the one before.", stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged ({damage}) and was renamed to .damaged; resuming from the previous checkpoint.",
+            stacklevel=2,
+        )
     if damaged:
         raise CheckpointError(
-            f"No checkpoint of this run can be read: {' and '.join(damaged)}; start it anew with another paths.runs= "
-            "or seed=, or remove its folder."
+            f"All checkpoints of this run are damaged: {' and '.join(damaged)}. Start again with another paths.runs= "
+            "or seed=, or remove the run's folder."
         )
     return None
 
 
-def _damage(path: Path) -> str:
-    """What is wrong with a checkpoint file as it lies on the disk; nothing where all its bytes are right."""
+def _find_damage(path: Path) -> str:
+    """Describe the damage of a checkpoint file; empty if all its checksums agree."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
-        return f"{error}".rstrip(".") or "cut off"
-    return f"{broken} in it is not what was written" if broken else ""
+        return f"{error}".rstrip(".") or "truncated"
+    return f"wrong checksum of {broken}" if broken else ""
 
 
 class MetricsFile(CSVLogger):
-    """``metrics.csv`` of a run, a row a step that was logged; what is in it stays when the run goes on."""
+    """Logger of a run's ``metrics.csv``, a row per logged step; resuming keeps the rows of earlier steps."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, name="", version="")
@@ -206,40 +210,40 @@ class MetricsFile(CSVLogger):
     @property
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._experiment = _Rows(log_dir=self.log_dir)
+            self._experiment = _MetricsWriter(log_dir=self.log_dir)
         return self._experiment
 
-    def go_on(self, checkpoint: Mapping[str, Any]) -> None:
-        """Drops the rows of steps that a checkpoint does not have, and adds the one that it brings."""
+    def rewind(self, checkpoint: Mapping[str, Any]) -> None:
+        """Drop the rows of steps after a checkpoint, and add its pending row."""
         pending = checkpoint.get("callbacks", {}).get("LastCheckpoint", {}).get("row", {})
-        self.experiment.keep(checkpoint.get("global_step", 0), pending)
+        self.experiment.truncate(checkpoint.get("global_step", 0), pending)
 
 
-class _Rows(ExperimentWriter):
+class _MetricsWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
-        """Lightning's own would remove the file."""
+        """Keep the file, which Lightning's version removes."""
 
-    def keep(self, steps: int, pending: Mapping[str, float]) -> None:
-        rows = [row for row in self._rows() if int(row["step"]) < steps]
+    def truncate(self, steps: int, pending: Mapping[str, float]) -> None:
+        rows = [row for row in self._read_rows() if int(row["step"]) < steps]
         if pending and not any(int(row["step"]) == pending["step"] and row.get("train/loss") for row in rows):
             rows.append({name: str(value) for name, value in pending.items()})
         self.metrics_keys = sorted({name for row in rows for name in row})
-        self._write(rows)
+        self._write_rows(rows)
 
-    def _rows(self) -> list[dict[str, str]]:
-        """The whole rows of the file; a process that is killed may have left a part of one."""
+    def _read_rows(self) -> list[dict[str, str]]:
+        """Read the complete rows of the file; a killed process may have left part of one."""
         file = Path(self.metrics_file_path)
         if not file.exists():
             return []
         with file.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        whole = [row for row in rows if None not in row.values() and row["step"].isdigit()]
-        return [{name: value for name, value in row.items() if value} for row in whole]
+        complete = [row for row in rows if None not in row.values() and row["step"].isdigit()]
+        return [{name: value for name, value in row.items() if value} for row in complete]
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(self._rows())
+        self._write_rows(self._read_rows())
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
+    def _write_rows(self, rows: list[dict[str, str]]) -> None:
         if not rows:
             Path(self.metrics_file_path).unlink(missing_ok=True)
             return

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and freezing, pure functions of the optimiser step."""
+"""Learning-rate schedules and freezing: pure functions of the optimiser step, so that a resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from annotated_types import Ge
 def cosine_restarts(
     step: int, steps: int, *, restarts: Annotated[int, Ge(1)] = 4, lowest: float = 2.5e-4, warmup: int = 0
 ) -> float:
-    """Cosine annealing that starts anew ``restarts`` times within ``steps`` (warm restarts, SGDR).
+    """Cosine annealing with ``restarts`` periods within ``steps`` (warm restarts, SGDR).
 
     Args:
         step: optimiser steps so far.
         steps: optimiser steps in all.
         restarts: number of cosine periods.
-        lowest: where each period ends, as a fraction of the initial rate.
-        warmup: steps over which the rate rises to its initial value at the very beginning, on top of the cosine.
+        lowest: end of each period, as a fraction of the initial rate.
+        warmup: steps of the linear rise to the initial rate at the very beginning, multiplied with the cosine.
 
     Returns:
         The factor on the initial learning rate, in (0, 1].
@@ -31,25 +31,25 @@ def cosine_restarts(
 
 
 def step_decay(step: int, steps: int, *, parts: int, factor: float) -> float:
-    """The initial rate, multiplied by ``factor`` after each of ``parts`` equal parts of all steps."""
+    """Multiply the initial rate by ``factor`` after each of ``parts`` equal parts of all steps."""
     return factor ** (step * parts // steps)
 
 
 def milestones(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
-    """The initial rate, multiplied by ``factor`` at each of the shares ``after`` of all steps."""
+    """Multiply the initial rate by ``factor`` at each of the fractions ``after`` of all steps."""
     return factor ** sum(step >= share * steps for share in after)
 
 
 def constant(step: int, steps: int, *, value: float = 1.0) -> float:
-    """The same factor at every step."""
+    """Return ``value`` at every step."""
     return value
 
 
 def frozen_until_step(step: int, steps: int, *, start: int) -> float:
-    """0 before ``start``, then 1: what is frozen at first."""
+    """Return 0 (frozen) before step ``start``, then 1."""
     return float(step >= start)
 
 
 def frozen_until(step: int, steps: int, *, share: float) -> float:
-    """0 for that share of all steps, then 1."""
+    """Return 0 (frozen) for the fraction ``share`` of all steps, then 1."""
     return float(step >= share * steps)

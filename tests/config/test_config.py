@@ -291,7 +291,7 @@ def test_what_fits_is_not_refused(overrides):
 
 
 def test_a_parent_takes_what_its_child_hands_on():
-    assert {"decay", "use_buffers"} <= signature_of("src.training.callbacks.Average").kinds.keys()
+    assert {"decay", "use_buffers"} <= signature_of("src.training.callbacks.WeightEMA").kinds.keys()
     assert "loss" in signature_of("src.papers.zsm.ZSMRestorer").kinds
     assert not signature_of("src.papers.zsm.ZSMRestorer").further
     assert not signature_of("src.papers.vtsr.Equally").kinds

@@ -61,7 +61,7 @@ class Dies(Callback):
     [
         (1, "problem", "Rank 1 failed: The scene is gone."),
         (1, "error", "Rank 1 failed: ValueError: no such scene, see above"),
-        (1, "killed", "ended without a word"),
+        (1, "killed", "died without an error message"),
         (0, "problem", "The scene is gone."),
         (0, "killed", ""),
     ],
@@ -132,7 +132,7 @@ def test_a_signal_to_one_rank_saves_and_ends_both(clips, tmp_path):  # noqa: F81
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "SIGTERM: saves after this step, and ends" in said
+    assert "SIGTERM: stopping after this step is saved" in said
     (last,) = tmp_path.rglob("last.ckpt")
     assert 2 < torch.load(last, weights_only=True)["global_step"] < 1000
     assert not _processes_of(tmp_path)

@@ -704,11 +704,3 @@ def test_every_study_is_left_as_a_sweep(tmp_path):
     said = yaml.safe_load((tmp_path / "page" / "sweeps" / "wdvr_window_size.yaml").read_text())
     assert said["parameters"]["model.network.frames"] == {"values": ["1", "3", "5", "7"]}
     assert said["metric"]["name"] == "test/psnr"
-
-
-def test_without_a_key_there_is_still_the_page(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match="wandb login"):
-        report(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}", "wandb=true"), tmp_path)
-    assert (tmp_path / "page" / "index.html").exists()

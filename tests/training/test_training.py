@@ -1,4 +1,4 @@
-"""How training is sped up changes what it costs, and not what it gives."""
+"""Optimisations of training change its cost, not its results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,7 @@ from src.config.build import build_data, build_restorer, build_trainer, start_ne
 from src.config.composition import begun, compose
 from src.data.samples import ClipDataset
 from src.papers.restorer import fused
-from src.training.callbacks import Narrator, Throughput
+from src.training.callbacks import Throughput, ValidationSummary
 from src.training.checkpointing import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
 
@@ -26,7 +27,7 @@ QUIET = ["callbacks.narrator=null", "callbacks.samples=null", "callbacks.rate=nu
 
 
 def train(clips: Path, directory: Path, *overrides: str, watch=(), resume: Path | None = None):  # noqa: F811
-    """A tiny EDVR trained through the DataModule, the Trainer and the callbacks that a run has."""
+    """Train a tiny EDVR with the DataModule, Trainer and callbacks of a run."""
     config = compose("model=edvr_m", *TINY, *QUIET, f"data.root={clips}", "data.test_frames=1", *overrides)
     torch.manual_seed(0)
     restorer = build_restorer(config, start_network(config))
@@ -36,8 +37,8 @@ def train(clips: Path, directory: Path, *overrides: str, watch=(), resume: Path 
     return restorer, trainer
 
 
-class Seen(Callback):
-    """What is counted in steps, after every batch."""
+class Recorder(Callback):
+    """Record everything that is counted in steps, after every batch."""
 
     def __init__(self, cut: int = -1) -> None:
         self.cut = cut
@@ -50,7 +51,7 @@ class Seen(Callback):
         self.batches += 1
         if self.batches == self.cut:
             raise InterruptedError
-        (average,) = [one for one in trainer.callbacks if hasattr(one, "_average_model")]
+        (average,) = [callback for callback in trainer.callbacks if isinstance(callback, EMAWeightAveraging)]
         self.averages[trainer.global_step] = int(average._average_model.n_averaged)
         self.rates[trainer.global_step] = trainer.optimizers[0].param_groups[0]["lr"]
 
@@ -58,59 +59,61 @@ class Seen(Callback):
         self.validated.append(trainer.global_step)
 
 
-def test_accumulated_batches_are_one_large_one(clips, tmp_path):  # noqa: F811
+def test_accumulated_batches_equal_one_large_batch(clips, tmp_path):  # noqa: F811
     options = ["trainer.max_steps=5", "size.warmup=2", "model.rates.fusion_first.factor.start=1", "data.crop=32"]
-    seen, runs = [Seen(), Seen()], []
-    for watch, batch, times in zip(seen, (4, 1), (1, 4), strict=True):
+    recorders, runs = [Recorder(), Recorder()], []
+    for watch, batch, times in zip(recorders, (4, 1), (1, 4), strict=True):
         more = [f"data.batch_size={batch}", f"trainer.accumulate_grad_batches={times}", "data.patches_per_read=2"]
         place = tmp_path / str(times)
         runs.append(train(clips, place, *options, *more, watch=[watch]))
         assert torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
-    assert [watch.batches for watch in seen] == [5, 20]
+    assert [watch.batches for watch in recorders] == [5, 20]
     steps = range(1, 6)
     for kind in ("rates", "averages"):
-        large, accumulated = ({step: getattr(watch, kind)[step] for step in steps} for watch in seen)
+        large, accumulated = ({step: getattr(watch, kind)[step] for step in steps} for watch in recorders)
         assert large == accumulated, kind
-    assert seen[0].averages[5] == 5
-    assert seen[0].validated == seen[1].validated == [2, 4]
+    assert recorders[0].averages[5] == 5
+    assert recorders[0].validated == recorders[1].validated == [2, 4]
     (large, _), (small, _) = runs
     start = start_network(compose("model=edvr_m", *TINY)).state_dict()
     assert start.keys() == large.network.state_dict().keys()
     for (name, one), other in zip(large.network.state_dict().items(), small.network.state_dict().values(), strict=True):
-        assert torch.allclose(one, other, atol=2e-6), name  # Adam makes much of small differences; a step is 1e-4
+        assert torch.allclose(one, other, atol=2e-6), name  # Adam amplifies small differences; a step is 1e-4
 
 
-def test_seconds_are_those_of_a_step(clips, tmp_path):  # noqa: F811
+def test_throughput_counts_optimiser_steps(clips, tmp_path):  # noqa: F811
     logged = []
 
     class Watched(Throughput):
         def on_train_batch_end(self, trainer, *rest):
             super().on_train_batch_end(trainer, *rest)
-            logged.append((trainer.global_step, self.first, self.samples))
+            logged.append((trainer.global_step, self.first_step, self.samples))
 
     options = ["trainer.accumulate_grad_batches=3", "data.batch_size=2", "data.patches_per_read=2"]
     train(clips, tmp_path, *options, "trainer.max_steps=4", "trainer.log_every_n_steps=2", watch=[Watched()])
-    assert [place for place in logged if place[1] == 0][-1] == (1, 0, 10)  # the sixth batch makes the second step
+    assert [place for place in logged if place[1] == 0][-1] == (1, 0, 10)  # the sixth batch completes the second step
     assert logged[5] == (2, 2, 0)
 
 
-def test_waiting_for_data_is_told(clips, tmp_path, monkeypatch, capsys):  # noqa: F811
-    give = ClipDataset.__getitem__
+def test_waiting_for_data_is_reported(clips, tmp_path, monkeypatch, capsys):  # noqa: F811
+    get_sample = ClipDataset.__getitem__
 
     def slowly(*arguments):
         time.sleep(0.3)
-        return give(*arguments)
+        return get_sample(*arguments)
 
     monkeypatch.setattr(ClipDataset, "__getitem__", slowly)
     options = ["data.batch_size=2", "data.patches_per_read=2", "data.workers=0", "trainer.max_steps=3"]
-    _, trainer = train(clips, tmp_path, *options, "trainer.val_check_interval=3", watch=[Throughput(), Narrator()])
-    waiting, whole = (float(trainer.callback_metrics[f"train/seconds_{what}"]) for what in ("waiting", "per_step"))
-    assert 0.6 < waiting < whole  # two samples a step
-    said = capsys.readouterr().out
-    assert re.search(r"step 3 of 3, loss .*: validation .*; \d+% of the time went by waiting for data", said)
+    _, trainer = train(
+        clips, tmp_path, *options, "trainer.val_check_interval=3", watch=[Throughput(), ValidationSummary()]
+    )
+    waiting, seconds = (float(trainer.callback_metrics[f"train/seconds_{kind}"]) for kind in ("waiting", "per_step"))
+    assert 0.6 < waiting < seconds  # two samples a step
+    log = capsys.readouterr().out
+    assert re.search(r"step 3 of 3, loss .*: validation .*; \d+% of the time spent waiting for data", log)
 
 
-def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
+def test_checkpoints_lie_between_steps(clips, tmp_path):  # noqa: F811
     options = ["data.batch_size=1", "data.patches_per_read=2", "trainer.accumulate_grad_batches=3"]
     whole, _ = train(clips, tmp_path / "whole", *options, "trainer.max_steps=4")
     saved = []
@@ -121,7 +124,7 @@ def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
             saved.append((self.step, trainer.fit_loop.batch_idx))
 
     with pytest.raises(InterruptedError):
-        train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=[Seen(cut=7)])
+        train(clips, tmp_path / "cut", *options, "trainer.max_steps=4", watch=[Recorder(cut=7)])
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     watch = [Watched(every_n_train_steps=1)]
     options += ["trainer.max_steps=4", "model.checkpointing=true"]  # which changes no bit
@@ -131,7 +134,7 @@ def test_a_cut_within_a_step_is_no_checkpoint(clips, tmp_path):  # noqa: F811
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_adam_is_fused_and_takes_up_a_state_that_was_not():
+def test_adam_is_fused_and_loads_an_unfused_state():
     torch.manual_seed(0)
     plain = torch.nn.Linear(7, 5)
     other = copy.deepcopy(plain)
@@ -150,7 +153,7 @@ def test_adam_is_fused_and_takes_up_a_state_that_was_not():
     assert torch.allclose(plain.weight, other.weight, atol=1e-6)
     late = copy.deepcopy(plain)
     three = fused(torch.optim.Adam(late.parameters(), 1e-2))
-    three.load_state_dict(copy.deepcopy(one.state_dict()))  # which it would share
+    three.load_state_dict(copy.deepcopy(one.state_dict()))  # a shared state would change with it
     assert three.param_groups[0]["fused"] is True
     step(plain, one)
     step(late, three)
@@ -160,7 +163,7 @@ def test_adam_is_fused_and_takes_up_a_state_that_was_not():
     assert fused(torch.optim.Adam(late.parameters(), fused=False)).param_groups[0]["fused"] is False
 
 
-def test_a_checkpoint_of_a_run_that_was_not_fused_goes_on(clips, tmp_path):  # noqa: F811
+def test_a_checkpoint_of_unfused_adam_resumes(clips, tmp_path):  # noqa: F811
     train(clips, tmp_path, "trainer.max_steps=2", "+model.optimizer.foreach=true")
     last = tmp_path / "checkpoints" / "last.ckpt"
     groups = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
@@ -170,7 +173,7 @@ def test_a_checkpoint_of_a_run_that_was_not_fused_goes_on(clips, tmp_path):  # n
     assert {group["fused"] for group in trainer.optimizers[0].param_groups} == {True}
 
 
-def test_nothing_waits_for_the_device_between_logged_steps(clips, tmp_path):  # noqa: F811
+def test_only_logged_steps_synchronise_with_the_device(clips, tmp_path):  # noqa: F811
     fetched = []
 
     class Fetches(TorchDispatchMode):
@@ -186,16 +189,16 @@ def test_nothing_waits_for_the_device_between_logged_steps(clips, tmp_path):  # 
     fetched.append(0)  # before the first
     options = ["trainer.max_steps=7", "trainer.log_every_n_steps=3", "trainer.val_check_interval=7"]
     often = ["callbacks.last.every_n_train_steps=7", "callbacks.offsets.every_n_train_steps=7"]
-    bar = "callbacks.progress={_target_: src.training.callbacks.Progress}"
+    bar = "callbacks.progress={_target_: src.training.callbacks.ProgressBar}"
     with Fetches():
         _, trainer = train(clips, tmp_path, *options, *often, bar, watch=[Steps()])
     assert [bool(count) for count in fetched[3:7]] == [True, False, False, True]  # steps 3 to 6
-    assert trainer.progress_bar_callback.shown["train/loss"] > 0
+    assert trainer.progress_bar_callback.last_loss["train/loss"] > 0
 
 
-def test_weights_are_averaged_as_lightning_does(clips, tmp_path):  # noqa: F811
+def test_weights_are_averaged_like_lightning_does(clips, tmp_path):  # noqa: F811
     weights = []
-    for average in ("src.training.callbacks.Average", "lightning.pytorch.callbacks.EMAWeightAveraging"):
+    for average in ("src.training.callbacks.WeightEMA", "lightning.pytorch.callbacks.EMAWeightAveraging"):
         more = ["trainer.max_steps=4", f"callbacks.average._target_={average}", "callbacks.average.decay=0.5"]
         train(clips, tmp_path / average, *more)
         weights.append(torch.load(tmp_path / average / "checkpoints" / "last.ckpt", weights_only=True))
@@ -208,22 +211,24 @@ def test_weights_are_averaged_as_lightning_does(clips, tmp_path):  # noqa: F811
     assert moved
 
 
-def test_precision_is_that_of_the_machine_unless_it_is_given(tmp_path):
-    for given, accelerator, training, expected in (
+def test_automatic_precision_follows_the_machine(tmp_path):
+    for precision, accelerator, training, expected in (
         ("auto", "cpu", True, "32-true"),
         ("auto", "cpu", False, "32-true"),
         ("bf16-mixed", "cpu", True, "bf16-mixed"),
     ):
-        config = compose(f"trainer.precision={given}", f"trainer.accelerator={accelerator}", "callbacks.progress=null")
+        config = compose(
+            f"trainer.precision={precision}", f"trainer.accelerator={accelerator}", "callbacks.progress=null"
+        )
         trainer = build_trainer(config, tmp_path, training=training)
         assert config.trainer.precision == trainer.precision == expected
     assert compose().trainer.precision == "auto"
 
 
-def test_a_run_is_the_same_on_a_machine_of_another_precision(tmp_path):
+def test_automatic_precision_resumes_on_another_machine(tmp_path):
     (tmp_path / "config.yaml").write_text("trainer: {precision: bf16-mixed, max_steps: 3}\nresume: false\n")
-    for asked, same in (("auto", True), ("bf16-mixed", True), ("32-true", False)):
-        config = OmegaConf.create({"trainer": {"precision": asked, "max_steps": 3}, "resume": True})
+    for precision, same in (("auto", True), ("bf16-mixed", True), ("32-true", False)):
+        config = OmegaConf.create({"trainer": {"precision": precision, "max_steps": 3}, "resume": True})
         assert begun(config, tmp_path) == same
 
 
