@@ -152,13 +152,13 @@ def _check_samples(data: Any) -> None:
         UserError: every clip is shorter than a sample, or no clip at all could be trained on.
     """
     from src.data.datamodule import DataModule  # only here: not all tasks read data
-    from src.data.layouts.published import EXPECTED
+    from src.data.layouts.expected import expected_of
     from src.data.splits import Clip, Splits
 
     if not isinstance(data, DataModule):
         return  # somebody's own
     name = getattr(getattr(data.layout, "func", data.layout), "__name__", "")
-    known = EXPECTED.get(name)
+    known = expected_of(data.layout)
     if known and set(known.counts) == {"test"}:
         raise UserError(f"{name} has nothing but clips to test on: train on other data, or add task=evaluate.")
     geometry, variants = data.training_geometry, data.degradation.variants(data.training_geometry)

@@ -19,7 +19,7 @@ from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
 from src.data.samples import ClipDataset, check_crop, collate
-from src.data.splits import Clip, Damaged, Splits
+from src.data.splits import Clip, DamagedClips, Splits
 from src.data.worker_pool import context, follow
 from src.errors import UserError
 from src.geometry import Geometry
@@ -108,7 +108,7 @@ class DataModule(LightningDataModule):
             )
         if timeout <= 0:
             raise UserError(f"data.timeout counts seconds that a batch may take to be read, got {timeout}")
-        self.damaged, self.timeout = Damaged(skip_damaged), float(timeout)
+        self.damaged, self.timeout = DamagedClips(skip_damaged), float(timeout)
         self.layout = layout
         self.root = Path(root).expanduser()
         self.geometry, self.degradation = geometry, degradation
@@ -145,7 +145,7 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
-            self.damaged = Damaged(self.damaged.limit, self.splits.damaged)
+            self.damaged = DamagedClips(self.damaged.limit, self.splits.damaged)
             self.training = ClipDataset(
                 self.splits.train,
                 geometry=self.training_geometry,

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from src.data.degradation import Degradation, as_clip, crop_to_multiple
 from src.data.readers import Readers, precomputed, without_precomputed
-from src.data.splits import Clip, opened
+from src.data.splits import Clip, open_clip
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
@@ -61,7 +61,7 @@ class EvaluationClip:
     @cached_property
     def _about(self) -> tuple[int, tuple[int, int], Fraction]:
         """Source frames, (height, width) and frame rate of the file."""
-        with opened(self.clip.path) as reader:
+        with open_clip(self.clip.path) as reader:
             stop = len(reader) if self.clip.stop is None else min(self.clip.stop, len(reader))
             return len(range(self.clip.start, stop, self.clip.step)), reader.size, reader.fps
 
@@ -146,7 +146,7 @@ class EvaluationClip:
         want = next(wanted, None)
         if want is None:
             return
-        with opened(path) as reader:
+        with open_clip(path) as reader:
             for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
                 if i == want:
                     yield frame
@@ -157,7 +157,7 @@ class EvaluationClip:
 
 
 class EvaluationClips(Dataset[EvaluationClip]):
-    """Whole clips; nothing is opened before a clip is asked for its frames."""
+    """Whole clips; nothing is open_clip before a clip is asked for its frames."""
 
     def __init__(self, clips: Iterator[EvaluationClip] | Sequence[EvaluationClip]) -> None:
         self.clips = list(clips)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from src.data.samples import Sample
-from src.data.splits import Damaged
+from src.data.splits import DamagedClips
 from src.errors import UserError
 
 KILLED = (
@@ -108,14 +108,14 @@ class Loader(DataLoader[Sample]):
     def __init__(
         self,
         *arguments: Any,
-        damaged: Damaged | None = None,
+        damaged: DamagedClips | None = None,
         tell: Callable[[], None] = lambda: None,
         patience: float = 600,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._given = 0  # batches of this epoch
-        self._damaged, self._tell = Damaged() if damaged is None else damaged, tell
+        self._damaged, self._tell = DamagedClips() if damaged is None else damaged, tell
         self.patience = patience
         self.waited = 0.0
 
@@ -178,7 +178,7 @@ class Loader(DataLoader[Sample]):
     def _count(self, damaged: Mapping[str, str]) -> None:
         before = len(self._damaged)
         for path, sentence in damaged.items():
-            self._damaged.leave_out(path, sentence)
+            self._damaged.skip(path, sentence)
         if len(self._damaged) > before:
             self._tell()
 

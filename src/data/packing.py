@@ -24,7 +24,7 @@ import torch
 
 from src.atomic import atomic_write, file_lock, fsync
 from src.data.integrity import check_clips
-from src.data.splits import few
+from src.data.splits import abbreviate
 from src.data.worker_pool import context, follow
 from src.errors import UserError, VideoError
 from src.video import packed
@@ -94,8 +94,8 @@ def pack(
         said = [*watch(_each(partial(_one, gop=gop), missing, processes), len(missing))]
         if bad := [sentence for sentence in said if sentence]:
             raise UserError(
-                f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {few(bad)}. The others are safe in "
-                f"{place}: mend or remove these and give the same command again, it goes on with them"
+                f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {abbreviate(bad)}. The others are "
+                f"kept in {place}: repair or remove these files and repeat the command"
             )
         clips = [goal for source, goal in jobs if source.is_dir()]
         copied = [goal.as_posix() for source, goal in jobs if not source.is_dir()]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from src.data.degradation import Degradation
-from src.data.splits import Clip, opened
+from src.data.splits import Clip, open_clip
 from src.errors import VideoError
 from src.geometry import Geometry
 from src.video.decode_timeout import Stuck
@@ -35,7 +35,7 @@ class Readers:
             raise VideoError(self._stuck[path])
         if path not in self._known:
             with self._limited(path):
-                self._known[path] = opened(path)
+                self._known[path] = open_clip(path)
         if path in self._recent:
             self._recent.remove(path)
         self._recent.append(path)
@@ -74,7 +74,7 @@ class Readers:
 
 def without_precomputed(clip: Clip, geometry: Geometry) -> Clip:
     """The clip without degraded frames that it brings, where they would have to be exposed until the next begins."""
-    return replace(clip, ready={}) if geometry.exposures else clip
+    return replace(clip, precomputed={}) if geometry.exposures else clip
 
 
 def precomputed(
@@ -85,7 +85,7 @@ def precomputed(
     Of those that the data set brings the one with which least is left to do; ``None`` where none fits.
     """
     found = []
-    for done, path in clip.ready.items():
+    for done, path in clip.precomputed.items():
         if path.exists():
             height, width = readers(path).size
             factor = max(1, size[0] // height)

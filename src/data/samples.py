@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, default_collate
 from src.data.augment import Augmentation
 from src.data.degradation import Degradation, SampleFrames, as_clip, crop_to_multiple, resized
 from src.data.readers import Readers, precomputed, without_precomputed
-from src.data.splits import Clip, Damaged, few
+from src.data.splits import Clip, DamagedClips, abbreviate
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
@@ -101,7 +101,7 @@ class ClipDataset(Dataset[Sample]):
         span: int | None = None,
         samples: int | None = None,
         resize: Sequence[int] | None = None,
-        damaged: Damaged | None = None,
+        damaged: DamagedClips | None = None,
     ) -> None:
         variants = degradation.variants(geometry)
         check_crop(crop, geometry, variants[0], augmentation.reverse)
@@ -118,16 +118,16 @@ class ClipDataset(Dataset[Sample]):
                 f"data.resize is {[*self.resize]}, but must be a height and a width where the network does not "
                 f"enlarge, and null where it does (here {degradation.scale} times)"
             )
-        damaged = Damaged() if damaged is None else damaged
+        damaged = DamagedClips() if damaged is None else damaged
         self.skip = damaged.limit
         lengths = []
         for clip in clips:
             try:
                 lengths.append((without_precomputed(clip, geometry), clip.length()))
             except VideoError as error:
-                damaged.leave_out(clip.path, str(error))
+                damaged.skip(clip.path, str(error))
         if clips and not lengths:
-            raise VideoError(f"none of the {len(clips)} training clips can be opened: {few(damaged.values())}")
+            raise VideoError(f"none of the {len(clips)} training clips can be opened: {abbreviate(damaged.values())}")
         self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
         if not self.clips:
             longest = max((length for _, length in lengths), default=0)
@@ -167,17 +167,17 @@ class ClipDataset(Dataset[Sample]):
 
     def _drawn(self, epoch: int, index: int) -> DecodedSpan:
         """The stretch of an index, or the first that can be read of those that are drawn in its place."""
-        met = Damaged(self.skip)  # on the way to this one; over all of them it is counted by who gets the batches
+        met = DamagedClips(self.skip)  # on the way to this one; over all of them it is counted by who gets the batches
         place = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read(*place)._replace(damaged=dict(met))
             except VideoError as error:
-                met.meet(place[0].path, str(error))
+                met.add(place[0].path, str(error))
             draws = np.random.default_rng([self.seed, epoch, index, 0, attempt])
             place = self._locate(int(draws.integers(len(self))), draws)
         raise VideoError(
-            f"{ATTEMPTS} training samples in a row cannot be read: {few(met.values())}; replace these clips"
+            f"{ATTEMPTS} training samples in a row cannot be read: {abbreviate(met.values())}; replace these clips"
         )
 
     def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int, SampleFrames]:

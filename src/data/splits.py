@@ -1,7 +1,6 @@
-"""What a data set is made of: clips, and which of them train, validate and test.
+"""Clips, splits and the count of damaged clips.
 
-Layouts (:mod:`src.data.layouts`) find them; samples (:mod:`src.data.samples`) are cut from them. What is damaged among
-them is counted here.
+Layouts (:mod:`src.data.layouts`) find clips; samples (:mod:`src.data.samples`) are cut from them.
 """
 
 from __future__ import annotations
@@ -12,25 +11,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from src.errors import UserError, VideoError
+from src.video.discovery import images
 from src.video.reader import FrameReader, open_video
 
-SHOWN = 10  # sentences on what is damaged
+SHOWN = 10  # sentences of an abbreviated list
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of one video file or frame folder.
+    """A range of frames of one video file or frame folder.
 
     Args:
-        name: what scores are kept under; unique within a split.
+        name: key of the clip's scores; unique within a split.
         path: the file or folder.
-        subset: part of a test set that has a mean of its own (Vimeo-90K's ``fast``, ...).
-        start, stop: its first frame, and the one behind its last, in frames of the file; ``None`` is the end.
-        step: each ``step``-th frame of the file is a source frame.
-        ready: folders of frames of the same numbers that are degraded already, by what has happened to them, e.g.
+        subset: part of a test set with a mean of its own (Vimeo-90K's ``fast``, ...).
+        start, stop: first frame, and the frame after the last, in frames of the file; ``None`` is the end.
+        step: every ``step``-th frame of the file is a source frame.
+        precomputed: folders of degraded frames with the same numbers, by the corruptions applied to them, e.g.
             ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degradation.Degradation.after`.
     """
 
@@ -40,27 +42,27 @@ class Clip:
     start: int = 0
     stop: int | None = None
     step: int = 1
-    ready: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
+    precomputed: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
 
     def length(self) -> int:
-        """Source frames; opens the file where ``stop`` is not given."""
+        """Return the number of source frames; opens the file if ``stop`` is ``None``."""
         stop = self.stop
         if stop is None:
-            with opened(self.path) as reader:
+            with open_clip(self.path) as reader:
                 stop = len(reader)
         return len(range(self.start, stop, self.step))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Clips to train on, to validate on while training, and to test on: no frame is in two of them.
+    """Clips for training, for validation during training, and for the test. No frame is in two splits.
 
     Args:
         train, validate, test: the clips.
-        damaged: by path, a sentence on each file that should have given clips to these and could not be opened.
+        damaged: a sentence on each file that could not be opened and has no clip here, by path.
 
     Raises:
-        UserError: a frame is in two splits, or two clips of a test or validation set share a name.
+        UserError: a frame is in two splits, or two test or validation clips share a name.
     """
 
     train: Sequence[Clip] = ()
@@ -75,23 +77,23 @@ class Splits:
 
     def check(self) -> None:
         named = {"training": self.train, "validation": self.validate, "test": self.test}
-        stretches = [
+        ranges = [
             (os.path.abspath(clip.path), clip.start, clip.stop, split, clip.name)
             for split, clips in named.items()
             for clip in clips
         ]
-        stretches.sort(key=lambda stretch: stretch[:2])
-        reach: dict[str, tuple[float, str, str]] = {}  # of the path at hand, by split: the last frame, whose
+        ranges.sort(key=lambda entry: entry[:2])
+        reach: dict[str, tuple[float, str, str]] = {}  # of the current path, by split: the farthest end and its clip
         path = ""
-        for here, start, stop, split, name in stretches:
+        for here, start, stop, split, name in ranges:
             if here != path:
                 path, reach = here, {}
             end = float("inf") if stop is None else stop
             for other, (last, _, neighbour) in reach.items():
                 if other != split and start < last:
                     raise UserError(
-                        f"frame {start} of {here} is both {other} data (clip {neighbour}) and {split} data (clip "
-                        f"{name}): the splits of a data set must share nothing, so mend its lists or folders"
+                        f"Frame {start} of {here} is in both the {other} data (clip {neighbour}) and the {split} data "
+                        f"(clip {name}). Splits must not overlap: correct the data set's lists or folders"
                     )
             if split not in reach or end > reach[split][0]:
                 reach[split] = (end, split, name)
@@ -99,90 +101,99 @@ class Splits:
             seen: set[str] = set()
             for clip in named[split]:
                 if clip.name in seen:
-                    raise UserError(
-                        f"two {split} clips are called {clip.name} ({clip.path}): give them names of their own"
-                    )
+                    raise UserError(f"Two {split} clips are named {clip.name} ({clip.path}): rename one of them")
                 seen.add(clip.name)
 
 
-class Damaged(dict[str, str]):
-    """What was found damaged, by the path of its clip, with a sentence on each.
+class DamagedClips(dict[str, str]):
+    """A sentence on each damaged clip, by its path.
 
     Args:
-        limit: so many clips may be, ``data.skip_damaged``.
-        known: what was found before.
+        limit: number of damaged clips to train without, ``data.skip_damaged``.
+        known: damaged clips from an earlier pass.
 
     Raises:
-        VideoError: there are more, here and in the methods; the sentence names them.
+        VideoError: more than ``limit`` clips are damaged (here and in the methods); the message lists them.
     """
 
     def __init__(self, limit: int = 0, known: Mapping[str, str] | None = None) -> None:
         if limit < 0:
-            raise UserError(f"data.skip_damaged counts damaged clips to train without, got {limit}")
+            raise UserError(f"data.skip_damaged must be 0 or more damaged clips, got {limit}")
         super().__init__()
         self.limit = limit
         for path, sentence in (known or {}).items():
-            self.meet(path, sentence)
+            self.add(path, sentence)
 
-    def meet(self, path: Path | str, sentence: str) -> bool:
-        """Counts a clip; whether it was not known."""
+    def add(self, path: Path | str, sentence: str) -> bool:
+        """Count a clip. Return ``True`` if it is new."""
         if str(path) in self:
             return False
         self[str(path)] = sentence
         if len(self) <= self.limit:
             return True
-        found = "task=doctor doctor.read=true finds all that is damaged"
+        advice = "task=doctor doctor.read=true lists all damaged files"
         if not self.limit:
-            raise VideoError(f"{sentence}; replace it, or train without it with data.skip_damaged=1 ({found})")
+            raise VideoError(f"{sentence}; replace it, or train without it: data.skip_damaged=1 ({advice})")
         raise VideoError(
-            f"{len(self)} clips are damaged, and data.skip_damaged={self.limit} trains without {self.limit} at most: "
-            f"{few(self.values())}; replace them, or raise it ({found})"
+            f"{len(self)} clips are damaged, more than data.skip_damaged={self.limit}: {abbreviate(self.values())}; "
+            f"replace them, or raise data.skip_damaged ({advice})"
         )
 
-    def leave_out(self, path: Path | str, sentence: str) -> None:
-        """Counts a clip, and tells so the first time."""
-        if self.meet(path, sentence):
-            log.warning("%s: left out (%d of data.skip_damaged=%d)", sentence, len(self), self.limit)
+    def skip(self, path: Path | str, sentence: str) -> None:
+        """Count a clip, and log a warning if it is new."""
+        if self.add(path, sentence):
+            log.warning("%s: skipped (%d of data.skip_damaged=%d)", sentence, len(self), self.limit)
 
 
-def few(sentences: Iterable[str]) -> str:
-    """Sentences in a row, those that would be too many counted only."""
-    said = list(sentences)
-    return "; ".join(said[:SHOWN]) + (f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else "")
+def abbreviate(sentences: Iterable[str]) -> str:
+    """Join the first ten sentences; count the rest."""
+    listed = list(sentences)
+    return "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
-def opened(path: Path) -> FrameReader:
-    """The reader of a clip; whatever keeps it from being opened is a VideoError."""
+def spread_evenly(count: int, total: int) -> list[int]:
+    """Return ``count`` different indices below ``total``, evenly spread."""
+    return [(2 * k + 1) * total // (2 * count) for k in range(count)]
+
+
+def open_clip(path: Path) -> FrameReader:
+    """Open a clip.
+
+    Raises:
+        VideoError: it cannot be opened, for any reason.
+    """
     try:
         return open_video(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
-def listed(path: Path) -> list[str]:
-    """The entries of a list of clips, one a line, each a path within a folder that the data set says.
+def measure_clip(path: Path) -> tuple[int, tuple[int, int]]:
+    """Return the number of frames of a video or frame folder, and the (height, width) of the first."""
+    if path.is_file():
+        with open_video(path) as reader:
+            return len(reader), reader.size
+    frames = images(path) if path.is_dir() else []
+    if not frames:
+        return 0, (0, 0)
+    with Image.open(frames[0]) as image:
+        return len(frames), (image.height, image.width)
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the entries of a list of clips: one path a line, relative to a folder of the data set.
 
     Raises:
-        UserError: it cannot be read, or an entry would lead out of that folder. Links within it may lead anywhere.
+        UserError: the file cannot be read, or an entry leads out of that folder. Links inside it may lead anywhere.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a list of clips, one a line: {error}") from error
+        raise UserError(f"{path} is not a readable list of clips, one a line: {error}") from error
     entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, entry in entries:
         if Path(entry).anchor or ".." in Path(entry).parts:
             raise UserError(
-                f"line {number} of {path} is {entry}, which leads out of the data set: name what lies in it, without "
-                "a leading / and without .."
+                f"Line {number} of {path} is {entry}, which leads out of the data set: use relative paths without .."
             )
     return [entry for _, entry in entries]
-
-
-def missing(what: str, root: Path, source: str = "") -> UserError:
-    """That a data set is not there, where to get it, and what to do without it."""
-    get = f"get it from {source} and set data.root to where it is" if source else "set data.root to where it is"
-    return UserError(
-        f"This data set is not at {root.absolute()}: {what}; {get}, or run on the built-in data with "
-        "data=procedural size=mini."
-    )

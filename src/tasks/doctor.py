@@ -20,8 +20,8 @@ from rich.progress import track
 
 from src.config.composition import CONF, compose
 from src.data.integrity import Finding, check_clips
-from src.data.layouts.published import inspect
-from src.data.splits import Clip, Splits, few
+from src.data.layouts.inspection import inspect
+from src.data.splits import Clip, Splits, abbreviate
 from src.errors import UserError
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_file
 from src.video.discovery import find_videos, natural
@@ -143,7 +143,7 @@ def _clips(config: DictConfig, name: str, root: Path, splits: Splits) -> list[st
 
 
 def _paths(clips: Sequence[Clip]) -> set[Path]:
-    return {path for clip in clips for path in (clip.path, *clip.ready.values())}
+    return {path for clip in clips for path in (clip.path, *clip.precomputed.values())}
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
@@ -161,6 +161,6 @@ def _advice(bad: Sequence[Finding], evaluated: set[Path]) -> Iterator[str]:
     if skipped:
         yield f"data.skip_damaged={len(skipped)} trains without those that cannot be read"
     if others := sorted({finding.path for finding in bad} - skipped, key=_order):
-        yield f"replace {few(map(str, others))}, which training would take as they are, or end with"
+        yield f"replace {abbreviate(map(str, others))}, which training would take as they are, or end with"
     if scored := sorted(skipped & evaluated, key=_order):
-        yield f"replace {few(map(str, scored))}, which scores are taken of: these leave nothing out"
+        yield f"replace {abbreviate(map(str, scored))}, which scores are taken of: these leave nothing out"

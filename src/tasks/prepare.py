@@ -69,7 +69,7 @@ def _compare(root: Path, before: Splits, target: Path, after: Splits) -> None:
                 "were clips added or taken away meanwhile? Pack again into a new folder"
             )
     clips = (*before.train, *before.validate, *before.test)
-    if any(root.resolve() not in path.resolve().parents for clip in clips[:1] for path in clip.ready.values()):
+    if any(root.resolve() not in path.resolve().parents for clip in clips[:1] for path in clip.precomputed.values()):
         print(
             f"Degraded frames beside {root} were not packed, and will be made on the fly; to pack them, too, give the "
             "folder that holds both as data.root."

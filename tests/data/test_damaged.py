@@ -1,4 +1,4 @@
-"""Damaged clips: training goes on without so many as it may, or ends with a sentence, and never hangs."""
+"""DamagedClips clips: training goes on without so many as it may, or ends with a sentence, and never hangs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from src.data.degradation import Degradation
 from src.data.layouts.folder import folder
 from src.data.loader import EpochSampler, Loader
 from src.data.readers import Readers
-from src.data.splits import Clip, Damaged, Splits
+from src.data.splits import Clip, DamagedClips, Splits
 from src.data.worker_pool import context
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
@@ -406,10 +406,10 @@ def test_what_a_disk_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_more_than_a_few_are_counted_only() -> None:
-    found = Damaged(11)
+    found = DamagedClips(11)
     for k in range(11):
-        assert found.meet(f"{k}.mp4", f"{k}.mp4 is cut off")
-        assert not found.meet(f"{k}.mp4", "said again")
+        assert found.add(f"{k}.mp4", f"{k}.mp4 is cut off")
+        assert not found.add(f"{k}.mp4", "said again")
     with pytest.raises(VideoError, match=r"12 clips are damaged.*0.mp4 is cut off; .*9.mp4 is cut off; and 2 more"):
-        found.meet("11.mp4", "11.mp4 is cut off")
+        found.add("11.mp4", "11.mp4 is cut off")
     assert logging.getLogger("src.data.splits").isEnabledFor(logging.WARNING)

@@ -245,7 +245,7 @@ def test_what_does_not_go_together_is_refused_before_data_is_read(tmp_path: Path
         module(nowhere, degradation=Degradation([Bicubic(4)]))
     with pytest.raises(UserError, match="crop is 15"):
         module(nowhere, crop=15)
-    with pytest.raises(UserError, match=f"at {nowhere}"):
+    with pytest.raises(UserError, match=f"No videos in {nowhere}"):
         module(nowhere).prepare_data()
 
 

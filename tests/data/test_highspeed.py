@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.layouts.highspeed import ADOBE240_TEST, adobe240, dvd, gopro, sony
-from src.data.layouts.published import inspect
+from src.data.layouts.adobe240 import TEST_VIDEOS, adobe240
+from src.data.layouts.dvd import dvd
+from src.data.layouts.gopro import gopro
+from src.data.layouts.inspection import inspect
+from src.data.layouts.sony import sony
 from src.data.splits import Clip, Splits
 from src.errors import UserError
 from src.video.writer import VideoWriter
@@ -54,7 +57,7 @@ def su(tmp_path: Path, video: Path) -> Path:
     """The 133 videos of Su et al., all alike."""
     folder = tmp_path / "original_high_fps_videos"
     folder.mkdir()
-    for i, name in enumerate([*ADOBE240_TEST, *(f"IMG_{1000 + k}" for k in range(125))]):
+    for i, name in enumerate([*TEST_VIDEOS, *(f"IMG_{1000 + k}" for k in range(125))]):
         shutil.copy(video, folder / f"{name}{SUFFIXES[i % 4]}")
     (tmp_path / "__MACOSX" / "original_high_fps_videos").mkdir(parents=True)
     (tmp_path / "__MACOSX" / "original_high_fps_videos" / "._IMG_1000.mov").write_bytes(b"")
@@ -63,7 +66,7 @@ def su(tmp_path: Path, video: Path) -> Path:
 
 def test_adobe240_is_tested_on_the_published_videos(su: Path) -> None:
     splits = adobe240(su)
-    assert names(splits.test) == sorted(ADOBE240_TEST)
+    assert names(splits.test) == sorted(TEST_VIDEOS)
     assert [len(part) for part in (splits.train, splits.validate)] == [121, 4]
     assert len(everything(splits)) == 133
     assert adobe240(su / "original_high_fps_videos") == splits == adobe240(su)
@@ -82,7 +85,9 @@ def test_adobe240_that_is_not_whole(su: Path) -> None:
         next((su / "original_high_fps_videos").glob(f"{name}.*")).unlink()
     assert inspect(adobe240, su) == [f"{su}: 131 clips in all, 133 expected"]
     next((su / "original_high_fps_videos").glob("GOPR9635.*")).unlink()
-    with pytest.raises(UserError, match=r"lacks GOPR9635 of the 8 videos .* or name others in .*test_list\.txt"):
+    with pytest.raises(
+        UserError, match=r"lacks GOPR9635 of the 8 test videos .* or list test videos in .*test_list\.txt"
+    ):
         adobe240(su)
     (su / "test_list.txt").write_text("IMG_0015.mov\n")
     assert names(adobe240(su).test) == ["IMG_0015"]
@@ -100,10 +105,10 @@ def test_lists_decide(su: Path, layout: Callable[..., Splits]) -> None:
     assert names(splits.validate) == ["IMG_1005"]
     assert inspect(partial(layout, hold_back=1), su) == []  # how many is for the lists to say
     (su / "train_list.txt").write_text("IMG_1003\nIMG_1004\n")
-    with pytest.raises(UserError, match=r"IMG_1003.*mend its lists"):
+    with pytest.raises(UserError, match=r"IMG_1003.*correct the data set's lists"):
         layout(su, hold_back=1)
     (su / "train_list.txt").write_text("IMG_2000.mov\n")
-    assert "train_list.txt names IMG_2000.mov, which is not among the 133 videos" in inspect(layout, su)[0]
+    assert "train_list.txt lists IMG_2000.mov, which is not among the 133 videos" in inspect(layout, su)[0]
 
 
 def test_one_list_alone(su: Path) -> None:
@@ -133,7 +138,7 @@ def test_adobe240_in_frames(tmp_path: Path) -> None:
 
 def test_frames_beside_their_video_are_no_second_one(su: Path) -> None:
     write_frames(su / "original_high_fps_videos" / "unpacked" / "IMG_1000")
-    with pytest.raises(UserError, match="have one name"):
+    with pytest.raises(UserError, match="share a name"):
         adobe240(su)
 
 
@@ -167,7 +172,7 @@ def test_gopro(nah: Path) -> None:
     assert {clip.path.parent.name for clip in splits.test} == {"test"}
     assert gopro(nah / "GOPRO_Large_all") == splits
     assert gopro(nah, step=2).test[0].length() == 1
-    assert all("frames of 4x2, (1280, 720) expected" in line for line in inspect(gopro, nah))
+    assert all("frames of 4x2, 1280x720 expected" in line for line in inspect(gopro, nah))
     shutil.rmtree(splits.test[0].path)
     assert any("10 clips in test, 11 expected" in line for line in inspect(gopro, nah))
 
@@ -176,7 +181,7 @@ def test_gopro_with_gaps_is_refused(tmp_path: Path) -> None:
     for kind in ("blur", "sharp"):
         write_frames(tmp_path / "train" / "GOPR0372_07_00" / kind)
     with pytest.raises(
-        UserError, match=r"is GOPRO_Large, whose sharp frames have gaps .* get GOPRO_Large_all from http"
+        UserError, match=r"is GOPRO_Large; its sharp frames have gaps .* Download GOPRO_Large_all from http"
     ):
         gopro(tmp_path)
 
@@ -216,8 +221,9 @@ def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., 
     with pytest.raises(UserError) as caught:
         layout(root)
     sentence = str(caught.value)
-    assert sentence.startswith(f"This data set is not at {root}: ")
-    assert "get it from http" in sentence
+    assert sentence.startswith("No ")
+    assert f" in {root}. Download it from http" in sentence
+    assert "set data.root=<folder>" in sentence
     assert "\n" not in sentence
     assert inspect(layout, root) == [sentence]
 
@@ -236,4 +242,4 @@ def test_lists_do_not_lead_out_of_the_data_set(su: Path, entry: str, name: str) 
     (su / name).write_text(f"IMG_1000\n{entry}\n")
     with pytest.raises(UserError) as caught:
         adobe240(su)
-    assert f"line 2 of {su / name} is {entry}, which leads out of the data set" in str(caught.value)
+    assert f"Line 2 of {su / name} is {entry}, which leads out of the data set" in str(caught.value)

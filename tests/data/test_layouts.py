@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from src.data.layouts.folder import folder
-from src.data.layouts.published import EXPECTED, inspect, procedural, reds, vid4, vimeo90k
+from src.data.layouts.inspection import inspect
+from src.data.layouts.procedural import procedural
+from src.data.layouts.reds import reds
+from src.data.layouts.vid4 import FRAMES, vid4
+from src.data.layouts.vimeo90k import EXPECTED, vimeo90k
 from src.data.splits import Clip, Splits
 from src.errors import UserError
 
@@ -59,10 +63,10 @@ def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
 
 
 def test_vimeo90k_finds_low_resolution_folders(septuplets: Path) -> None:
-    assert not any(clip.ready for clip in vimeo90k(septuplets).train)
+    assert not any(clip.precomputed for clip in vimeo90k(septuplets).train)
     low = septuplets.parent / "vimeo_septuplet_matlabLRx4" / "sequences"
     low.mkdir(parents=True)
-    assert vimeo90k(septuplets, hold_back=0).train[0].ready == {("bicubic",): low / "00001/0001"}
+    assert vimeo90k(septuplets, hold_back=0).train[0].precomputed == {("bicubic",): low / "00001/0001"}
 
 
 def test_published_lists(shared: Path, septuplets: Path) -> None:
@@ -76,7 +80,7 @@ def test_published_lists(shared: Path, septuplets: Path) -> None:
         (septuplets / f"{subset}_testset.txt").write_text("\n".join(few))
     (septuplets / "sep_trainlist.txt").write_text("\n".join(["00003/0001", "00003/0002"]))
     assert {s: len(k) for s, k in keys.items()} == {"fast": 1225, "medium": 4977, "slow": 1613}
-    counts = EXPECTED["vimeo90k"].counts
+    counts = EXPECTED.counts
     assert len(keys["medium"]) - counts["medium"] == 5  # what the ZSM paper says it removes
     assert len(keys["slow"]) - counts["slow"] == 3
     splits = vimeo90k(septuplets, hold_back=0)
@@ -89,14 +93,14 @@ def test_published_lists(shared: Path, septuplets: Path) -> None:
 def test_vid4(shared: Path) -> None:
     root = shared / "data" / "vid4"
     splits = vid4(root)
-    assert {clip.name: clip.length() for clip in splits.test} == EXPECTED["vid4"].frames
+    assert {clip.name: clip.length() for clip in splits.test} == FRAMES
     assert not splits.train
     assert inspect(partial(vid4), root) == []
 
 
 @pytest.mark.parametrize("inner", ["{}", "GT/{}", "original/{}", "{}/original"])
 def test_vid4_as_people_keep_it(tmp_path: Path, inner: str) -> None:
-    for name in EXPECTED["vid4"].frames or ():
+    for name in FRAMES:
         write_frames(tmp_path / inner.format(name), 3)
     splits = vid4(tmp_path)
     assert [clip.name for clip in splits.test] == ["calendar", "city", "foliage", "walk"]
@@ -114,7 +118,7 @@ def test_lists_do_not_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path,
     with pytest.raises(UserError) as caught:
         vimeo90k(septuplets)
     line = len((septuplets / name).read_text().splitlines())
-    assert f"line {line} of {septuplets / name} is {entry}, which leads out of the data set" in str(caught.value)
+    assert f"Line {line} of {septuplets / name} is {entry}, which leads out of the data set" in str(caught.value)
     assert inspect(vimeo90k, septuplets) == [str(caught.value)]
 
 
@@ -130,7 +134,7 @@ def test_links_within_a_data_set_may_lead_anywhere(septuplets: Path, tmp_path: P
 
 def test_a_list_that_is_no_text_is_one_sentence(septuplets: Path) -> None:
     (septuplets / "sep_trainlist.txt").write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(UserError, match=r"sep_trainlist.txt cannot be read as a list of clips, one a line"):
+    with pytest.raises(UserError, match=r"sep_trainlist.txt is not a readable list of clips, one a line"):
         vimeo90k(septuplets)
 
 
@@ -201,7 +205,7 @@ def test_folder_finds_real_videos(shared: Path) -> None:
 def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = partial(procedural, train=2, validate=1, test=1, height=32, width=48, frames=17)
     root = tmp_path / "scenes"
-    assert "no built-in scenes" in inspect(few, root)[0]
+    assert "No built-in scenes" in inspect(few, root)[0]
     assert not root.exists()  # asking renders nothing
     splits = few(root)
     assert len(capsys.readouterr().out.splitlines()) == 1
@@ -227,7 +231,7 @@ def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.Captu
 )
 def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
     others = [Clip(f"other{i}", Path(f"z{i}")) for i in range(3)]
-    with pytest.raises(UserError, match=r"both (training|test) data \(clip .\) and (test|training) data"):
+    with pytest.raises(UserError, match=r"both the (training|test) data \(clip .\) and the (test|training) data"):
         Splits(train=[*others, train], test=[test])
     with pytest.raises(UserError):
         Splits(validate=[train], test=[test])
@@ -237,7 +241,7 @@ def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
 def test_splits_that_share_nothing_are_not_refused() -> None:
     a = [Clip(f"a{i}", Path("x"), start=i * 10, stop=i * 10 + 10) for i in range(6)]
     Splits(train=a[::3], validate=a[1::3], test=a[2::3])
-    with pytest.raises(UserError, match="two test clips are called same"):
+    with pytest.raises(UserError, match="Two test clips are named same"):
         Splits(test=[Clip("same", Path("x")), Clip("same", Path("y"))])
 
 
@@ -280,19 +284,19 @@ def test_reds_where_validation_clips_were_moved(reds_root: Path) -> None:
 @pytest.mark.parametrize("split", ["official", "all"])
 def test_reds_without_its_validation_clips(reds_root: Path, split: str) -> None:
     shutil.rmtree(reds_root / "val_sharp")
-    with pytest.raises(UserError, match=f"no val_sharp, which data.layout.split={split} needs"):
+    with pytest.raises(UserError, match=f"lacks val_sharp, required by data.layout.split={split}"):
         reds(reds_root, split=split)
 
 
 def test_reds_brings_its_tracks(reds_root: Path) -> None:
     first, second = reds(reds_root).test[:2]
-    assert {done: path.parent.name for done, path in first.ready.items()} == {
+    assert {done: path.parent.name for done, path in first.precomputed.items()} == {
         ("bicubic",): "X4",
         ("blur", "bicubic"): "X4",
         ("blur",): "train_blur",
         ("blur", "compression"): "train_blur_comp",
     }
-    assert not second.ready
+    assert not second.precomputed
 
 
 def test_reds_without_one_of_its_test_clips(reds_root: Path) -> None:

@@ -21,8 +21,11 @@ from src.data.corruptions import Bicubic
 from src.data.datamodule import DataModule
 from src.data.degradation import Degradation
 from src.data.layouts.folder import folder
-from src.data.layouts.highspeed import gopro
-from src.data.layouts.published import inspect, reds, vid4, vimeo90k
+from src.data.layouts.gopro import gopro
+from src.data.layouts.inspection import inspect
+from src.data.layouts.reds import reds
+from src.data.layouts.vid4 import vid4
+from src.data.layouts.vimeo90k import vimeo90k
 from src.data.packing import damaged, pack
 from src.data.splits import Splits
 from src.errors import UserError
@@ -90,7 +93,7 @@ def named(splits: Splits, root: Path) -> list[tuple]:
 
     return [
         (split, clip.name, where(clip.path), clip.subset, clip.start, clip.stop, clip.length(),
-         {done: where(path.resolve()) for done, path in clip.ready.items()})
+         {done: where(path.resolve()) for done, path in clip.precomputed.items()})
         for split in ("train", "validate", "test")
         for clip in getattr(splits, split)
     ]  # fmt: skip

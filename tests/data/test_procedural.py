@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.data.procedural import scenes, textures
 from src.data.procedural.scenes import (
     SPLITS,
     Body,
@@ -19,19 +20,18 @@ from src.data.procedural.scenes import (
     Scene,
     Sheet,
     affine,
-    compose,
+    build_scene,
     prepare,
     render,
     scene_seed,
 )
-from src.data.procedural.scenes import scenes as procedural
 from src.errors import UserError
 
 
 def textured(size: int = 96, seed: int = 3) -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64(seed))
-    colours = procedural.palette(rng)
-    return procedural.finish(rng, procedural.ground(rng, size, colours))
+    colours = textures.palette(rng)
+    return textures.finish(rng, textures.ground(rng, size, colours))
 
 
 def sliding(speed_x: float, speed_y: float, **kinds: bool) -> Scene:
@@ -76,7 +76,7 @@ def test_half_a_pixel_is_between() -> None:
 
 
 def test_an_endless_sheet_repeats_and_a_cut_out_ends() -> None:
-    period = 96 / procedural.DENSITY
+    period = 96 / scenes.DENSITY
     endless, once = sliding(period, 0.0, endless=True), sliding(period, 0.0)
     same(endless.frame(1000), endless.frame(0))  # far from the start no digit is lost
     assert once.frame(0).min() > 0
@@ -118,7 +118,7 @@ def test_what_is_nearer_hides_and_moves_more() -> None:
 def test_a_scene_moves_at_a_pace_that_can_be_learnt() -> None:
     """From one 30 Hz frame to the next a scene changes; to its next 240 Hz frame much less: the motion is smooth."""
     for seed in range(3):
-        scene = compose(seed, 64, 96)
+        scene = build_scene(seed, 64, 96)
         now, soon, later = (scene.frame(Fraction(k, 240)) for k in (0, 1, 8))
         near, far = (soon - now).abs().mean(), (later - now).abs().mean()
         assert far > 0.005
@@ -127,7 +127,7 @@ def test_a_scene_moves_at_a_pace_that_can_be_learnt() -> None:
 
 
 def test_files_are_whole_and_made_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, procedural.__name__)
+    caplog.set_level(logging.INFO, scenes.__name__)
     root = tmp_path / "scenes"
     arguments = dict(train=2, validate=1, test=1, height=32, width=48, frames=9, seed=5)
     prepare(root, **arguments)
@@ -160,9 +160,9 @@ def test_files_are_whole_and_made_once(tmp_path: Path, caplog: pytest.LogCapture
 def test_what_was_cut_off_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, procedural.__name__)
+    caplog.set_level(logging.INFO, scenes.__name__)
     arguments = dict(train=2, validate=0, test=0, height=32, width=48, frames=9)
-    whole = procedural.render
+    whole = scenes.render
 
     def pulled(seed, *rest):  # type: ignore[no-untyped-def]
         for k, frame in enumerate(whole(seed, *rest)):
@@ -171,7 +171,7 @@ def test_what_was_cut_off_goes_on(
             yield frame
 
     with monkeypatch.context() as patch:
-        patch.setattr(procedural, "render", pulled)
+        patch.setattr(scenes, "render", pulled)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, **arguments)
     assert [f.name for f in tmp_path.glob("train/*.mp4")] == ["scene_0000.mp4"]

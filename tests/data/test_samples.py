@@ -210,13 +210,13 @@ def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Pa
 
 def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
     plain = dataset(root)[0, 0, 0]
-    whole = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): root / "low"})]
+    whole = [Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): root / "low"})]
     assert equal(dataset(root, whole)[0, 0, 0], plain)
     marked = tmp_path / "low"
     marked.mkdir()
     for file in (root / "low").iterdir():
         Image.new("RGB", (17, 12), (9, 9, 9)).save(marked / file.name)
-    clips = [Clip("clip", root / "clip", stop=34, ready={("bicubic",): marked})]
+    clips = [Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): marked})]
     sample = dataset(root, clips)[0, 0, 0]
     assert sample["inputs"].eq(9 / 255).all()  # shows that the files were read, not made
     assert torch.equal(sample["targets"], plain["targets"])
@@ -307,10 +307,10 @@ def test_noise_of_a_clip_is_its_own(root: Path) -> None:
 
 
 def test_ready_made_frames_of_a_clip(root: Path) -> None:
-    low = evaluation(root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "low"}))
+    low = evaluation(root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "low"}))
     assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
     shifted = evaluation(
-        root, clip=Clip("clip", root / "clip", ready={("bicubic",): root / "clip"})
+        root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "clip"})
     )  # not 4 times smaller: not used
     assert torch.equal(next(shifted.inputs()), next(low.inputs()))
 
@@ -362,7 +362,7 @@ def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
 
 def test_ready_made_blur_is_used(root: Path) -> None:
     plain = Geometry(1, 1, (Fraction(0),))
-    ready = Clip("clip", root / "clip", ready={("blur",): root / "clip"})
+    ready = Clip("clip", root / "clip", precomputed={("blur",): root / "clip"})
     clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3), clip=ready)
     assert all(torch.equal(given, target) for given, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
     assert clip.frames == 32  # as many as without, so that scores are of the same frames
@@ -514,7 +514,7 @@ def test_exposures_run_backwards(fast: tuple[Path, np.ndarray]) -> None:
 
 
 def test_blur_of_another_shutter_is_not_used(fast: tuple[Path, np.ndarray], root: Path) -> None:
-    clip = Clip("fast", fast[0], ready={("blur",): fast[0]})
+    clip = Clip("fast", fast[0], precomputed={("blur",): fast[0]})
     whole = EvaluationClip(clip, geometry=VTSR, degradation=Degradation(exposure=4))
     assert np.array_equal(levels(torch.stack(list(whole.inputs()))), averaged(fast[1], 4))
     data = dataset(root, [clip], geometry=VTSR, degradation=MIXED, crop=24, augmentation=PLAIN)

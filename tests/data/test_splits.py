@@ -47,7 +47,7 @@ def test_stretches_that_overlap_are_refused_and_no_others(drawn: list[tuple[str,
         return
     with pytest.raises(UserError) as caught:
         splits_of(clips)
-    said = r"frame (\d+) of .+ is both (\w+) data \(clip (\w+)\) and (\w+) data \(clip (\w+)\)"
+    said = r"Frame (\d+) of .+ is in both the (\w+) data \(clip (\w+)\) and the (\w+) data \(clip (\w+)\)"
     found = re.match(said, str(caught.value))
     assert found
     frame, split, name, other_split, other = found.groups()

@@ -104,7 +104,7 @@ def test_a_data_set_that_cannot_be_split_is_looked_at_all_the_same(tmp_path: Pat
     write_frames(tmp_path / "a", 12)
     (tmp_path / "b.mp4").write_text("no video")
     lines, end = doctor(tmp_path)
-    assert "!!  data=folder: no video in" in lines[0]
+    assert "!!  data=folder: No video in" in lines[0]
     assert "some are damaged" in lines[0]
     assert "b.mp4 cannot be read as video" in lines[1]
     assert "data.skip_damaged=1" in lines[2]
@@ -150,7 +150,7 @@ def test_then_training_does_without(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "text.mp4 cannot be read as video" in done.stderr
     assert f"{image} cannot be read as an image" in done.stderr
-    assert done.stderr.count("left out (") == 2
+    assert done.stderr.count("skipped (") == 2
     (metrics,) = (tmp_path / "runs").rglob("metrics.csv")
     assert "train/damaged" in metrics.read_text().splitlines()[0]
 

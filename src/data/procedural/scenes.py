@@ -54,7 +54,7 @@ TEXTURES = (ground, ground, weave, bricks, facade, page, foliage)  # covers of s
 SPLITS = ("train", "val", "test")
 VERSION = 1  # of what the scenes show; a folder of another version is not taken for this one
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 # --- Motion: closed forms of time in seconds ---
@@ -261,7 +261,7 @@ def cutout(rng: Rng, size: int) -> Array:
     return finish(rng, colour * np.clip(inside / 6, 0.35, 1)[..., None], np.clip(inside + 0.5, 0, 1))
 
 
-def compose(seed: int, height: int, width: int) -> Scene:
+def build_scene(seed: int, height: int, width: int) -> Scene:
     """The scene that ``seed`` stands for, in pictures of ``height`` x ``width`` pixels.
 
     Between frames at 30 Hz most of it moves by 0 to 8 pixels, whatever the picture's size, and some by 16.
@@ -300,7 +300,7 @@ def compose(seed: int, height: int, width: int) -> Scene:
 
 def render(seed: int, height: int, width: int, frames: int, fps: int = 240) -> Iterator[torch.Tensor]:
     """The frames of scene ``seed`` at times k / fps: uint8 (H, W, 3) RGB."""
-    scene = compose(seed, height, width)
+    scene = build_scene(seed, height, width)
 
     def frame(k: int) -> torch.Tensor:
         return torch.from_numpy(np.rint(scene.frame(Fraction(k, fps)).numpy() * 255).astype(np.uint8))
@@ -326,7 +326,7 @@ def prepare(
     frames: int = 240,
     fps: int = 240,
     seed: int = 0,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
 ) -> None:
     """Writes ``root``/{train,val,test}/scene_0000.mp4 and so on: as many scenes as asked for, none in two splits.
 
@@ -336,7 +336,7 @@ def prepare(
         root: folder of the data set; ``procedural.json`` in it says what it was made of.
         train, validate, test: number of scenes in each split.
         height, width: even numbers of pixels.
-        tell: is given a line about each scene as it is begun.
+        log: is given a line about each scene as it is begun.
 
     Raises:
         UserError: the folder holds other scenes than those asked for, or videos of another origin.
@@ -368,7 +368,7 @@ def prepare(
         if path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        tell(f"rendering {split} scene {index + 1} of {counts[split]}: {path}")
+        log(f"rendering {split} scene {index + 1} of {counts[split]}: {path}")
         # Constant rate factor 12 keeps the texture (38 dB on luma) in a tenth of what lossless takes. What the codec
         # does change harms nothing: the frames as they are read back are the truth that is learnt from.
         with VideoWriter(path, Fraction(fps), codec="h264", quality=12, preset="medium") as video:
