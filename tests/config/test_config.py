@@ -333,7 +333,7 @@ def test_typos_in_an_experiment_file_are_refused_too(tmp_path):
         ("model=wdvr3d data=vimeo90k", "takes 20 source frames, and every clip of vimeo90k has 7: "),
         ("model=dsfn data=vimeo90k degradation=adobe240", "takes 35 source frames, and every clip .* has 7: "),
         ("model=zsm data=vid4", "vid4 has nothing but clips to test on"),
-        ("model=zsm data=gopro", r"data\.resize is \[512, 512\], but must be .* null where it does"),
+        ("model=zsm data=gopro recipe=vtsr", r"data\.resize is \[512, 512\], but must be .* null where it does"),
         ("model=zsm data.span=2", r"data\.span is 2 source frames, but a sample of this network takes 7"),
         ("data.crop=97", r"data\.crop is 97, which is no multiple of the network's scale of 4"),
         ("data.batch_size=3 data.patches_per_read=2", "must be a multiple of the other"),

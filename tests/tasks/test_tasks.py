@@ -253,7 +253,8 @@ def test_a_run_that_is_refused_leaves_nothing_in_the_way(clips, tmp_path):
     for crop, fails in ((4096, True), (4096, True), (32, False)):
         said = run(
             "experiment=vtsr_gopro", *TINY, f"data.root={clips}", f"paths.runs={tmp_path}", "degradation.exposure=8",
-            "degradation.mixed=null", "protocol.factor=null", f"data.crop={crop}", "trainer.max_steps=1", fails=fails,
+            "data.resize=null", "degradation.mixed=null", "protocol.factor=null", f"data.crop={crop}",
+            "trainer.max_steps=1", fails=fails,
         )  # fmt: skip
         assert ("4096" in said) == fails
         assert bool(list(tmp_path.rglob("config.yaml"))) != fails

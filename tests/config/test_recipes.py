@@ -1,0 +1,37 @@
+"""The recipe of an experiment does not depend on the data set that its frames come from."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from src.config.composition import CONF, compose
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+RECIPE = sorted(key for key in OmegaConf.load(CONF / "recipe" / "common.yaml") if key != "defaults")
+
+
+@pytest.mark.parametrize("size", ["full", "mini"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_frames_from_a_folder_change_no_recipe(experiment, size):
+    own, other = (
+        compose(f"experiment={experiment}", f"size={size}", *elsewhere)
+        for elsewhere in ([], ["data=folder", "data.root=x"])
+    )
+    assert {key: own.data[key] for key in RECIPE} == {key: other.data[key] for key in RECIPE}
+    assert own.degradation == other.degradation
+    assert own.trainer == other.trainer
+
+
+def test_data_sets_state_no_recipe():
+    for file in sorted((CONF / "data").glob("*.yaml")):
+        assert not set(RECIPE) & set(OmegaConf.load(file)), file
+
+
+@pytest.mark.parametrize(
+    ("recipe", "crop", "batch_size", "resize"),
+    [("edvr", 256, 32, None), ("wdvr", 64, 16, None), ("vtsr", 224, 8, [512, 512]), ("dsfn", 256, 24, None)],
+)
+def test_a_recipe_is_chosen_beside_any_data_set(recipe, crop, batch_size, resize):
+    data = compose("data=folder", "data.root=x", f"recipe={recipe}").data
+    assert (data.crop, data.batch_size, data.resize) == (crop, batch_size, resize)
