@@ -1,4 +1,4 @@
-"""Deformable alignment: one frame's features moved onto another's.
+"""Deformable alignment of one frame's features with another's.
 
 Shapes: N batch (clips times frames), C channels, H height, W width, G deformable groups. A *pyramid* is a list
 of features at full, half and quarter size, finest first.
@@ -19,14 +19,13 @@ Pyramid = list[Tensor]
 
 
 class DeformablePack(nn.Module, NearIdentity):
-    """Modulated deformable 3x3 convolution whose offsets and mask come from another feature (DCNv2).
+    """Modulated deformable 3x3 convolution with offsets and mask from another feature (DCNv2).
 
     One convolution turns the offset feature into 3 * G * 9 channels: the first two thirds are the offsets, the
-    last third goes through a sigmoid as the mask. It starts at zero, so the layer starts as half a convolution
-    that looks straight ahead.
+    sigmoid of the last third is the mask. Its weights start at zero: offsets at zero, and the mask at one half.
     """
 
-    def __init__(self, channels: int, *, groups: int = 8) -> None:  # 8 groups: EDVR and Zooming SlowMo alike
+    def __init__(self, channels: int, *, groups: int = 8) -> None:  # 8 groups in EDVR and in Zooming SlowMo
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -64,10 +63,11 @@ class FeaturePyramid(nn.Module):
 
 
 class PyramidAlign(nn.Module, NearIdentity):
-    """A neighbour's features aligned with a reference's, from coarse to fine (EDVR, Section 3.2, Equations 2 to 4).
+    """Align a neighbour's features with a reference's, from coarse to fine (EDVR, Section 3.2, Equations 2 to 4).
 
-    At every level the two are compared to an offset feature, which takes in the coarser level's, upsampled and
-    doubled since a step there is two steps here; the aligned features take in the coarser level's likewise.
+    Each level compares the two in an offset feature. It is merged with the offset feature of the coarser level,
+    upsampled and doubled, since one pixel there is two pixels here. The aligned features are merged with the upsampled
+    ones of the coarser level.
     """
 
     def __init__(self, channels: int, *, groups: int = 8, levels: int = 3) -> None:
@@ -83,9 +83,9 @@ class PyramidAlign(nn.Module, NearIdentity):
         return self.levels(neighbour, reference)[0]
 
     def levels(self, neighbour: Pyramid, reference: Pyramid) -> Pyramid:
-        """The aligned features of every level."""
-        coarsest, found = len(neighbour) - 1, list[Tensor]()
-        offset = aligned = neighbour[coarsest]  # of the level below; the coarsest has none and does not look
+        """Return the aligned features of every level."""
+        coarsest, pyramid = len(neighbour) - 1, list[Tensor]()
+        offset = aligned = neighbour[coarsest]  # placeholders, unused at the coarsest level
         for level in range(coarsest, -1, -1):
             below, aligned_below = offset, aligned
             offset = leaky(self.compare[level](torch.cat([neighbour[level], reference[level]], dim=1)))
@@ -96,8 +96,8 @@ class PyramidAlign(nn.Module, NearIdentity):
             if level < coarsest:
                 aligned = self.blend[level](torch.cat([aligned, upsample2x(aligned_below)], dim=1))
             aligned = leaky(aligned) if level > 0 else aligned
-            found.insert(0, aligned)
-        return found
+            pyramid.insert(0, aligned)
+        return pyramid
 
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
         """Pass on the identity channels of the neighbour, without those of the coarser level."""
@@ -108,10 +108,10 @@ class PyramidAlign(nn.Module, NearIdentity):
 
 
 class PairAlign(nn.Module):
-    """Two features aligned with one another, each by weights of its own, and blended by a 1x1 convolution.
+    """Align two features with each other, with separate weights, and blend them by a 1x1 convolution.
 
-    Zooming SlowMo makes the frame between two frames this way (Section 3.2), and brings its recurrent state to
-    the current frame this way (Section 3.3).
+    Zooming SlowMo interpolates the features between two frames with it (Section 3.2), and aligns its recurrent state
+    with the current frame (Section 3.3).
     """
 
     def __init__(self, channels: int, *, groups: int = 8) -> None:
@@ -122,14 +122,14 @@ class PairAlign(nn.Module):
         self.blend = Blend(channels)
 
     def forward(self, first: Pyramid, second: Pyramid) -> Tensor:
-        """Two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
+        """Map two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
         return self.blend(self.forward_align(first, second), self.backward_align(second, first))
 
 
 class PCD(nn.Module):
     """Pyramid, cascading and deformable alignment (EDVR, Section 3.2 and Figure 3).
 
-    After the pyramid the aligned features are compared with the reference once more, and sampled once more.
+    A cascade behind the pyramid compares the aligned features with the reference and samples them once more.
     """
 
     def __init__(self, channels: int, *, groups: int = 8) -> None:
@@ -139,20 +139,21 @@ class PCD(nn.Module):
         self.cascade = ChainAlign(channels, groups=groups, refinements=1)
 
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
-        """Two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
+        """Map two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
         return self.cascade([self.align(neighbour, reference)], reference)
 
 
 class ChainAlign(nn.Module):
-    """Deformable convolutions in a row, at full size only: the alternatives to PCD in EDVR's Table 4.
+    """Chain of deformable convolutions at full size: the alternative to PCD in EDVR's Table 4.
 
-    All but the last resample the offset feature itself, the way of TDAN; the last samples the neighbour.
+    All but the last resample the offset feature itself, as in TDAN; the last samples the neighbour.
 
     Args:
-        channels, groups: as everywhere.
-        samples: deformable convolutions: 1 (Model 1) or 4 (Model 2).
-        refinements: convolutions behind the comparison. Neither paper gives it; 2 comes to 1 % (Model 1)
-            and 2 % (Model 2) less operations than Table 4.
+        channels: C.
+        groups: G.
+        samples: number of deformable convolutions: 1 (Model 1) or 4 (Model 2).
+        refinements: number of convolutions behind the comparison. Neither paper gives it. With 2, operations are 1 %
+            (Model 1) and 2 % (Model 2) below Table 4.
     """
 
     def __init__(self, channels: int, *, groups: int = 8, samples: int = 1, refinements: int = 2) -> None:
@@ -162,7 +163,7 @@ class ChainAlign(nn.Module):
         self.sample = nn.ModuleList(DeformablePack(channels, groups=groups) for _ in range(samples))
 
     def pyramid(self, x: Tensor) -> Pyramid:
-        """Full size is all that is needed."""
+        """Return a pyramid of full size only."""
         return [x]
 
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:

@@ -1,7 +1,7 @@
 """Image classifiers without their heads, under torchvision's parameter names, so that ImageNet weights fit.
 
-VTSR encodes with one and measures its perceptual loss with the other. Both take frames that went through
-:func:`imagenet_normalised`, as torchvision's weights were trained.
+MobileNetV2 is VTSR's encoder, VGG16 computes its perceptual loss. Both expect frames of :func:`normalise_imagenet`,
+like those that torchvision's weights were trained on.
 
 Shapes: N batch (clips times frames), C channels, H height, W width.
 """
@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +23,28 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.nn.blocks import conv3x3
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB in [0, 1], and the deviation
+MEAN = (0.485, 0.456, 0.406)  # mean and standard deviation of ImageNet's RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 DOWNLOADS = "https://download.pytorch.org/models"
-PATIENCE = 20.0  # seconds that a silent server is waited for
+SOCKET_TIMEOUT = 20.0  # seconds without data from the download server
 
 
-def imagenet_normalised(frames: Tensor) -> Tensor:
-    """RGB frames (..., 3, H, W) in [0, 1], shifted and scaled by ImageNet's mean and standard deviation."""
+def normalise_imagenet(frames: Tensor) -> Tensor:
+    """Normalise RGB frames (..., 3, H, W) in [0, 1] by ImageNet's mean and standard deviation."""
     return (frames - frames.new_tensor(MEAN).view(3, 1, 1)) / frames.new_tensor(STD).view(3, 1, 1)
 
 
-def rounded(channels: float) -> int:
-    """The nearest multiple of 8 that is at least 8 and no more than a tenth below ``channels``."""
+def make_divisible(channels: float) -> int:
+    """Return the nearest multiple of 8 that is at least 8 and at most a tenth below ``channels``."""
     nearest = max(8, int(channels / 8 + 0.5) * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
-def _start(network: nn.Module) -> None:
-    """Kaiming normal weights by fan-in, no bias: signals keep their size even where statistics are still untrained."""
+def _init_weights(network: nn.Module) -> None:
+    """Initialise with Kaiming normal weights by fan-in and zero biases.
+
+    Signals then keep their magnitude even with untrained batch statistics.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -60,7 +64,7 @@ class ConvNorm(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without activation; plus the input where sizes agree.
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection; plus the input if the shapes agree.
 
     (N, inputs, H, W) to (N, outputs, H / stride, W / stride). MobileNetV2, Section 3.3 and Table 1.
     """
@@ -84,17 +88,17 @@ class MobileNetV2(nn.Module):
     """MobileNetV2's features at strides 2, 4, 8, 16 and 32, finest first: (N, 3, H, W) to five of (N, C, ., .).
 
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2, up to the last
-    bottleneck. An odd size is halved upwards. VTSR's encoder (thesis, Section 3.2.1).
+    bottleneck. Half an odd size is rounded up. VTSR's encoder (thesis, Section 3.2.1).
 
     Args:
-        width: multiplies all channel counts, each rounded to a multiple of 8; ImageNet weights are for 1.
+        width: factor on all channel counts, each rounded to a multiple of 8; ImageNet weights have 1.
 
     Attributes:
         channels: C of the five levels, (16, 24, 32, 96, 320) at width 1.
     """
 
     imagenet = "mobilenet_v2-b0353104.pth"
-    levels = (1, 3, 6, 13, 17)  # the last blocks before the next halving, and the last of all
+    levels = (1, 3, 6, 13, 17)  # the last block of each size
     stages = (  # expansion, channels, blocks, stride of the first: Table 2
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -108,25 +112,25 @@ class MobileNetV2(nn.Module):
     def __init__(self, *, width: float = 1.0) -> None:
         super().__init__()
         self.width = width
-        sizes = [rounded(32 * width)]
+        sizes = [make_divisible(32 * width)]
         layers: list[nn.Module] = [ConvNorm(3, sizes[0], kernel=3, stride=2)]
         for expansion, channels, blocks, stride in self.stages:
             for block in range(blocks):
-                inputs, outputs = sizes[-1], rounded(channels * width)
+                inputs, outputs = sizes[-1], make_divisible(channels * width)
                 step = stride if block == 0 else 1
                 layers.append(InvertedResidual(inputs, outputs, stride=step, expansion=expansion))
                 sizes.append(outputs)
         self.features = nn.Sequential(*layers)
         self.channels = [sizes[level] for level in self.levels]
-        _start(self)
+        _init_weights(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
+        pyramid = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.levels:
-                found.append(x)
-        return found
+                pyramid.append(x)
+        return pyramid
 
 
 class VGG16(nn.Module):
@@ -148,83 +152,88 @@ class VGG16(nn.Module):
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers[:-2])  # neither the last ReLU nor the pooling after it
-        _start(self)
+        _init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
 
 
 def imagenet_file(backbone: MobileNetV2 | VGG16 | type[MobileNetV2] | type[VGG16]) -> Path:
-    """Where torch's cache keeps a backbone's ImageNet weights."""
+    """Return the path of a backbone's ImageNet weights in torch's cache."""
     return Path(torch.hub.get_dir(), "checkpoints", backbone.imagenet)
 
 
 def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, *, otherwise: str = "") -> None:
-    """Fills a backbone with torchvision's ImageNet weights, in place.
+    """Load torchvision's ImageNet weights into a backbone, in place.
 
-    They come from ``file``, or else from torch's cache (``torch.hub.get_dir()/checkpoints``), or else from the network
-    into that cache. Weights of layers that the backbone leaves out are dropped. No code in a file is ever executed.
+    The source is ``file``, or else torch's cache (``torch.hub.get_dir()/checkpoints``), or else a download into that
+    cache. Weights of layers outside the backbone are dropped. Code in a file is never executed.
 
     Args:
         network: the backbone; a MobileNetV2 of width 1.
-        file: torchvision's file, wherever it is.
-        otherwise: how to go on without, as a clause; it ends the sentence of any error.
+        file: path of torchvision's file.
+        otherwise: the alternative to ImageNet weights, as a clause that ends every error message.
 
     Raises:
-        UserError: the weights are nowhere to be had, the file is damaged or another network's, or the width is not 1.
+        UserError: the weights cannot be downloaded, the file is damaged or belongs to another network, or the width
+            is not 1.
     """
-    kind, url, cached = type(network).__name__, f"{DOWNLOADS}/{network.imagenet}", imagenet_file(network)
+    name, url, cached = type(network).__name__, f"{DOWNLOADS}/{network.imagenet}", imagenet_file(network)
     ending = f"; {otherwise}" if otherwise else ""
     if isinstance(network, MobileNetV2) and network.width != 1:
-        raise UserError(f"ImageNet weights are there for MobileNetV2 of width 1 only, not of {network.width}{ending}.")
+        raise UserError(f"ImageNet weights exist for MobileNetV2 of width 1, not of {network.width}{ending}.")
     path = cached if file is None else Path(file).expanduser()
-    remedy = (f"delete it and download {url} anew" if file is None else f"download {url} for one") + ending
-    if os.path.exists(path):  # unlike Path.exists, no error for what lies in a folder closed to us
+    remedy = (f"delete it and download {url} again" if file is None else f"download {url}") + ending
+    if os.path.exists(path):  # unlike Path.exists, returns False in a folder without permission
         state = _read(path, remedy)
     elif file is None:
-        state = _download(url, cached, kind, ending)
+        state = _download(url, cached, name, ending)
     else:
-        raise UserError(f"There is no file {path} with ImageNet weights for {kind}; {remedy}.")
-    own = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    strange = [key for key, tensor in own.items() if getattr(state.get(key), "shape", None) != tensor.shape]
-    if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise UserError(f"There is no file {path} with ImageNet weights for {name}; {remedy}.")
+    expected = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    bad = [key for key, tensor in expected.items() if _shape(state.get(key)) != tensor.shape]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise UserError(
-            f"{path} does not hold the weights of {kind}: "
-            f"missing or of another shape are {', '.join(strange[:3])}{more}; {remedy}."
+            f"{path} does not hold the weights of {name}: missing or of another shape are {', '.join(bad[:3])}{more}; "
+            f"{remedy}."
         )
-    network.load_state_dict({key: state[key] for key in own}, strict=False)
+    network.load_state_dict({key: state[key] for key in expected}, strict=False)
+
+
+def _shape(value: object) -> torch.Size | None:
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _read(path: Path, remedy: str) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the loader raise almost anything
-        fault = "it is damaged, cannot be opened, or holds more than plain weights"
-        raise UserError(f"{path} cannot be read as ImageNet weights: {fault}; {remedy}.") from error
+        cause = "it is damaged, cannot be opened, or holds more than plain weights"
+        raise UserError(f"{path} cannot be read as ImageNet weights: {cause}; {remedy}.") from error
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(state).__name__}, not a dictionary of weights; {remedy}.")
     return state
 
 
-def _download(url: str, cached: Path, kind: str, ending: str) -> Mapping[str, Tensor]:
+def _download(url: str, cached: Path, name: str, ending: str) -> Mapping[str, Tensor]:
     try:
-        with _patience(), contextlib.redirect_stdout(sys.stderr):  # what torch announces is not the program's output
+        with _socket_timeout(), contextlib.redirect_stdout(sys.stderr):  # torch logs downloads to standard output
             return torch.hub.load_state_dict_from_url(
                 url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: not the file's hash
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: wrong hash
         raise UserError(
-            f"There are no ImageNet weights for {kind}: {cached} is not there and could not be downloaded "
-            f"({getattr(error, 'reason', error)}); download {url} to that place{ending}."
+            f"No ImageNet weights for {name}: {cached} does not exist and could not be downloaded "
+            f"({error.reason if isinstance(error, URLError) else error}); download {url} to that path{ending}."
         ) from error
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """A limit on how long sockets opened meanwhile stay silent; torch's downloads have none of their own."""
+def _socket_timeout() -> Iterator[None]:
+    """Set a default timeout for new sockets, since torch's downloads have none."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
         yield
     finally:

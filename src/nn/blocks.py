@@ -1,4 +1,4 @@
-"""Convolutional parts that know neither time nor papers.
+"""Convolutional building blocks, independent of time and of papers.
 
 Shapes: B batch, T frames, C channels, H height, W width.
 """
@@ -21,12 +21,12 @@ SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with zero padding that keeps the size (or divides it by ``stride``)."""
+    """Return a 3x3 convolution with zero padding; the output has the size of the input divided by ``stride``."""
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1)
 
 
 class Blend(nn.Conv2d, NearIdentity):
-    """Two features to one by a 1x1 convolution of both: (N, C, H, W) twice to (N, C, H, W).
+    """1x1 convolution of two concatenated features: twice (N, C, H, W) to (N, C, H, W).
 
     The weighted blending of Zooming SlowMo's Equation 4.
     """
@@ -44,31 +44,35 @@ class Blend(nn.Conv2d, NearIdentity):
 
 
 def leaky(x: Tensor) -> Tensor:
-    """LeakyReLU with the slope 0.1 that EDVR, Zooming SlowMo and DSFN share, in place: ``x`` is nobody else's."""
+    """Apply the LeakyReLU of EDVR, Zooming SlowMo and DSFN (slope 0.1), in place."""
     return F.leaky_relu_(x, SLOPE)
 
 
 def upsample2x(x: Tensor) -> Tensor:
-    """Bilinear upsampling by two; corners are not aligned."""
+    """Upsample bilinearly by two, without aligned corners."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def upsample2x_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """``conv(double(x))`` of :func:`conv3x3`, for a quarter of the operations: (N, C, H, W) to (N, C', 2H, 2W).
+    """Compute ``conv(upsample2x(x))`` at a quarter of the operations: (N, C, H, W) to (N, C', 2H, 2W).
 
-    Upsampling treats all channels alike, so they may be mixed before it, for each of the nine taps, and what the taps
-    see be added up behind it.
+    Upsampling treats all channels alike. So a 1x1 convolution for each of the nine taps mixes them at the small size,
+    and the upsampled results are shifted and added.
+
+    Args:
+        conv: a convolution of :func:`conv3x3`.
+        x: features.
     """
     taps = conv.weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, conv.in_channels, 1, 1)
-    seen = upsample2x(F.conv2d(x, taps).contiguous())
-    added = F.fold(seen.flatten(2), seen.shape[-2:], conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
-    return added + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
+    mixed = upsample2x(F.conv2d(x, taps).contiguous())
+    total = F.fold(mixed.flatten(2), mixed.shape[-2:], conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    return total + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
 
 
 class ResidualBlock(nn.Module, NearIdentity):
-    """conv, ReLU (leaky with a ``slope``), conv, plus the input; no normalisation (EDSR's block).
+    """EDSR's residual block: conv, ReLU (leaky with a ``slope``), conv, plus the input; no normalisation.
 
-    Weights start from a fan-in Kaiming normal times 0.1, so that a deep trunk starts near the identity.
+    Weights start as Kaiming normal by fan-in times 0.1, so that a deep trunk starts near the identity.
     """
 
     def __init__(self, channels: int, *, slope: float = 0.0) -> None:
@@ -91,14 +95,14 @@ class ResidualBlock(nn.Module, NearIdentity):
 
 
 def trunk(channels: int, blocks: int) -> nn.Sequential:
-    """``blocks`` residual blocks in a row."""
+    """Return a sequence of ``blocks`` residual blocks."""
     return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Computes once and for all what kernels are normalised to, in place: the same network, for inference only.
+    """Fold weight normalisation, and batch normalisation behind convolutions, into the kernels.
 
-    By weight normalisation, and by batch normalisation behind them.
+    The network is changed in place and returned. It computes the same, for inference only.
     """
     for module in list(network.eval().modules()):
         if parametrize.is_parametrized(module, "weight"):
@@ -111,7 +115,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
 
 def compile_parts(network: nn.Module) -> None:
-    """Compiles the parts of a network, in place: copies of it, by which memory is estimated, are as they were."""
+    """Compile the parts of a network in place. Its copies, which serve to estimate memory, stay uncompiled."""
     for part in network.children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict) or hasattr(part, "geometry"):
             compile_parts(part)
@@ -120,7 +124,7 @@ def compile_parts(network: nn.Module) -> None:
 
 
 def count_parameters(modules: nn.Module | Iterable[nn.Module], *, trainable: bool = False) -> int:
-    """Number of parameters, each counted once: all of them, or only those that are not frozen."""
+    """Count parameters, shared ones once; with ``trainable`` only those that require gradients."""
     modules = [modules] if isinstance(modules, nn.Module) else modules
     parameters = {id(p): p for m in modules for p in m.parameters() if p.requires_grad or not trainable}
     return sum(math.prod(p.shape) for p in parameters.values())

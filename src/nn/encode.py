@@ -1,4 +1,4 @@
-"""Frames into features, each frame by itself.
+"""Encoders of single frames.
 
 Shapes: N batch (clips times frames), C feature channels, H height, W width.
 """
@@ -17,7 +17,7 @@ from src.nn.warm_start import IdentityChannels, NearIdentity, check_width, init_
 class FrameEncoder(nn.Module, NearIdentity):
     """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
 
-    shrink = 1  # by how much height and width are divided
+    shrink = 1  # divisor of height and width
 
     def __init__(self, channels: int, *, blocks: int) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class FrameEncoder(nn.Module, NearIdentity):
 
 
 class PreDeblur(nn.Module, NearIdentity):
-    """Sharpens features before they are aligned, over three sizes (EDVR, Figure 2).
+    """Sharpen features at three sizes before alignment (EDVR, Figure 2).
 
     (N, 3, H, W) to (N, C, H / shrink, W / shrink).
 
     Args:
         channels: C.
-        shrink: by how much height and width are divided first, by strided convolutions: 4 where the input is as large
-            as the output, 1 where it is to be enlarged.
+        shrink: divisor of height and width, applied first by strided convolutions: 4 for a network that keeps the
+            size, 1 for one that enlarges.
     """
 
     def __init__(self, channels: int, *, shrink: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""What a network costs, computed without running it."""
+"""Cost of a network, computed without running it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from src.nn.blocks import count_parameters
 
 
 def count(network: Any, height: int, width: int) -> dict[str, int]:
-    """Parameters, and operations on one window of ``height`` x ``width`` input pixels; the network loses its weights.
+    """Count parameters, and operations on one window of ``height`` x ``width`` input pixels.
 
-    ``flops`` are two for each multiply-add, deformable convolutions counted as what they multiply.
+    The network is moved to the meta device and loses its weights.
+
+    Returns:
+        ``parameters`` and ``flops``: two for each multiply-add, including those of deformable convolutions.
     """
     network = network.to("meta")
     with torch.device("meta"), torch.no_grad():

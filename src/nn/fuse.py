@@ -1,4 +1,4 @@
-"""Aligned features of several frames into one.
+"""Fusion of the aligned features of several frames.
 
 Shapes: B batch, T frames, C channels, H height, W width.
 """
@@ -22,7 +22,7 @@ STEEP = 4.0  # gain on differences between frames, which are small
 
 
 class ConvFuse(nn.Module, NearIdentity):
-    """One 1x1 convolution of all frames, concatenated: (B, T, C, H, W) to (B, C, H, W)."""
+    """1x1 convolution of all frames, concatenated: (B, T, C, H, W) to (B, C, H, W)."""
 
     def __init__(self, channels: int, *, frames: int) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class ConvFuse(nn.Module, NearIdentity):
 
 
 class TemporalAttention(nn.Module, NearIdentity):
-    """Frames weighed, pixel by pixel, by how alike they are to one of them (EDVR, Equations 5 and 6).
+    """Weigh frames pixel by pixel by their similarity to a reference frame. (B, T, C, H, W) to the same.
 
-    (B, T, C, H, W) to the same. VTSR does likewise (thesis, Equations 3.10 and 3.11).
+    EDVR, Equations 5 and 6; VTSR (thesis, Equations 3.10 and 3.11).
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,10 +47,10 @@ class TemporalAttention(nn.Module, NearIdentity):
         self.embed = conv3x3(channels, channels)  # theta
 
     def forward(self, frames: Tensor, reference: int) -> Tensor:
-        """``reference``: the number of the frame that all are compared with."""
-        sought = self.embed_reference(frames[:, reference]).unsqueeze(1)
+        """Weigh ``frames`` by similarity to the frame with index ``reference``."""
+        target = self.embed_reference(frames[:, reference]).unsqueeze(1)
         embedded = map_frames(self.embed, frames)
-        return frames * (embedded * sought).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
+        return frames * (embedded * target).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
 
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
         """Weigh all frames alike, by one half."""
@@ -60,7 +60,7 @@ class TemporalAttention(nn.Module, NearIdentity):
 
 
 class TemporalFuse(ConvFuse):
-    """TSA's temporal half alone: frames weighed, then :class:`ConvFuse`. (B, T, C, H, W) to (B, C, H, W)."""
+    """The temporal half of TSA: temporal attention, then :class:`ConvFuse`. (B, T, C, H, W) to (B, C, H, W)."""
 
     def __init__(self, channels: int, *, frames: int) -> None:
         super().__init__(channels, frames=frames)
@@ -78,7 +78,7 @@ class TemporalFuse(ConvFuse):
 class TSA(nn.Module, NearIdentity):
     """Temporal and spatial attention (EDVR, Section 3.3, Equations 5 to 7): (B, T, C, H, W) to (B, C, H, W).
 
-    H and W are multiples of 4. The frame in the middle is the reference.
+    H and W are multiples of 4. The middle frame is the reference.
     """
 
     def __init__(self, channels: int, *, frames: int) -> None:
@@ -112,9 +112,9 @@ class TSA(nn.Module, NearIdentity):
 
 
 class SpatialAttention(nn.Module):
-    """Where and in which channels to trust the fused features: Figure 4's pyramid, three levels.
+    """Mask and shift of fused features, per pixel and channel, by a pyramid of three levels (EDVR, Figure 4).
 
-    (B, T * C, H, W) to a mask (before its sigmoid) and a shift, (B, C, H, W) each.
+    (B, T * C, H, W) to the mask (before its sigmoid) and the shift, (B, C, H, W) each.
     """
 
     def __init__(self, channels: int, *, frames: int) -> None:
@@ -139,7 +139,7 @@ class SpatialAttention(nn.Module):
 
 
 def _pools(x: Tensor) -> Tensor:
-    """Maximum and mean over 3x3 at every second place: (B, C, H, W) to (B, 2C, H/2, W/2)."""
+    """Concatenate maximum and average pooling over 3x3 with stride 2: (B, C, H, W) to (B, 2C, H/2, W/2)."""
     return torch.cat([F.max_pool2d(x, 3, stride=2, padding=1), F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
 
 

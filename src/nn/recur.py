@@ -24,7 +24,7 @@ SMALL = 0.15  # gain on identity channels before tanh, which is nearly linear th
 class ConvLSTM(nn.Module, NearIdentity):
     """Convolutional LSTM with a zero initial state. (B, T, C, H, W) to hidden states of the same shape.
 
-    Gates come from one 3x3 convolution, in the order input, forget, output, candidate.
+    One 3x3 convolution computes the gates, in the order input, forget, output, candidate.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,7 +35,7 @@ class ConvLSTM(nn.Module, NearIdentity):
         hidden = cell = torch.zeros_like(features[:, 0])
         states = []
         for x, context in zip(features.unbind(1), self.contexts(features), strict=True):
-            hidden, cell = self.carry(context, hidden, cell)
+            hidden, cell = self.align_state(context, hidden, cell)
             i, f, o, g = self.gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             hidden = o.sigmoid() * cell.tanh()
@@ -43,11 +43,11 @@ class ConvLSTM(nn.Module, NearIdentity):
         return cat_clips(states)
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
-        """What :meth:`carry` needs of each frame, computed for all frames at once."""
+        """Yield the input of :meth:`align_state` for each frame, computed for all frames in one batch; here None."""
         return iter([None] * features.shape[1])
 
-    def carry(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Brings the state, (B, C, H, W) each, from the last frame to the current one; here it stays as it is."""
+    def align_state(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Align the state of the last frame, (B, C, H, W) each, with the current frame; here leave it as it is."""
         return hidden, cell
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class ConvLSTM(nn.Module, NearIdentity):
 
 
 class DeformableConvLSTM(ConvLSTM):
-    """A ConvLSTM whose two states are aligned with the current frame first (Zooming SlowMo, Equation 6)."""
+    """ConvLSTM that aligns hidden and cell state with the current frame (Zooming SlowMo, Equation 6)."""
 
     def __init__(self, channels: int, *, groups: int = 8) -> None:
         super().__init__(channels)
@@ -76,12 +76,12 @@ class DeformableConvLSTM(ConvLSTM):
 
     def contexts(self, features: Tensor) -> Iterator[Any]:
         frames = flatten_time(features)
-        both = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
-        levels = [[unflatten_time(level, features).unbind(1) for level in pyramid] for pyramid in both]
+        pyramids = [align.pyramid(frames) for align in (self.align_hidden, self.align_cell)]
+        levels = [[unflatten_time(level, features).unbind(1) for level in pyramid] for pyramid in pyramids]
         for t in range(features.shape[1]):
             yield [[level[t] for level in pyramid] for pyramid in levels]
 
-    def carry(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def align_state(self, context: Any, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         for_hidden, for_cell = context
         hidden = self.align_hidden(for_hidden, self.align_hidden.pyramid(hidden))
         cell = self.align_cell(for_cell, self.align_cell.pyramid(cell))
@@ -90,14 +90,14 @@ class DeformableConvLSTM(ConvLSTM):
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
         for align in (self.align_hidden, self.align_cell):
             init_near_identity(align, identity)
-            pass_through(align.blend, [0.0, 0.0], identity.count)  # the current frame enters by the gates already
+            pass_through(align.blend, [0.0, 0.0], identity.count)  # the current frame reaches the gates directly
         return super().init_near_identity(identity)
 
 
 class Bidirectional(nn.Module):
-    """The same recurrence forwards and backwards in time, the two joined by a 1x1 convolution.
+    """Recurrence forwards and backwards in time with shared weights, joined by a 1x1 convolution.
 
-    Both directions run as one batch. (B, T, C, H, W) to the same shape.
+    Both directions run in one batch. (B, T, C, H, W) to the same shape.
     """
 
     def __init__(self, recurrence: nn.Module, channels: int) -> None:
@@ -106,12 +106,12 @@ class Bidirectional(nn.Module):
         self.join = Blend(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        states = self.recurrence(cat_clips([features, reversed_in_time(features)], 0))
+        states = self.recurrence(cat_clips([features, flip_time(features)], 0))
         forwards, backwards = states.chunk(2)
-        both = self.join(flatten_time(forwards), flatten_time(reversed_in_time(backwards)))
+        both = self.join(flatten_time(forwards), flatten_time(flip_time(backwards)))
         return unflatten_time(both, features)
 
 
-def reversed_in_time(clip: Tensor) -> Tensor:
-    """The last frame of (B, T, C, H, W) first."""
+def flip_time(clip: Tensor) -> Tensor:
+    """Reverse the order of the frames of (B, T, C, H, W)."""
     return cat_clips(clip.split(1, dim=1)[::-1])

@@ -1,4 +1,4 @@
-"""From features to frames.
+"""Reconstruction of frames from features.
 
 Shapes: N batch, C channels, H height, W width, s scale.
 """
@@ -20,14 +20,14 @@ STEPS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 class Reconstruct(nn.Module, NearIdentity):
     """Residual blocks, sub-pixel upscaling step by step, two convolutions. (N, C, H, W) to (N, 3, s*H, s*W).
 
-    The last step and the convolution behind it have 64 channels whatever C is, as in EDVR and Zooming SlowMo.
+    The last step and the convolution behind it have 64 channels for any C, as in EDVR and Zooming SlowMo.
 
     Args:
         channels: C.
-        blocks: residual blocks of EDSR's kind.
+        blocks: number of EDSR's residual blocks.
         scale: s.
         head: channels of the last step.
-        body: other blocks in their place, (N, C, H, W) to the same.
+        body: module in place of the residual blocks, (N, C, H, W) to the same.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from src.engine.stream import passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
 from src.metrics import Scores
-from src.nn.activation_checkpointing import recompute
+from src.nn.activation_checkpointing import checkpoint_activations
 from src.nn.clips import weights_to_channels_last
 from src.nn.losses import charbonnier
 from src.protocols import Protocol
@@ -69,7 +69,7 @@ class Restorer(LightningModule):
     ) -> None:
         super().__init__()
         if checkpointing:
-            recompute(network)
+            checkpoint_activations(network)
         self.network: Any = network  # a Module with a geometry
         self.loss = loss
         self.protocol = protocol

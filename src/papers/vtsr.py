@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.nn.align import Pyramid, PyramidAlign
-from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
+from src.nn.backbones import VGG16, MobileNetV2, load_imagenet, normalise_imagenet
 from src.nn.blocks import SLOPE, conv3x3, leaky, upsample2x, upsample2x_conv
 from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channels, unflatten_time
 from src.nn.fuse import TemporalAttention
@@ -53,7 +53,7 @@ class FeaturePyramidEncoder(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in backbone.channels)
 
     def forward(self, frames: Tensor) -> Pyramid:
-        features = self.backbone(imagenet_normalised(frames))
+        features = self.backbone(normalise_imagenet(frames))
         return [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
 
 

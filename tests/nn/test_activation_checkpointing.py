@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from src.config.build import build_restorer
 from src.config.composition import compose
 from src.engine.memory import _Alive
-from src.nn.activation_checkpointing import recompute
+from src.nn.activation_checkpointing import checkpoint_activations
 
 MODELS = ["edvr_m", "edvr_deblur", "edvr_s2", "zsm", "wdvr2d", "wdvr3d", "dsfn", "vtsr"]
 
@@ -86,6 +86,6 @@ def test_without_gradients_nothing_is_computed_again() -> None:
     with torch.inference_mode():
         expected = restorer.network(inputs)
         count = len(calls)
-        recompute(restorer.network)
+        checkpoint_activations(restorer.network)
         assert torch.equal(restorer.network(inputs), expected)
     assert len(calls) == 2 * count

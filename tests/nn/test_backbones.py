@@ -1,4 +1,4 @@
-"""Backbones: torchvision's numbers under torchvision's names, and ImageNet weights from wherever they are."""
+"""Backbones: torchvision's numbers under torchvision's names, and ImageNet weights from a file, cache or download."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 
 from src.errors import UserError
 from src.nn import backbones
-from src.nn.backbones import VGG16, MobileNetV2, imagenet_normalised, load_imagenet
+from src.nn.backbones import VGG16, MobileNetV2, load_imagenet, normalise_imagenet
 from tests.conftest import GOLDEN, golden_parameter
 
 NETWORKS = {"mobilenet_v2": MobileNetV2, "vgg16": VGG16}
-DROPPED = {  # what torchvision's files hold beyond the backbones
+DROPPED = {  # layers of torchvision's files outside the backbones
     "mobilenet_v2": {
         "features.18.0.weight": torch.zeros(1280, 320, 1, 1),
         "features.18.1.running_var": torch.ones(1280),
@@ -53,7 +53,7 @@ def published():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty folder of torch's downloads."""
+    """Make an empty folder for torch's downloads."""
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(folder.parent))
@@ -62,20 +62,20 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def proxy(monkeypatch):
-    """The only way out of this machine, and nobody listens there yet."""
-    with socket.socket() as way_out:
-        way_out.bind(("127.0.0.1", 0))
+    """Yield the socket of the only proxy, which does not listen yet."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
         for name in ("https_proxy", "HTTPS_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{way_out.getsockname()[1]}")
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        urllib.request.install_opener(None)  # it read the proxies when it was first used
-        yield way_out
+        urllib.request.install_opener(None)  # an opener keeps the proxies of its first use
+        yield server
     urllib.request.install_opener(None)
 
 
-def problem(network, file=None, **options):
-    """The one sentence that loading ends with."""
+def error_of_loading(network, file=None, **options):
+    """Return the one-sentence error of loading, which leaves the weights unchanged."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(UserError) as caught:
         load_imagenet(network, file, **options)
@@ -133,10 +133,10 @@ def test_vgg_rounds_odd_sizes_down():
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_every_parameter_learns(case):
+def test_every_parameter_has_a_gradient(case):
     torch.manual_seed(0)
     network = NETWORKS[case]()
-    levels = network(imagenet_normalised(torch.rand(2, 3, 64, 64)))
+    levels = network(normalise_imagenet(torch.rand(2, 3, 64, 64)))
     sum(level.square().mean() for level in levels).backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
@@ -146,20 +146,20 @@ def test_every_parameter_learns(case):
 def test_untrained_signals_neither_vanish_nor_explode(width):
     torch.manual_seed(0)
     with torch.no_grad():
-        levels = MobileNetV2(width=width).eval()(imagenet_normalised(torch.rand(1, 3, 64, 64)))
+        levels = MobileNetV2(width=width).eval()(normalise_imagenet(torch.rand(1, 3, 64, 64)))
     assert all(0.1 < level.std() < 100 for level in levels)
 
 
 def test_frames_are_normalised_as_for_imagenet():
     frames = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).expand(2, 3, 4, 5)
-    assert imagenet_normalised(frames).abs().max() == 0
-    white = imagenet_normalised(torch.ones(3, 1, 1, dtype=torch.float64))
+    assert normalise_imagenet(frames).abs().max() == 0
+    white = normalise_imagenet(torch.ones(3, 1, 1, dtype=torch.float64))
     torch.testing.assert_close(white.flatten().tolist(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225])
 
 
 @pytest.mark.parametrize("source", ["file", "cache"])
 @pytest.mark.parametrize("case", NETWORKS)
-def test_imagenet_weights_are_found(case, source, published, cache, proxy, tmp_path):
+def test_load_imagenet_from_file_and_cache(case, source, published, cache, proxy, tmp_path):
     network = NETWORKS[case]()
     file = tmp_path / "weights.pth" if source == "file" else cache / network.imagenet
     torch.save(published[case], file)
@@ -170,31 +170,33 @@ def test_imagenet_weights_are_found(case, source, published, cache, proxy, tmp_p
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_weights_that_cannot_be_had(case, cache, proxy, capsys):
+def test_failed_download_names_the_url_and_the_alternative(case, cache, proxy, capsys):
     network = NETWORKS[case]()
-    message = problem(network, otherwise="model.imagenet=false goes on without")
+    message = error_of_loading(network, otherwise="model.imagenet=false goes on without")
     assert str(cache / network.imagenet) in message
-    assert f"download https://download.pytorch.org/models/{network.imagenet} to that place" in message
+    assert f"download https://download.pytorch.org/models/{network.imagenet} to that path" in message
     assert message.endswith("; model.imagenet=false goes on without.")
     assert not list(cache.iterdir())
     assert capsys.readouterr().out == ""
 
 
-def test_a_silent_server_is_given_up(cache, proxy, monkeypatch):
+def test_download_from_a_silent_server_times_out(cache, proxy, monkeypatch):
     proxy.listen()
-    monkeypatch.setattr(backbones, "PATIENCE", 0.3)
+    monkeypatch.setattr(backbones, "SOCKET_TIMEOUT", 0.3)
     socket.setdefaulttimeout(77)
     start = time.perf_counter()
     try:
-        assert "timed out" in problem(MobileNetV2())
+        assert "timed out" in error_of_loading(MobileNetV2())
         assert socket.getdefaulttimeout() == 77
     finally:
         socket.setdefaulttimeout(None)
     assert time.perf_counter() - start < 10
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    message = problem(MobileNetV2(), tmp_path / "nowhere.pth", otherwise="model.imagenet=false goes on without")
+def test_missing_file(tmp_path):
+    message = error_of_loading(
+        MobileNetV2(), tmp_path / "nowhere.pth", otherwise="model.imagenet=false goes on without"
+    )
     assert f"no file {tmp_path / 'nowhere.pth'} " in message
     assert "download https://download.pytorch.org/models/mobilenet_v2-b0353104.pth" in message
 
@@ -216,19 +218,19 @@ def test_damaged_files(damage, published, tmp_path, capsys):
         file.write_bytes(b"")
     elif damage == "folder":
         file = tmp_path
-    assert f"{file} cannot be read" in problem(MobileNetV2(), file)
+    assert f"{file} cannot be read" in error_of_loading(MobileNetV2(), file)
     assert capsys.readouterr().out == ""
 
 
-def test_a_damaged_cache_is_to_be_deleted(cache, proxy):
+def test_error_for_a_damaged_cache_tells_to_delete_it(cache, proxy):
     (cache / VGG16.imagenet).write_bytes(b"half a download")
-    assert f"delete it and download https://download.pytorch.org/models/{VGG16.imagenet}" in problem(VGG16())
+    assert f"delete it and download https://download.pytorch.org/models/{VGG16.imagenet}" in error_of_loading(VGG16())
 
 
 def test_weights_of_another_network(published, tmp_path):
     file = tmp_path / "weights.pth"
     torch.save(published["vgg16"], file)
-    message = problem(MobileNetV2(), file)
+    message = error_of_loading(MobileNetV2(), file)
     assert f"{file} does not hold the weights of MobileNetV2: " in message
     assert "features.0.0.weight, features.0.1.weight, features.0.1.bias and " in message
 
@@ -236,15 +238,15 @@ def test_weights_of_another_network(published, tmp_path):
     del incomplete["features.17.conv.3.running_mean"]
     incomplete["features.2.conv.2.weight"] = torch.zeros(24, 96, 3, 3)
     torch.save(incomplete, file)
-    assert "are features.2.conv.2.weight, features.17.conv.3.running_mean; " in problem(MobileNetV2(), file)
+    assert "are features.2.conv.2.weight, features.17.conv.3.running_mean; " in error_of_loading(MobileNetV2(), file)
 
     torch.save([1, 2, 3], file)
-    assert f"{file} holds a list" in problem(MobileNetV2(), file)
+    assert f"{file} holds a list" in error_of_loading(MobileNetV2(), file)
 
 
 def test_other_widths_have_no_imagenet_weights(published, tmp_path):
     torch.save(published["mobilenet_v2"], tmp_path / "weights.pth")
-    message = problem(
+    message = error_of_loading(
         MobileNetV2(width=0.5), tmp_path / "weights.pth", otherwise="model.imagenet=false goes on without"
     )
     assert "not of 0.5; model.imagenet=false goes on without" in message

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.nn.backbones import VGG16, imagenet_normalised
+from src.nn.backbones import VGG16, normalise_imagenet
 from src.nn.losses import Perceptual, charbonnier, l1, laplacian, sharpness
 
 KERNEL = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
@@ -91,7 +91,7 @@ def test_perceptual_by_hand(perceptual):
     vgg = perceptual.features
 
     def distance(x, y):
-        return (vgg(imagenet_normalised(x[None])) - vgg(imagenet_normalised(y[None]))).square().mean().sqrt()
+        return (vgg(normalise_imagenet(x[None])) - vgg(normalise_imagenet(y[None]))).square().mean().sqrt()
 
     with torch.no_grad():
         assert perceptual(estimate, target).item() == pytest.approx(looped(distance, estimate, target), rel=1e-4)
