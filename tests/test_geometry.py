@@ -52,11 +52,11 @@ def test_lengthened():
     assert (three.window, three.times, three.stride) == (2, (0, Fraction(1, 2), 1), 1)
     six = WDVR.lengthened(6)
     assert (six.window, six.times, six.stride) == (22, tuple(range(8, 14)), 6)
-    with pytest.raises(ValueError, match="cannot give 4 frames"):
+    with pytest.raises(ValueError, match="cannot output 4 frames"):
         ZSM.lengthened(4)
-    with pytest.raises(ValueError, match="cannot give 1 frames"):
+    with pytest.raises(ValueError, match="cannot output 1 frames"):
         ZSM.lengthened(1)  # the frames between would be lost
-    with pytest.raises(ValueError, match="cannot give 3 frames"):
+    with pytest.raises(ValueError, match="cannot output 3 frames"):
         EDVR.lengthened(3)
 
 
@@ -234,7 +234,7 @@ def test_windows_of_any_length_give_the_same_outputs(geometry, outputs, frames):
     assert (longer.spacing, longer.lead, longer.trail) == (geometry.spacing, geometry.lead, geometry.trail)
     assert longer.output_times(frames) == geometry.output_times(frames)
     if outputs != len(geometry.times):
-        with pytest.raises(ValueError, match="cannot give"):
+        with pytest.raises(ValueError, match="cannot output"):
             geometry.lengthened(outputs)
 
 

@@ -43,7 +43,7 @@ def golden(number: int) -> tuple[Tensor, Tensor]:
 
 
 def clip(seed: int, frames: int = 5, noise: float = 0.05) -> tuple[Tensor, Tensor]:
-    """A moving target (T, 3, 20, 24) and a noisy estimate of it."""
+    """Return a noisy estimate of a moving target, and the target (T, 3, 20, 24)."""
     generator = torch.Generator().manual_seed(seed)
     scene = torch.nn.functional.avg_pool2d(torch.rand(3, 24, 48, generator=generator), 5, 1)
     target = torch.stack([scene[:, :, t : t + 24] for t in range(frames)])
@@ -103,13 +103,13 @@ def test_crop_leaves_the_border_out() -> None:
     assert (psnr(spoilt, target) < psnr(estimate, target)).all()
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_invalid_frames_raise() -> None:
     x = torch.rand(3, 12, 40)
-    with pytest.raises(UserError, match="SSIM needs frames of at least 11x11 pixels, and 38x10 are left"):
+    with pytest.raises(UserError, match="SSIM needs frames of at least 11x11 pixels after cropping, got 38x10"):
         ssim(x, x, crop=1)
-    with pytest.raises(UserError, match="leaves nothing of a frame of 40x12"):
+    with pytest.raises(UserError, match="leaves no pixels of a frame of 40x12"):
         psnr(x, x, crop=6)
-    with pytest.raises(ValueError, match="must agree"):
+    with pytest.raises(ValueError, match="same shape"):
         psnr(x, x[:, :-1])
     with pytest.raises(ValueError, match="floating point"):
         psnr((x * 255).byte(), (x * 255).byte())
@@ -122,7 +122,7 @@ def test_oscillation() -> None:
     assert psnr_oscillation(torch.tensor([30.0, math.inf, math.inf])).isinf()
 
 
-def test_temporal_difference_error_sees_what_psnr_does_not() -> None:
+def test_temporal_difference_error_measures_flicker_beyond_psnr() -> None:
     _, target = clip(3, frames=4)
     target = 0.25 + target / 2
     steady = target + 8 / 255
@@ -143,7 +143,7 @@ def test_temporal_difference_error_sees_what_psnr_does_not() -> None:
 
 @lru_cache
 def vid4(folder: Path) -> tuple[Tensor, Tensor]:
-    """A clip (T, 3, H, W) after bicubic down by 4, 8 bits, and up; and as it was."""
+    """Return a clip (T, 3, H, W) reduced and enlarged by 4 (bicubic, 8 bits in between), and the original."""
     frames = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in sorted(folder.glob("*.png"))]
     target = torch.stack(frames).movedim(-1, 1) / 255
     low = (imresize(target, 0.25).clamp(0, 1) * 255).round() / 255
@@ -187,7 +187,7 @@ def give(scores: Scores, index: int, frames: range, step: Fraction = Fraction(1,
 
 
 def expected_summary(clips: dict[int, int], luma: bool = False, crop: int = 0) -> dict[str, float]:
-    """Straight from the functions: means over clips of ``clips[index]`` frames each."""
+    """Compute means over clips of ``clips[index]`` frames each, by the functions."""
     sums: dict[str, list[float]] = {}
     for index, frames in clips.items():
         estimate, target = (x[:frames] for x in clip(index, frames=9, noise=0.02 * (index + 1)))

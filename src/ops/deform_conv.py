@@ -1,4 +1,4 @@
-"""Deformable convolution: a convolution whose every tap looks where an offset tells it to.
+"""Deformable convolution: a convolution with an offset on the sampling position of every tap.
 
 Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; with a mask: Zhu et al., "Deformable ConvNets v2:
 More Deformable, Better Results", CVPR 2019, eq. 1. For output pixel p, tap k at p_k, and sampled bilinearly:
@@ -37,14 +37,14 @@ def deform_conv2d(
     dilation: int | tuple[int, int] = (1, 1),
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Deformable convolution with torchvision's signature, layout and results; zeros lie outside the image.
+    """Compute a deformable convolution with torchvision's signature, layout and results, and zeros outside the image.
 
-    Of three implementations the fastest that fits is taken: :mod:`src.ops.deform_conv_triton` on an NVIDIA GPU, a table
-    of pixels on a CPU where no gradients are asked for, and ``grid_sample`` anywhere.
+    The fastest of three implementations that supports the tensors runs: :mod:`src.ops.deform_conv_triton` on an NVIDIA
+    GPU, a table of pixels on a CPU without gradients, and ``grid_sample`` otherwise.
 
-    The sampling positions and weights are computed in float32 at least, whatever the inputs' type and under autocast:
-    bfloat16 has 8 bits and would be off by pixels in a wide image. The product with ``weight`` runs in its type, or
-    in autocast's, as an ordinary convolution would.
+    Sampling positions and weights are computed in float32 at least, for any input dtype and under autocast: bfloat16
+    has 8 bits and would be off by pixels in a wide image. The product with ``weight`` runs in its dtype, or in that of
+    autocast, like an ordinary convolution.
 
     Args:
         input: ``(B, C, H, W)``.
@@ -54,19 +54,19 @@ def deform_conv2d(
         stride: one number, or one for each axis (y, x).
         padding: zeros added around the image; one number or two.
         dilation: distance between taps; one number or two.
-        mask: ``(B, G * K, P, Q)``, for each offset group, for each tap, a factor on what was sampled.
+        mask: ``(B, G * K, P, Q)``, for each offset group, for each tap, a factor on the sample.
 
     Returns:
-        ``(B, M, P, Q)`` with ``P = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``, and so Q.
+        ``(B, M, P, Q)`` with ``P = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``, and Q from W.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: the shapes do not match.
     """
     stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     _check_shapes(input, offset, weight, bias, stride, padding, dilation, mask)
     if fused is not None and fused.fits(input, offset, weight, mask):
         return fused.deform_conv2d_fused(input, offset, weight, bias, stride, padding, dilation, mask)
-    exported = torch.compiler.is_exporting()  # into a graph of operators that others know
+    exported = torch.compiler.is_exporting()  # an exported graph contains standard operators only
     if not exported and _without_gradients(input, offset, weight, bias, mask) and _suits_a_table(input, offset, weight):
         if torch.is_autocast_enabled("cpu"):
             weight = weight.to(torch.get_autocast_dtype("cpu"))
@@ -79,10 +79,10 @@ def _without_gradients(*tensors: Tensor | None) -> bool:
 
 
 def _suits_a_table(input: Tensor, offset: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`_by_table` can do it: on a CPU, no groups of weights, rows that float32 can count."""
+    """Check the limits of :func:`_by_table`: a CPU, one weight group, row numbers that are exact in float32."""
     height, width = input.shape[2:]
     return (
-        input.device.type in ("cpu", "meta")  # meta: where costs are computed
+        input.device.type in ("cpu", "meta")  # meta: for counting FLOPs
         and input.dtype != torch.float64
         and weight.shape[1] == input.shape[1]
         and (height + 3) * (width + 3) <= 2**24
@@ -90,7 +90,7 @@ def _suits_a_table(input: Tensor, offset: Tensor, weight: Tensor) -> bool:
     )
 
 
-BLOCK = 4096  # output pixels whose columns are made, and multiplied, before the next: they stay in the cache
+BLOCK = 4096  # output pixels per block of columns, which stays in the cache until its product
 
 
 @torch.library.custom_op("zeitlupe::deform_conv2d_by_table", mutates_args=())
@@ -104,26 +104,27 @@ def _by_table(
     dilation: Sequence[int],
     mask: Tensor | None,
 ) -> Tensor:
-    """Channels last and without gradients: a sample is a weighted sum of four rows of a table of the input's pixels.
+    """Sample by table lookup, in channels last and without gradients.
 
-    ``embedding_bag`` adds such rows. Columns are made for some rows of the output at a time.
+    A sample is a weighted sum of four rows of a table of the input's pixels, which ``embedding_bag`` computes. Columns
+    are computed for a block of output rows at a time.
     """
     (B, C, H, W), (M, _, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
     K = kh * kw
     G = offset.shape[1] // (2 * K)
-    # Zeros around the image, one before it and two behind, are what is found wherever a tap looks outside.
+    # Positions outside the image fall on a border of zeros, one before the image and two behind.
     table = input.new_zeros((B, H + 3, W + 3, C), dtype=torch.float32)
     table[:, 1:-2, 1:-2] = input.permute(0, 2, 3, 1)
     table = table.view(-1, C // G)
     corners = torch.tensor((0, G, (W + 3) * G, (W + 4) * G), dtype=torch.int32)  # of a position, in rows of the table
 
-    # Everything has its taps of all groups, K * G, in a row: short inner loops would cost more than what they compute.
+    # The taps of all groups, K * G, are one axis: shorter inner loops would cost more than their computation.
     tap_y = (torch.arange(kh) * dilation[0] + 1 - padding[0]).repeat_interleave(kw).repeat(G).float()
     tap_x = (torch.arange(kw) * dilation[1] + 1 - padding[1]).repeat(kh * G).float()
     base_y = (torch.arange(P) * stride[0]).repeat(B)[:, None, None] + tap_y  # (B * P, 1, G * K)
     base_x = (torch.arange(Q) * stride[1])[:, None] + tap_x  # (Q, G * K)
     first = (torch.arange(B) * ((H + 3) * (W + 3) * G)).repeat_interleave(P)[:, None, None] + torch.arange(G)[:, None]
-    first = first.expand(-1, G, K).reshape(B * P, 1, G * K).to(torch.int32)  # where a picture and a group begin
+    first = first.expand(-1, G, K).reshape(B * P, 1, G * K).to(torch.int32)  # start of each image and group
     offset = offset.permute(0, 2, 3, 1).reshape(B * P, Q, G * K, 2)
     mask = None if mask is None else mask.permute(0, 2, 3, 1).reshape(B * P, Q, G * K)
     kernel = weight.view(M, G, C // G, K).transpose(2, 3).reshape(M, -1, 1, 1)
@@ -152,7 +153,7 @@ def _by_table(
 
 
 def _product(columns: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution, by oneDNN where there is it: PyTorch would take a slower one on a single thread."""
+    """Compute a 1x1 convolution, by oneDNN if available: on one thread, PyTorch would choose a slower kernel."""
     if torch.backends.mkldnn.is_available() and kernel.dtype == torch.float32:
         return torch.ops.aten.mkldnn_convolution(columns, kernel, bias, (0, 0), (1, 1), (1, 1), 1)
     return F.conv2d(columns, kernel, bias)
@@ -175,7 +176,7 @@ def _(
 
 @register_flop_formula(torch.ops.zeitlupe.deform_conv2d_by_table)
 def _operations(input: Any, offset: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """Two for each multiply-add, counted as what is multiplied: the operations of a convolution as large."""
+    """Count two operations for each multiply-add of the product, as for an ordinary convolution of the same size."""
     B, _, P, Q = offset
     return 2 * B * P * Q * math.prod(weight)
 
@@ -190,13 +191,13 @@ def _by_grid_sample(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> Tensor:
-    """Pure PyTorch: one ``grid_sample`` over all taps, whose columns then enter one matrix product as they lie."""
+    """Sample all taps in one ``grid_sample``, then multiply the columns, without a copy, in one matrix product."""
     (B, C, H, W), (M, c, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
     K, N, D = kh * kw, P * Q, C // c
     G = offset.shape[1] // (2 * K)
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
 
-    # Offset groups go into the batch. x and y stay planes, as offsets have them: nothing needs to be interleaved.
+    # Offset groups go into the batch. x and y stay separate planes, as in the offsets: no interleaving needed.
     dy, dx = offset.to(precise).reshape(B * G, kh, kw, 2, P, Q).unbind(3)
     y = dy * (2 / H) + _base(P, kh, H, stride[0], padding[0], dilation[0], dy).view(kh, 1, P, 1)
     x = dx * (2 / W) + _base(Q, kw, W, stride[1], padding[1], dilation[1], dx).view(1, kw, 1, Q)
@@ -206,7 +207,7 @@ def _by_grid_sample(
     columns = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if mask is not None:
         columns, mask = columns.view(B, G, C // G, K, N), mask.to(precise).reshape(B, G, 1, K, N)
-        # In place it needs half the memory, but autograd would first copy what it overwrites.
+        # The in-place product needs half the memory, but with autograd it would copy its input first.
         columns = columns * mask if torch.is_grad_enabled() else columns.mul_(mask)
 
     columns = columns.view(B * D, c * K, N).to(weight.dtype)
@@ -216,15 +217,15 @@ def _by_grid_sample(
 
 
 def _base(outputs: int, taps: int, size: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
-    """Where each tap of each output looks along one axis before offsets: ``(taps, outputs)``, normalised for a grid.
+    """Compute the positions of taps along one axis without offsets, ``(taps, outputs)``, in ``grid_sample`` units.
 
-    A border at -1 and 1 (``align_corners=False``) leaves the meaning of zeros outside untouched and, unlike pixel
-    centres there, can say where a position lies in an image one pixel wide.
+    The image border is at -1 and 1 (``align_corners=False``): zeros outside keep their meaning, and positions are
+    defined even in an image one pixel wide.
     """
     first = torch.arange(taps, dtype=like.dtype, device=like.device) * dilation - padding
     pixel = first[:, None] + torch.arange(outputs, dtype=like.dtype, device=like.device) * stride
-    # Without offsets every position is a whole pixel, where bilinear interpolation has a kink. Rounding could put it on
-    # either side; a rounding error more, and the offset's gradient is always that to the right, as torchvision's is.
+    # Without offsets every position is a whole pixel, a kink of bilinear interpolation. Rounding could fall on either
+    # side; the additional epsilon makes the offset's gradient the right-hand one, as in torchvision.
     return (2 * pixel + (1 - size)) / size + 1.5 * torch.finfo(like.dtype).eps
 
 
@@ -245,7 +246,7 @@ def _check_shapes(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> None:
-    """One sentence about the first shape that does not fit."""
+    """Raise a ValueError for the first shape that does not match."""
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         if tensor.dim() != 4:
             raise ValueError(f"deform_conv2d: {name} must have 4 dimensions, not {tensor.dim()}.")

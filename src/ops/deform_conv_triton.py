@@ -1,9 +1,9 @@
-"""Deformable convolution on an NVIDIA GPU in one kernel each way: sampling, mask and product never leave the chip.
+"""Deformable convolution on an NVIDIA GPU: one fused kernel for the forward and one for the backward pass.
 
-The same function as ``src.ops.deform_conv``, which takes this one where ``fits`` says so. Written out, the columns
-(what every tap sampled) are K times the image; here a program samples those of a tile of pixels, tap by tap, and
-multiplies them with the weight at once. The image is read channels-last, where the channels that share an offset are
-neighbours: a position is computed once for all of them and each of its four corners is one short run of memory.
+The same function as ``src.ops.deform_conv``, which calls this one if ``fits`` returns True. Materialised columns
+(the samples of all taps) would be K times the size of the image. Instead, a program samples the columns of a tile of
+pixels, tap by tap, and multiplies them with the weight on chip. The image is read in channels last, so the channels of
+an offset group are contiguous: they share one position, and each of its four corners is one short run of memory.
 
 Shapes: B batch, C channels in, M channels out, H W input size, P Q output size, K = kh * kw taps, G offset groups.
 A tile has N pixels; its columns of one tap are (N, g, c): g offset groups of c channels each, (N, g * c) as a matrix.
@@ -23,16 +23,16 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 _LOW_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
-# Programs of the backward pass: some waves on the 132 multiprocessors of an H100, so that the last one costs little.
-# More would be more partial sums of the weight's gradient to write and to add.
+# Programs of the backward pass: several waves on the 132 multiprocessors of an H100, so that a partial last wave costs
+# little. More programs would write and add more partial sums of the weight's gradient.
 _PROGRAMS = 1024
 
 
 def fits(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None) -> bool:
-    """Whether ``deform_conv2d_fused`` can take these tensors; their shapes are taken to fit together.
+    """Check that ``deform_conv2d_fused`` supports these tensors, assuming matching shapes.
 
-    It can on NVIDIA devices from compute capability 8.0, with one weight group, in float32 and below, unless PyTorch is
-    to be deterministic or a program is exported, which should run without this module.
+    It supports NVIDIA devices from compute capability 8.0, one weight group, and float32 and below; neither
+    deterministic mode nor export, since an exported program must run without this module.
     """
     tensors = (input, offset, weight) if mask is None else (input, offset, weight, mask)
     return (
@@ -59,19 +59,19 @@ def deform_conv2d_fused(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> Tensor:
-    """``src.ops.deform_conv.deform_conv2d`` with one weight group, for tensors that fit together.
+    """Compute ``src.ops.deform_conv.deform_conv2d`` with one weight group, for tensors that ``fits`` accepts.
 
-    Positions and interpolation are float32, products have the weight's type (autocast's under autocast) and are summed
-    in float32. float32 itself is multiplied as TF32 where ``torch.backends.cuda.matmul.allow_tf32`` or its newer form
-    ``fp32_precision`` says so, and otherwise as three TF32 products (3xTF32), which keep float32's accuracy.
+    Positions and interpolation are float32. Products have the dtype of the weight (or of autocast) and are summed in
+    float32. float32 products run in TF32 if ``torch.backends.cuda.matmul.allow_tf32`` or its newer form
+    ``fp32_precision`` allows it, and otherwise as three TF32 products (3xTF32) with the accuracy of float32.
 
-    Not deterministic bit for bit: the input's gradient alone, which is summed by atomic additions in float32. All other
-    results are, for one choice of tile; the tile is timed anew in every process (``triton.autotune``).
+    Only the gradient of the input, a sum by atomic additions in float32, is not deterministic bit for bit. All other
+    results are, for a given tile size; every process chooses it anew (``triton.autotune``).
 
     Second derivatives raise an error.
 
     Args:
-        input: ``(B, C, H, W)``; channels-last in memory it is taken as it lies, otherwise copied so.
+        input: ``(B, C, H, W)``; converted to channels last if it has another memory format.
         offset: ``(B, 2 * G * K, P, Q)`` in pixels.
         weight: ``(M, C, kh, kw)``.
         bias: ``(M,)`` or none.
@@ -89,27 +89,27 @@ def deform_conv2d_fused(
     return _fused(input, offset, weight, bias, list(stride), list(padding), list(dilation), mask)
 
 
-# Compiling anew for whether these are 1 or divide by 16, as Triton would, gains nothing.
+# Triton's recompilation for sizes of 1 or multiples of 16 gains nothing here.
 _SIZES = ["B", "H", "W", "outputs", "columns", "size"]
 
 
-# The kernels. Tensors come with their strides, a tuple (image, channel, pixel), so that offsets and masks are read and
-# results written channels-first or channels-last, as they lie. Whatever may pass 2^31 in a large image is int64. ------
+# The kernels. Tensors come with their strides, a tuple (image, channel, pixel), so that offsets, masks and results stay
+# in their memory format, channels first or last. Values that may exceed 2^31 in a large image are int64. --------------
 
 
 @triton.jit
 def _positions(offset, offset_strides, mask, mask_strides, image, pixel, group, tap, outputs, columns,
                G: tl.constexpr, K: tl.constexpr, KW: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
-    """Where a tap looks: the pixel above and left, the way from there to the sample, the mask, what exists: (N, g)."""
+    """Compute the positions of a tap: the pixel above and left, the fraction from it, mask, validity: (N, g)."""
     exists = (pixel < outputs)[:, None] & (group < G)[None, :]
-    plane = (group * K + tap).to(tl.int64)[None, :]  # a channel of the mask; the offsets have two for each
+    plane = (group * K + tap).to(tl.int64)[None, :]  # the channel of the mask; offsets have two channels for each
     at = offset + image * offset_strides[0] + pixel.to(tl.int64)[:, None] * offset_strides[2]
     dy = tl.load(at + 2 * plane * offset_strides[1], exists, 0.0).to(tl.float32)
     dx = tl.load(at + (2 * plane + 1) * offset_strides[1], exists, 0.0).to(tl.float32)
-    # Beyond 2^24 pixels float32 has no fractions, and further on int32 no room. NaN compares false, and stays.
+    # float32 has no fractions beyond 2^24 pixels, and int32 would overflow far beyond. NaN compares false, and stays.
     dy = tl.where(dy > 16777216.0, 16777216.0, tl.where(dy < -16777216.0, -16777216.0, dy))
     dx = tl.where(dx > 16777216.0, 16777216.0, tl.where(dx < -16777216.0, -16777216.0, dx))
-    # Whole pixels are added as integers: a sample is as precise far from the origin as near it.
+    # Adding whole pixels as integers keeps samples precise far from the origin.
     y = (pixel // columns * STEP[0] - STEP[2] + tap // KW * STEP[4])[:, None] + tl.floor(dy).to(tl.int32)
     x = (pixel % columns * STEP[1] - STEP[3] + tap % KW * STEP[5])[:, None] + tl.floor(dx).to(tl.int32)
     if mask is None:
@@ -122,13 +122,13 @@ def _positions(offset, offset_strides, mask, mask_strides, image, pixel, group, 
 
 @triton.jit
 def _inside(y, x, exists, owned, H, W):
-    """Whether the image has these pixels: (N, g, c)."""
+    """Mask the pixels inside the image: (N, g, c)."""
     return (exists & (y >= 0) & (y < H) & (x >= 0) & (x < W))[:, :, None] & owned[None, :, :]
 
 
 @triton.jit
 def _channels(block, C: tl.constexpr, G: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The offset groups of a block of channels, the block's channels, and which of them exist."""
+    """Return the offset groups of a block, its channels, and the mask of existing ones."""
     blocks: tl.constexpr = (C // G + BLOCK_C - 1) // BLOCK_C
     group = block // blocks * BLOCK_G + tl.arange(0, BLOCK_G)
     within = block % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -144,7 +144,7 @@ def _forward(
     BLOCKS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tile of pixels, all of its taps and channels, BLOCK_M outputs."""
+    """Compute BLOCK_M output channels of one tile of pixels, over all taps and channels."""
     tiles = tl.cdiv(outputs, BLOCK_N)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     pixel = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -184,9 +184,9 @@ def _backward(
     BLOCKS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tap of one block of channels and BLOCK_M outputs, over a share of all tiles of pixels.
+    """Compute gradients for one tap, one block of channels and BLOCK_M outputs, over a share of all tiles of pixels.
 
-    Every gradient is a sum over outputs, so that blocks of them add: in ``grad_input``, and as layers of the others.
+    Every gradient is a sum over outputs. Blocks of outputs add up in ``grad_input``, and are layers of the others.
     """
     tap, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
     group, channel, owned = _channels(block, C, G, BLOCK_G, BLOCK_C)
@@ -195,7 +195,7 @@ def _backward(
     at_weight, kept = (tap * M + m[:, None]) * C + column, (m < M)[:, None] & kept
     kernel = tl.load(weight + at_weight, kept, 0.0)
     total = tl.zeros((BLOCK_M, BLOCK_G * BLOCK_C), tl.float32)
-    # Channels of one group in several blocks leave a layer of its offsets' gradients each.
+    # If a group spans several blocks, each block writes its own layer of the offsets' gradients.
     layer = block % ((C // G + BLOCK_C - 1) // BLOCK_C) * tl.num_programs(2) + tl.program_id(2)
     plane = (group * K + tap).to(tl.int64)[None, :]
 
@@ -246,19 +246,19 @@ def _backward(
 
 
 def _tuned(kernel: Any, sums_into: list[str], configs: list[tuple[int, int, int]]) -> Any:
-    """The kernel with the fastest tile for its channels, taps, type and, by powers of 4, number of pixels.
+    """Autotune the tile of a kernel for its channels, taps, dtype and (by powers of 4) number of pixels.
 
-    ``configs``: pixels of a tile, warps, and stages: how many steps ahead memory is read.
+    ``configs``: pixels of a tile, warps, and stages (depth of prefetching).
     """
-    if triton.knobs.runtime.interpret:  # there is nothing to time, and fewest programs are fastest
+    if triton.knobs.runtime.interpret:  # nothing to time: the largest tile has the fewest programs
         configs = configs[-1:]
     tiles = [triton.Config({"BLOCK_N": n}, num_warps=warps, num_stages=stages) for n, warps, stages in configs]
     return triton.autotune(tiles, ["C", "M", "G", "K", "PRECISION", "size"], reset_to_zero=sums_into)(kernel)
 
 
-# Small tiles, so that a small image occupies a whole device; large ones, so that a weight read serves more pixels. More
-# warps share out a tile, with fewer registers each. In bfloat16 all fit the registers of an H100 for 128
-# channels, in float32 the larger ones of the backward pass do not quite.
+# Small tiles let a small image occupy the whole device; large ones reuse a weight for more pixels. More warps divide a
+# tile into fewer registers each. With 128 channels all tiles fit the registers of an H100 in bfloat16; in float32 the
+# larger tiles of the backward pass spill a little.
 _FORWARD = _tuned(_forward, [], [(32, 4, 1), (32, 4, 2), (64, 4, 1), (64, 4, 2), (64, 8, 1), (64, 8, 2), (128, 8, 1)])
 _BACKWARD = _tuned(_backward, ["grad_input"], [(32, 4, 1), (32, 4, 2), (32, 8, 1), (64, 4, 1), (64, 8, 1), (64, 8, 2)])
 
@@ -320,7 +320,7 @@ def _fused_backward(
     dilation: Sequence[int],
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of input, offset, weight and mask; without a mask the last is empty."""
+    """Compute the gradients of input, offset, weight and mask; without a mask the last is empty."""
     if grad.numel() == 0:
         fake = _fake_fused_backward(grad, input, offset, weight, stride, padding, dilation, mask)
         return fake[0].zero_(), fake[1], fake[2].zero_(), fake[3]
@@ -395,7 +395,7 @@ _fused.register_autograd(_differentiate, setup_context=_save)
 
 @register_flop_formula(torch.ops.zeitlupe.deform_conv2d_fused)
 def _flops(input: Any, offset: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-    """Two for each multiply-add of the product with the weight, as the PyTorch implementation is counted."""
+    """Count two operations for each multiply-add of the product with the weight, as for the PyTorch implementation."""
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
@@ -407,11 +407,11 @@ def _sizes(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> dict[str, Any]:
-    """What both kernels want to know beside the tensors."""
+    """Compute the sizes and constants of both kernels."""
     (B, C, H, W), (M, _, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
     G = offset.shape[1] // (2 * kh * kw)
-    # Matrix products want at least 16 columns. With more than 32 a program takes so many registers that few fit on a
-    # multiprocessor, and too few wait for memory at once.
+    # Matrix products need at least 16 columns. Above 32, registers limit the programs on a multiprocessor to too few to
+    # hide memory latency.
     block_c = min(32, triton.next_power_of_2(C // G))
     block_g = max(16 // block_c, min(32 // block_c, triton.next_power_of_2(G)))
     exact = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
@@ -428,14 +428,14 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 
 
 def _rows_in_line(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy, whose pixels of all rows are one sequence: so are views of some channels."""
+    """Return the tensor, or a copy with contiguous rows of pixels; a view of some channels needs no copy."""
     P, Q = tensor.shape[2:]
     in_line = P == 1 or Q == 1 or tensor.stride(2) == Q * tensor.stride(3)
     return tensor if in_line else tensor.contiguous(memory_format=_layout(tensor))
 
 
 def _strides(tensor: Tensor | None) -> tuple[int, int, int]:
-    """Of image, channel and pixel."""
+    """Return the strides of image, channel and pixel."""
     if tensor is None:
         return 0, 0, 0
     return tensor.stride(0), tensor.stride(1), tensor.stride(3 if tensor.shape[3] > 1 else 2)
@@ -446,5 +446,5 @@ def _channels_last(input: Tensor) -> Tensor:
 
 
 def _by_tap(weight: Tensor) -> Tensor:
-    """``(M, C, kh, kw)`` as ``(K, M, C)``."""
+    """Reorder a weight ``(M, C, kh, kw)`` to ``(K, M, C)``."""
     return weight.flatten(2).permute(2, 0, 1).contiguous()

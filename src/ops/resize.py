@@ -1,7 +1,7 @@
-"""MATLAB's ``imresize``: the bicubic that the super-resolution papers make their low-resolution frames with.
+"""MATLAB's ``imresize``: the bicubic downsampling of super-resolution papers.
 
-OpenCV, PIL and ``torch.nn.functional.interpolate`` differ from it (another kernel, or none against aliasing), by
-up to a decibel or more in a benchmark.
+OpenCV, PIL and ``torch.nn.functional.interpolate`` have another kernel or no antialiasing, and differ by up to a
+decibel or more in a benchmark.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from torch import Tensor
 def imresize(x: Tensor, scale: float | Fraction) -> Tensor:
     """Resize the last two axes by MATLAB's antialiased bicubic, ``imresize(x, scale)``.
 
-    The kernel is Keys' cubic (a = -1/2), widened by 1/scale where the picture shrinks; beyond the border the picture
-    is mirrored. Values are not clamped: the kernel overshoots.
+    The kernel is Keys' cubic (a = -1/2), widened by 1/scale for downsampling; the border is mirrored. Values are not
+    clamped: the kernel overshoots.
 
     Args:
-        x: pictures ``(..., H, W)``, floating point, any range, any device.
-        scale: factor of both axes, positive. A float within 1e-12 of a simple fraction is taken for it, so
+        x: images ``(..., H, W)``, floating point, any range, any device.
+        scale: factor on both axes, positive. A float within 1e-12 of a simple fraction counts as that fraction, so
             that 720 * (1 / 3) is 240 rows, never 241.
 
     Returns:
         ``(..., ceil(H * scale), ceil(W * scale))`` in the dtype of ``x``; differentiable. Sums run in float32 at
-        least, whatever autocast or the precision of matrix products say.
+        least, regardless of autocast and of the precision of matrix products.
 
     Raises:
         ValueError: ``x`` is not floating point, is empty in H or W, or ``scale`` is not positive and finite.
     """
     if not x.is_floating_point() or x.ndim < 2 or 0 in x.shape[-2:]:
-        raise ValueError(f"imresize takes floating point pictures (..., H, W), got {x.dtype} of shape {tuple(x.shape)}")
+        raise ValueError(f"imresize needs floating point images (..., H, W), got {x.dtype} of shape {tuple(x.shape)}")
     ratio = _as_fraction(scale)
     height, width = x.shape[-2:]
     exact = _working_dtype(x.dtype)
     down = _weights(height, ratio.numerator, ratio.denominator, x.device, exact)  # (H', H)
     across = _weights(width, ratio.numerator, ratio.denominator, x.device, exact)  # (W', W)
-    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # it knows no meta device
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # autocast does not support meta
         return (down @ (x.to(exact) @ across.mT)).to(x.dtype)
 
 
 def _as_fraction(scale: float | Fraction) -> Fraction:
-    """The exact factor that is meant: 1 / 3 as a float is 1/3."""
+    """Return the exact factor: 1/3 for the float 1 / 3."""
     if not math.isfinite(scale) or scale <= 0:
-        raise ValueError(f"a scale is positive and finite, got {scale}")
+        raise ValueError(f"scale must be positive and finite, got {scale}")
     exact = Fraction(scale)
     simple = exact.limit_denominator(10_000)
     return simple if simple > 0 and abs(simple - exact) <= exact / 10**12 else exact
@@ -55,20 +55,20 @@ def _as_fraction(scale: float | Fraction) -> Fraction:
 
 @torch.compiler.assume_constant_result
 def _working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 or float64: TF32 and bfloat16 products keep 8 to 11 bits, and float64 is exempt from them."""
+    """Choose float32, or float64 where float32 products would run in TF32 or bfloat16, with 8 to 11 bits."""
     single = dtype != torch.float64 and torch.get_float32_matmul_precision() == "highest"
     return torch.float32 if single else torch.float64
 
 
 @torch.compiler.assume_constant_result
 def _weights(size: int, numerator: int, denominator: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """:func:`_matrix` as a tensor. Only arrays are cached: a tensor may be fake, or bound to inference mode."""
+    """Convert :func:`_matrix` to a tensor. The cache holds arrays: a tensor may be fake or in inference mode."""
     return torch.from_numpy(_matrix(size, Fraction(numerator, denominator))).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
 def _matrix(size: int, scale: Fraction) -> np.ndarray:
-    """Weights ``(ceil(size * scale), size)``, float64, of every output sample on every input sample of one axis."""
+    """Compute the weights of input samples in output samples of one axis: ``(ceil(size * scale), size)``, float64."""
     shrink = min(1.0, float(scale))  # antialiasing stretches the kernel over 1 / scale input samples
     count = math.ceil(size * scale)
     centre = (np.arange(count) + 0.5) / float(scale) - 0.5  # of each output sample, in input samples
@@ -84,7 +84,7 @@ def _matrix(size: int, scale: Fraction) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -1/2, zero beyond 2."""
+    """Evaluate Keys' cubic convolution kernel with a = -1/2, zero beyond 2."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
