@@ -52,7 +52,7 @@ from src.errors import VideoError
 from src.ops.allocator import give_freed_memory_back
 from src.video.colorspace import Signal
 from src.video.discovery import IMAGE_SUFFIXES
-from src.video.pipe import open_pipe, y4m_writer
+from src.video.pipe import Y4MWriter, open_pipe
 from src.video.reader import open_video
 from src.video.writer import write_video
 
@@ -146,7 +146,7 @@ def make_seeds(folder: Path) -> None:
     for depth in (8, 10):
         with (
             (folder / f"y4m_{depth}.y4m").open("wb") as file,
-            y4m_writer(file, Fraction(25), signal=Signal(depth)) as y4m,
+            Y4MWriter(file, Fraction(25), signal=Signal(depth)) as y4m,
         ):
             for frame in frames[:5]:
                 y4m.write(frame if depth == 8 else frame.astype(np.uint16) * 4)
@@ -430,7 +430,7 @@ def read(case: Case, path: Path) -> Outcome:
         if said:
             outcome.kind = "cut" if outcome.frames else "error"
             outcome.words = said[0]
-        outcome.given_up = any("was given up" in words for words in said)
+        outcome.given_up = any("timed out" in words for words in said)
         for words in said:
             if wrong := _no_sentence(words, "standard input" if case.way == "pipe" else str(path)):
                 outcome.kind, outcome.words = "sentence", f"{wrong}: {words!r}"

@@ -18,10 +18,11 @@ import av
 from src.data.worker_pool import map_isolated
 from src.errors import UserError, VideoError
 from src.video import packed
-from src.video.decode_timeout import Watch
-from src.video.discovery import images
+from src.video.decode_timeout import Watchdog
+from src.video.decoding import UPRIGHT, check_frame_size, decode, describe_error, format_size, open_stream
+from src.video.discovery import list_images
 from src.video.images import is_deep
-from src.video.probe import UPRIGHT, Index, check_size, decoded, dimensions, in_words, open_stream, probe
+from src.video.probe import VideoIndex, probe
 from src.video.reader import open_video
 
 PATIENCE = 60  # seconds after which a decoder that gives nothing is given up
@@ -77,7 +78,7 @@ def examine(path: Path, read: bool, patience: float = PATIENCE) -> Finding:
     except UserError as problem:
         return Finding(path, str(problem))
     except Exception as error:  # decoders raise whatever they like
-        return Finding(path, f"{path} cannot be read: {in_words(error)}")
+        return Finding(path, f"{path} cannot be read: {describe_error(error)}")
 
 
 # --- Folders of frames ---
@@ -85,7 +86,9 @@ def examine(path: Path, read: bool, patience: float = PATIENCE) -> Finding:
 
 def _folder(path: Path, read: bool) -> Finding:
     with open_video(path) as reader:
-        notes = _large(reader.size) + (("more than 8 bits a channel, read as 8",) if is_deep(images(path)[0]) else ())
+        notes = _large(reader.size) + (
+            ("more than 8 bits a channel, read as 8",) if is_deep(list_images(path)[0]) else ()
+        )
         bad = {}
         for number in range(len(reader) if read else 0):
             try:
@@ -101,20 +104,20 @@ def _folder(path: Path, read: bool) -> Finding:
 
 
 def _file(path: Path, read: bool, patience: float) -> Finding:
-    watch = Watch(path, patience)
-    index = watch(lambda: packed.index(path) or probe(path, watch.beat))
-    if index.sums:  # it tells all of itself by its checksums
+    watchdog = Watchdog(path, patience)
+    index = watchdog.run(lambda: packed.read_index(path) or probe(path, watchdog.reset))
+    if index.checksums:  # it tells all of itself by its checksums
         with open_video(path, timeout=patience) as reader:
             for _frame in reader.frames(0, None if read else 1):
                 pass
         return Finding(path, frames=index.count, readable=index.count)
     fault, readable, noticed = "", index.count, False
     if read:
-        fault, readable, noticed = watch(lambda: _decoded(path, index, watch.beat))
+        fault, readable, noticed = watchdog.run(lambda: _decoded(path, index, watchdog.reset))
         if not noticed:
             with open_video(path, timeout=patience) as reader:  # at random another decoder may read it
                 reader.read(sorted({0, index.count // 2, index.count - 1}))
-    container, stream = watch(lambda: open_stream(path, index.stream))
+    container, stream = watchdog.run(lambda: open_stream(path, index.stream))
     with container:
         lacks, notes = _promises(container, stream, index, path.stat().st_size), _notes(index)
     if lacks:
@@ -122,16 +125,16 @@ def _file(path: Path, read: bool, patience: float) -> Finding:
     return Finding(path, fault, index.count, readable, noticed, notes)
 
 
-def _decoded(path: Path, index: Index, beat: Callable[[], None]) -> tuple[str, int, bool]:
+def _decoded(path: Path, index: VideoIndex, beat: Callable[[], None]) -> tuple[str, int, bool]:
     """A sentence on what is damaged, the frames before it, and whether readers notice it."""
-    numbers = {mark: number for number, mark in enumerate(index.marks)}
+    numbers = {mark: number for number, mark in enumerate(index.timestamps)}
     reached, patched = 0, list[int]()
     container, stream = open_stream(path, index.stream)
     with container:
         try:
-            for frame in decoded(container, stream):
+            for frame in decode(container, stream):
                 beat()
-                check_size(path, reached, frame, index.stored)
+                check_frame_size(path, reached, frame, index.coded_size)
                 number = numbers.get(cast(int, frame.pts), -1) if numbers else reached
                 if number > reached:
                     break
@@ -141,7 +144,7 @@ def _decoded(path: Path, index: Index, beat: Callable[[], None]) -> tuple[str, i
                         patched.append(number)
             why = f"frame {reached} is missing"
         except av.FFmpegError as error:
-            why = in_words(error)
+            why = describe_error(error)
         except VideoError as error:
             return str(error), reached, True
     if reached < index.count:
@@ -153,7 +156,7 @@ def _decoded(path: Path, index: Index, beat: Callable[[], None]) -> tuple[str, i
     return "", reached, False
 
 
-def _promises(container: Any, stream: Any, index: Index, size: int) -> str:
+def _promises(container: Any, stream: Any, index: VideoIndex, size: int) -> str:
     """What a container says that it holds, and does not."""
     kind = container.format.name
     if kind.startswith("mov,"):
@@ -161,9 +164,11 @@ def _promises(container: Any, stream: Any, index: Index, size: int) -> str:
         behind = sum(entry.pos + entry.size > size for entry in table)
         return f"is cut off: {behind} of the {len(table)} frames that it lists lie behind its end" if behind else ""
     if kind.startswith("matroska,"):
-        spacing = max((b - a for a, b in pairwise(index.marks)), default=0)
-        if spacing and index.last > 2 * spacing:
-            said, there = (float((index.marks[-1] + ticks) * index.base) for ticks in (index.last, spacing))
+        spacing = max((b - a for a, b in pairwise(index.timestamps)), default=0)
+        if spacing and index.last_duration > 2 * spacing:
+            said, there = (
+                float((index.timestamps[-1] + ticks) * index.time_base) for ticks in (index.last_duration, spacing)
+            )
             return f"is cut off: it says that it lasts {said:.2f} s, and its frames end at {there:.2f} s"
         return ""
     if stream.frames > index.count:
@@ -171,12 +176,12 @@ def _promises(container: Any, stream: Any, index: Index, size: int) -> str:
     return ""
 
 
-def _notes(index: Index) -> tuple[str, ...]:
-    a, b, c, d = index.turn
-    turned, mirrored = index.turn != UPRIGHT, a * d - b * c < 0
-    gaps = [after - before for before, after in pairwise(index.marks)]
+def _notes(index: VideoIndex) -> tuple[str, ...]:
+    a, b, c, d = index.orientation
+    turned, mirrored = index.orientation != UPRIGHT, a * d - b * c < 0
+    gaps = [after - before for before, after in pairwise(index.timestamps)]
     uneven = bool(gaps) and max(gaps) - min(gaps) > 2 and max(gaps) > 1.25 * min(gaps)
-    shortest, longest = (1000 * float(gap * index.base) for gap in (min(gaps, default=0), max(gaps, default=0)))
+    shortest, longest = (1000 * float(gap * index.time_base) for gap in (min(gaps, default=0), max(gaps, default=0)))
     found = {
         f"{'mirrored' if mirrored else 'turned'}, read upright": turned,
         f"variable frame rate, {shortest:.0f} to {longest:.0f} ms a frame, read as if it were even": uneven,
@@ -185,7 +190,7 @@ def _notes(index: Index) -> tuple[str, ...]:
         "interlaced, read as frames of two fields": index.interlaced,
         f"pixels of {_ratio(index.aspect)} (anamorphic), read as they are stored": index.aspect != 1,
     }
-    return (*(words for words, holds in found.items() if holds), *_large(index.stored))
+    return (*(words for words, holds in found.items() if holds), *_large(index.coded_size))
 
 
 def _ratio(aspect: Fraction) -> str:
@@ -194,4 +199,4 @@ def _ratio(aspect: Fraction) -> str:
 
 def _large(size: tuple[int, int]) -> tuple[str, ...]:
     pixels = size[0] * size[1]
-    return (f"frames of {dimensions(size)}, {3 * pixels / 2**20:.0f} MiB each",) if pixels >= LARGE else ()
+    return (f"frames of {format_size(size)}, {3 * pixels / 2**20:.0f} MiB each",) if pixels >= LARGE else ()

@@ -28,8 +28,8 @@ from src.data.splits import abbreviate
 from src.data.worker_pool import context, follow
 from src.errors import UserError, VideoError
 from src.video import packed
-from src.video.containers import failed
-from src.video.discovery import PACKED, find_videos
+from src.video.containers import make_write_error
+from src.video.discovery import PACKED_SUFFIX, find_videos
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -129,7 +129,7 @@ def damaged(root: Path | str, *, processes: int = 1, watch: Tell = lambda done, 
     torn = {
         clip: f"{clip} is damaged: what was packed with its frames is lost; remove the file and pack it again"
         for clip in sealed
-        if packed.index(clip) is None
+        if packed.read_index(clip) is None
     }
     found = check_clips([clip for clip in clips if clip not in torn], read=True, processes=processes)
     said = watch((finding.fault for finding in found), len(clips) - len(torn))
@@ -145,7 +145,7 @@ def _jobs(root: Path) -> list[tuple[Path, Path]]:
     lists = sorted({*root.glob("*.txt"), *root.glob("*/*.txt")})
     for source in [*find_videos(root), *(path for path in lists if not path.name.startswith("."))]:
         inner = Path(source.name) if source == root else source.relative_to(root)
-        goal = inner.with_name(inner.name + PACKED) if source.is_dir() else inner
+        goal = inner.with_name(inner.name + PACKED_SUFFIX) if source.is_dir() else inner
         if goal in jobs:
             raise UserError(f"{jobs[goal]} and {source} would both be packed as {goal}: keep one of them")
         jobs[goal] = source
@@ -205,7 +205,7 @@ def _one(source: Path, goal: Path, *, gop: int) -> str:
     except UserError as problem:
         return str(problem)
     except OSError as error:
-        return str(failed(goal, error))
+        return str(make_write_error(goal, error))
     finally:
         draft.unlink(missing_ok=True)
     return ""
@@ -226,9 +226,9 @@ def pack_clip(source: Path, goal: Path, *, gop: int = GOP) -> None:
         with VideoWriter(goal, images.fps, **options) as writer:
             for frame in images.frames():
                 writer.write(frame)
-                sums.append(packed.checksum(frame.numpy()))
-            writer.metadata["comment"] = packed.seal(sums)
-        if packed.index(goal) is None:
+                sums.append(packed.compute_checksum(frame.numpy()))
+            writer.metadata["comment"] = packed.format_tag(sums)
+        if packed.read_index(goal) is None:
             raise VideoError(f"{source} was packed into {goal}, which cannot be read by its table")
         with open_video(goal) as video:
             for number, (before, after) in enumerate(zip(images.frames(), video.frames(), strict=True)):

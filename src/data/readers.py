@@ -14,7 +14,7 @@ from src.data.degradation import Degradation
 from src.data.splits import Clip, open_clip
 from src.errors import VideoError
 from src.geometry import Geometry
-from src.video.decode_timeout import Stuck
+from src.video.decode_timeout import DecodeTimeoutError
 from src.video.reader import FrameReader
 
 
@@ -59,7 +59,7 @@ class Readers:
     def _limited(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except Stuck as error:
+        except DecodeTimeoutError as error:
             self._stuck[path] = str(error)
             raise
 

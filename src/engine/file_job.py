@@ -27,10 +27,10 @@ from src.engine.scenes import AHEAD, mark_cuts
 from src.engine.stream import even, passes
 from src.engine.timing import FINE, OutputTiming, TimeMap
 from src.errors import VideoError
-from src.video.containers import failed, put_folder
+from src.video.containers import make_write_error, replace_folder
 from src.video.mux import join
 from src.video.reader import open_video
-from src.video.writer import VideoWriter, codec_for
+from src.video.writer import VideoWriter, resolve_codec
 
 
 class FileRestoration:
@@ -120,7 +120,7 @@ class FileRestoration:
         try:
             return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", anew=self.anew)
         except OSError as error:
-            raise failed(self.output, error) from error
+            raise make_write_error(self.output, error) from error
 
     def frames_of(self, part: int) -> range:
         """The places in ``shown`` that a part holds."""
@@ -193,7 +193,7 @@ class FileRestoration:
         return VideoWriter(
             path,
             self.pace.fps,
-            codec=codec_for(self.output, self.way.codec, self.reader.signal.depth),
+            codec=resolve_codec(self.output, self.way.codec, self.reader.signal.depth),
             quality=self.way.quality,
             preset=self.way.preset,
             aspect=self.reader.aspect,
@@ -215,7 +215,7 @@ class FileRestoration:
                 parts,
                 self.output,
                 source=self.source if self.source.is_file() else None,
-                words_alone=self.way.slow_motion,
+                metadata_only=self.way.slow_motion,
                 origin=self.reader.times[0],
                 until=self.clock(Fraction(self.length)) if cut_off else None,
             )
@@ -274,7 +274,7 @@ def _gather(parts: Sequence[Path], folder: Path) -> None:
             os.link(frame, target)
         except OSError:  # not every file system has links
             shutil.copyfile(frame, target)
-    put_folder(draft, folder)
+    replace_folder(draft, folder)
 
 
 def fingerprint(file: str | Path | None, description: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from src.engine.stream import passes, reach
 from src.engine.timing import FINE, STEADY, OutputTiming
 from src.errors import UserError
 from src.video.colorspace import to_tensor
-from src.video.pipe import PipeReader, Y4MWriter, open_pipe, y4m_writer
+from src.video.pipe import PipeReader, Y4MWriter, open_pipe
 from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
 
@@ -78,7 +78,7 @@ def restore_pipe(
     options: dict[str, Any] = {"aspect": reader.aspect, "signal": reader.signal, "source_size": reader.size}
     writer: VideoWriter | Y4MWriter
     if going:
-        writer = y4m_writer(sys.stdout.buffer, fps, **options)
+        writer = Y4MWriter(sys.stdout.buffer, fps, **options)
     else:
         options |= {"codec": way.codec, "quality": way.quality, "preset": way.preset, "tick": FINE}
         writer = VideoWriter(Path(output).expanduser(), fps, **options)

@@ -24,7 +24,7 @@ from src.data.layouts.inspection import inspect
 from src.data.splits import Clip, Splits, abbreviate
 from src.errors import UserError
 from src.nn.backbones import VGG16, MobileNetV2, imagenet_file
-from src.video.discovery import find_videos, natural
+from src.video.discovery import find_videos, natural_key
 
 PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "kornia", "wandb", "decord", "av", "numpy")
 
@@ -147,7 +147,7 @@ def _paths(clips: Sequence[Clip]) -> set[Path]:
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
-    return natural(str(path))
+    return natural_key(str(path))
 
 
 def _watched(findings: Iterator[Finding], total: int) -> Iterable[Finding]:

@@ -28,8 +28,8 @@ from src.engine.pipe_job import PIPE, restore_pipe
 from src.errors import UserError
 from src.nn.blocks import compile_parts, count_parameters
 from src.nn.clips import weights_to_channels_last
-from src.video.discovery import find_videos, is_pattern, is_video
-from src.video.stream_copy import heard_from
+from src.video.discovery import find_videos, is_image_pattern, is_video
+from src.video.stream_copy import find_audio_start
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
@@ -123,11 +123,11 @@ def _sources(given: Any) -> list[Path]:
         path = Path(str(name)).expanduser()
         if path.is_dir():
             found += find_videos(path) or [path]
-        elif path.exists() or is_pattern(path):
+        elif path.exists() or is_image_pattern(path):
             found.append(path)
         else:
             found += _matches(path) or [path]
-    if missing := [path for path in found if not (path.exists() or is_pattern(path))]:
+    if missing := [path for path in found if not (path.exists() or is_image_pattern(path))]:
         several = [part.strip() for part in str(missing[0]).split(",")]
         meant = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
         hint = f"; several are given as 'input=[{','.join(several)}]'" if meant else ""
@@ -245,10 +245,10 @@ class _Work(pl.LightningModule):
                 "its fields become frames" if whole.way.deinterlace else "deinterlace=true makes frames of its fields"
             )
             SAYS.print(f"{whole.source} is interlaced: {does}.", soft_wrap=True)
-        if not whole.output.suffix and whole.source.is_file() and heard_from(whole.source) is not None:
+        if not whole.output.suffix and whole.source.is_file() and find_audio_start(whole.source) is not None:
             SAYS.print(f"{whole.output} is a folder of images, which holds no sound.", soft_wrap=True)
-        if whole.reader.signal.lost:
-            SAYS.print(f"{whole.source} has {' and '.join(whole.reader.signal.lost)}: left out.", soft_wrap=True)
+        if whole.reader.signal.dropped:
+            SAYS.print(f"{whole.source} has {' and '.join(whole.reader.signal.dropped)}: left out.", soft_wrap=True)
         if 0 < missing < whole.parts:
             there = whole.parts - missing
             SAYS.print(f"Going on with {whole.output}: {there} of {whole.parts} parts are there.", soft_wrap=True)

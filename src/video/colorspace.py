@@ -1,10 +1,10 @@
-"""What the samples of a video mean, and the way between decoded frames and RGB arrays.
+"""Color description of video samples, and conversion between decoded frames and RGB arrays.
 
-Eight bits go through swscale, which is right there to the last bit but one. Beyond 8 bits it is not (it takes 1020 for
-the white of 1023, and loses the rest in 15 bits), so those are converted here, in both directions by the same formulas
-(ITU-T H.273, section 8.3), with chroma lying left as MPEG has it.
+8-bit frames are converted with swscale, accurate to one step. Above 8 bits, swscale maps white to 1020 instead of 1023
+and computes with 15 bits, so those frames are converted here, with the same formulas in both directions (ITU-T H.273,
+section 8.3) and MPEG's left-aligned chroma.
 
-Shapes: an RGB array is ``(H, W, 3)``, uint8 for 8 bits, else uint16 with values ``0 .. 2**depth - 1``.
+Shapes: an RGB array is ``(H, W, 3)``, uint8 for 8 bits, otherwise uint16 with values ``0 .. 2**depth - 1``.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.format import VideoFormat
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-RGB, UNSPECIFIED = 0, 2  # of a matrix, by H.273
+RGB, UNSPECIFIED = 0, 2  # matrix coefficients in H.273
 BT709, BT601, BT2020 = 1, 6, 9
-# KR and KB by matrix (H.273, table 4). What is missing is taken for BT.601, as swscale does.
+# KR and KB by matrix (H.273, table 4). Others are treated as BT.601, as swscale does.
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 LUMA_601 = (0.299, 0.114)
-# Rounds each of Y, Cb and Cr to the nearest, and takes chroma from every pixel rather than from every other.
+# Round Y, Cb and Cr to the nearest, and average chroma over all pixels instead of every other one.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
-STRIP = 128  # lines converted at a time: floating point takes many times the memory of samples
-# What comes with frames that is of no use to others.
-LOST = {
-    SideData.DOVI_METADATA: "Dolby Vision's metadata",
-    SideData.DYNAMIC_HDR_PLUS: "HDR10+'s metadata",
+STRIP = 128  # lines converted at once: floating point needs many times the memory of samples
+# Side data that describes only the original frames.
+DROPPED = {
+    SideData.DOVI_METADATA: "Dolby Vision metadata",
+    SideData.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
     SideData.A53_CC: "closed captions",
 }
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What samples mean, by the numbers of ITU-T H.273 (which are av's), ``UNSPECIFIED`` where the source does not say.
+    """Color description in the code points of ITU-T H.273 (and PyAV), ``UNSPECIFIED`` if the source has none.
 
     Attributes:
-        depth: bits a sample of the RGB arrays: 8, 10, 12, 14 or 16.
-        matrix: of Y, Cb, Cr; 0 for what is coded as RGB.
+        depth: bits per sample of the RGB arrays: 8, 10, 12, 14 or 16.
+        matrix: matrix coefficients of Y, Cb, Cr; 0 for video coded as RGB.
         range: 0 unspecified, 1 limited, 2 full.
-        primaries: of red, green, blue.
-        transfer: the curve from light to value.
-        mastering: of the display that it was graded on, x and y of red, green, blue and white, then its least and
-            greatest luminance in cd/m2; empty where the source does not say.
-        light: greatest and mean greatest luminance of the content, cd/m2; empty where the source does not say.
-        lost: what else comes with each frame, and goes with it when the frame is restored.
+        primaries: color primaries.
+        transfer: transfer characteristics.
+        mastering: mastering display: x and y of red, green, blue and white, then minimum and maximum luminance in
+            cd/m2; empty if unspecified.
+        light: maximum content and maximum frame-average light level (MaxCLL, MaxFALL), cd/m2; empty if unspecified.
+        dropped: names of per-frame metadata that restoration discards.
     """
 
     depth: int = 8
@@ -61,176 +61,182 @@ class Signal:
     transfer: int = int(ColorTrc.UNSPECIFIED)
     mastering: tuple[Fraction, ...] = ()
     light: tuple[int, ...] = ()
-    lost: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
-        """What a decoded frame says of itself; its depth where ``deep``, else 8."""
+    def from_frame(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
+        """Read the color description of a decoded frame; with ``deep``, at its own bit depth, otherwise 8."""
         bits = frame.format.components[0].bits
         depth = 8 if not deep or bits <= 8 else bits + bits % 2
-        matrix, full = int(frame.colorspace), int(frame.color_range)
+        matrix, color_range = int(frame.colorspace), int(frame.color_range)
         if frame.format.is_rgb:
-            matrix, full = RGB, int(ColorRange.JPEG)
-        elif matrix in (RGB, 3):  # which Y, Cb and Cr cannot be, and what is reserved
+            matrix, color_range = RGB, int(ColorRange.JPEG)
+        elif matrix in (RGB, 3):  # impossible for Y, Cb, Cr, or reserved
             matrix = UNSPECIFIED
         primaries, transfer = (int(tag) or UNSPECIFIED for tag in (frame.color_primaries, frame.color_trc))
-        return cls(depth, matrix, full, primaries, transfer, _mastering(frame), _light(frame), _lost(frame))
+        side_data = _read_mastering(frame), _read_light(frame), _list_dropped(frame)
+        return cls(depth, matrix, color_range, primaries, transfer, *side_data)
 
-    def settled(self, pixels: str, source_size: tuple[int, int] | None, matrix: int = BT709) -> Signal:
-        """What becomes of the signal where it is coded as ``pixels``.
+    def for_pixel_format(self, pixel_format: str, source_size: tuple[int, int] | None, matrix: int = BT709) -> Signal:
+        """Return the color description after conversion to ``pixel_format``.
 
-        RGB stays RGB. What has no matrix, since it comes as RGB or from nowhere (no ``source_size``), gets that of its
-        primaries, ``matrix`` unless they are BT.2020, in limited range.
+        RGB formats keep RGB. For Y, Cb, Cr, a signal without a matrix (RGB, or unspecified without a source) gets
+        BT.2020 if its primaries are, otherwise ``matrix``, in limited range.
         """
-        if VideoFormat(pixels).is_rgb:
+        if VideoFormat(pixel_format).is_rgb:
             return replace(self, matrix=RGB, range=int(ColorRange.JPEG))
         if self.matrix != RGB and (self.matrix != UNSPECIFIED or source_size):
             return self
-        unsaid = (int(ColorPrimaries.UNSPECIFIED), int(ColorTrc.UNSPECIFIED))
         return replace(
             self,
             matrix=BT2020 if self.primaries == int(ColorPrimaries.BT2020) else matrix,
             range=int(ColorRange.MPEG),
-            primaries=int(ColorPrimaries.BT709) if self.primaries == unsaid[0] else self.primaries,
-            transfer=int(ColorTrc.BT709) if self.transfer == unsaid[1] else self.transfer,
+            primaries=int(ColorPrimaries.BT709) if self.primaries == UNSPECIFIED else self.primaries,
+            transfer=int(ColorTrc.BT709) if self.transfer == UNSPECIFIED else self.transfer,
         )
 
-    def tags(self, size: tuple[int, int], source_size: tuple[int, int] | None) -> Signal:
-        """What a file of ``size`` has to say.
+    def container_tags(self, size: tuple[int, int], source_size: tuple[int, int] | None) -> Signal:
+        """Return the color tags for a file with frames of ``size``.
 
-        Nothing that its source does not say, unless players, who go by the size where nothing is said, would take
-        another matrix than for the source: then the one they take for the source is named.
+        Unspecified stays unspecified, unless players, guessing the matrix from the frame size, would guess another than
+        for the source; then the tags name the guess for the source.
         """
-        if self.matrix == UNSPECIFIED and source_size and guessed(size) != guessed(source_size):
-            return replace(self, matrix=guessed(source_size))
+        if self.matrix == UNSPECIFIED and source_size and guess_matrix(size) != guess_matrix(source_size):
+            return replace(self, matrix=guess_matrix(source_size))
         return self
 
 
 def to_tensor(samples: torch.Tensor, depth: int = 8) -> torch.Tensor:
-    """A frame of integers (H, W, 3) of ``depth`` bits as what networks take: (3, H, W) float32 in [0, 1]."""
+    """Convert a frame of integers, (H, W, 3) of ``depth`` bits, to network input: (3, H, W) float32 in [0, 1]."""
     return samples.float().div_(2**depth - 1).permute(2, 0, 1).contiguous()
 
 
 def to_samples(frame: torch.Tensor, depth: int = 8) -> torch.Tensor:
-    """The way back, to the nearest: uint8 or, beyond 8 bits, uint16; what lies outside [0, 1] is cut off."""
+    """Convert network output, (3, H, W) in [0, 1], to integers (H, W, 3): clamped, rounded, uint8 or uint16."""
     peak = 2**depth - 1
     values = frame.mul(peak).round_().clamp_(0, peak).to(torch.uint8 if depth == 8 else torch.uint16)
     return values.cpu().permute(1, 2, 0)
 
 
-def guessed(size: Sequence[int]) -> int:
-    """The matrix that players take for an untagged picture of ``(height, width)``."""
+def guess_matrix(size: Sequence[int]) -> int:
+    """Return the matrix that players assume for an untagged frame of ``(height, width)``."""
     return BT709 if size[0] > 576 else BT601
 
 
-def to_rgb(frame: av.VideoFrame, depth: int, convert: VideoReformatter) -> np.ndarray:
-    """A decoded frame as RGB, ``(H, W, 3)``: uint8 for a ``depth`` of 8, else uint16 with values of ``depth`` bits."""
+def to_rgb(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> np.ndarray:
+    """Convert a decoded frame to RGB, ``(H, W, 3)``: uint8 for ``depth`` 8, otherwise uint16 of ``depth`` bits."""
     if depth == 8:
-        return cast(np.ndarray, convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
-    form = frame.format
-    if form.is_rgb or len(form.components) < 3:
+        return cast(np.ndarray, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+    source_format = frame.format
+    if source_format.is_rgb or len(source_format.components) < 3:
         name = f"gbrp{depth}le"
-        if form.name != name:
-            frame = convert.reformat(frame, format=name, threads=1)
+        if source_format.name != name:
+            frame = reformatter.reformat(frame, format=name, threads=1)
         return cast(np.ndarray, frame.to_ndarray())
-    bits, (wide, high) = form.components[0].bits, _shrink(form)
-    plain = f"yuv4{'20' if high == 2 else '22' if wide == 2 else '44'}p{bits}le"
-    if form.name not in (plain, plain.replace("yuv", "yuva")):
-        frame = convert.reformat(frame, format=plain, threads=1)
-    luma, blues, reds = (_samples(frame, i) for i in range(3))
+    bits, (horizontal, vertical) = source_format.components[0].bits, _chroma_subsampling(source_format)
+    planar = f"yuv4{'20' if vertical == 2 else '22' if horizontal == 2 else '44'}p{bits}le"
+    if source_format.name not in (planar, planar.replace("yuv", "yuva")):
+        frame = reformatter.reformat(frame, format=planar, threads=1)
+    luma, chroma_blue, chroma_red = (_view_plane(frame, i) for i in range(3))
     full, (kr, kb) = frame.color_range == ColorRange.JPEG, LUMA.get(int(frame.colorspace), LUMA_601)
     rgb = np.empty((*luma.shape, 3), np.uint16)
     for top in range(0, len(luma), STRIP):
         lines = range(len(luma))[top : top + STRIP]
-        part = luma[lines.start : lines.stop].float()
-        y, cb, cr = _decode(part, _at(blues, lines, luma.shape), _at(reds, lines, luma.shape), bits, full)
+        y, cb, cr = _dequantize(
+            luma[lines.start : lines.stop].float(),
+            _upsample_lines(chroma_blue, lines, luma.shape),
+            _upsample_lines(chroma_red, lines, luma.shape),
+            bits,
+            full,
+        )
         red, blue = y + (2 - 2 * kr) * cr, y + (2 - 2 * kb) * cb
         green = (y - kr * red - kb * blue) / (1 - kr - kb)
-        rgb[lines.start : lines.stop] = _quantised(torch.stack((red, green, blue), -1), depth)
+        rgb[lines.start : lines.stop] = _quantize(torch.stack((red, green, blue), -1), depth)
     return rgb
 
 
-def from_rgb(array: np.ndarray, pixels: str, signal: Signal, convert: VideoReformatter) -> av.VideoFrame:
-    """An RGB array of ``signal.depth`` bits as a frame for an encoder that takes ``pixels``.
+def from_rgb(array: np.ndarray, pixel_format: str, signal: Signal, reformatter: VideoReformatter) -> av.VideoFrame:
+    """Convert an RGB array of ``signal.depth`` bits to a frame of ``pixel_format``.
 
-    Y, Cb and Cr are by the matrix and range of ``signal``, rounded to the nearest: exact where ``pixels`` are RGB of
-    no less depth.
+    Y, Cb and Cr follow the matrix and range of ``signal``, rounded to the nearest. RGB formats of at least the same
+    depth are exact.
     """
-    form = VideoFormat(pixels, array.shape[1], array.shape[0])
-    bits = form.components[0].bits
+    target_format = VideoFormat(pixel_format, array.shape[1], array.shape[0])
+    bits = target_format.components[0].bits
     full = signal.range == ColorRange.JPEG
-    if form.is_rgb:
+    if target_format.is_rgb:
         if bits == 8:
-            frame = av.VideoFrame.from_ndarray(rescaled(array, signal.depth, 8), "rgb24")
-            frame = frame if pixels == "rgb24" else convert.reformat(frame, format=pixels)
+            frame = av.VideoFrame.from_ndarray(rescale_depth(array, signal.depth, 8), "rgb24")
+            frame = frame if pixel_format == "rgb24" else reformatter.reformat(frame, format=pixel_format)
         else:
-            frame = av.VideoFrame.from_ndarray(rescaled(array, signal.depth, bits), pixels)
+            frame = av.VideoFrame.from_ndarray(rescale_depth(array, signal.depth, bits), pixel_format)
     elif signal.depth == bits == 8 and not full:
-        known = signal.matrix if signal.matrix in LUMA else int(Colorspace.ITU601)
-        frame = convert.reformat(
+        frame = reformatter.reformat(
             av.VideoFrame.from_ndarray(array, "rgb24"),
-            format=pixels,
-            dst_colorspace=known,
+            format=pixel_format,
+            dst_colorspace=signal.matrix if signal.matrix in LUMA else int(Colorspace.ITU601),
             dst_color_range=ColorRange.MPEG,
             interpolation=ACCURATE,
         )
     else:
-        frame = av.VideoFrame(array.shape[1], array.shape[0], pixels)
-        _fill(frame, array, signal, bits, full)
+        frame = av.VideoFrame(array.shape[1], array.shape[0], pixel_format)
+        _fill_planes(frame, array, signal, bits, full)
     frame.colorspace, frame.color_range = signal.matrix, signal.range
     frame.color_primaries, frame.color_trc = signal.primaries, signal.transfer
     return frame
 
 
-def _fill(frame: av.VideoFrame, array: np.ndarray, signal: Signal, bits: int, full: bool) -> None:
+def _fill_planes(frame: av.VideoFrame, array: np.ndarray, signal: Signal, bits: int, full: bool) -> None:
+    """Convert RGB to Y, Cb, Cr and write them to the planes of ``frame``."""
     red, green, blue = (torch.from_numpy(array).float() / (2**signal.depth - 1)).unbind(-1)
     kr, kb = LUMA.get(signal.matrix, LUMA_601)
     y = kr * red + (1 - kr - kb) * green + kb * blue
     cb, cr = (blue - y) / (2 - 2 * kb), (red - y) / (2 - 2 * kr)
-    shrink = _shrink(frame.format)
-    top, unit = 2**bits - 1, 2 ** (bits - 8)
-    for index, plane in enumerate((y, _reduce(cb, shrink), _reduce(cr, shrink))):
+    subsampling = _chroma_subsampling(frame.format)
+    peak, unit = 2**bits - 1, 2 ** (bits - 8)
+    for index, plane in enumerate((y, _downsample_chroma(cb, subsampling), _downsample_chroma(cr, subsampling))):
         if full:
-            values = plane * top + (2 ** (bits - 1) if index else 0)
+            values = plane * peak + (2 ** (bits - 1) if index else 0)
         else:
             values = plane * ((224 if index else 219) * unit) + (128 if index else 16) * unit
-        _samples(frame, index).copy_(values.round_().clamp_(0, top).to(torch.uint8 if bits == 8 else torch.uint16))
+        samples = values.round_().clamp_(0, peak).to(torch.uint8 if bits == 8 else torch.uint16)
+        _view_plane(frame, index).copy_(samples)
 
 
-def _decode(
+def _dequantize(
     y: torch.Tensor, cb: torch.Tensor, cr: torch.Tensor, bits: int, full: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Values as stored to Y in [0, 1] and Cb, Cr in [-1/2, 1/2]."""
+    """Scale stored values to Y in [0, 1] and Cb, Cr in [-1/2, 1/2]."""
     if full:
-        top, middle = 2**bits - 1, 2 ** (bits - 1)
-        return y / top, (cb - middle) / top, (cr - middle) / top
+        peak, middle = 2**bits - 1, 2 ** (bits - 1)
+        return y / peak, (cb - middle) / peak, (cr - middle) / peak
     unit = 2 ** (bits - 8)
     return (y / unit - 16) / 219, (cb / unit - 128) / 224, (cr / unit - 128) / 224
 
 
-def _reduce(plane: torch.Tensor, shrink: tuple[int, int]) -> torch.Tensor:
-    """Chroma of every pixel to what is stored: at every other column (1 2 1), and between two lines."""
-    wide, high = shrink
-    if wide == 2:
+def _downsample_chroma(plane: torch.Tensor, subsampling: tuple[int, int]) -> torch.Tensor:
+    """Subsample chroma: filter columns with (1 2 1) at every other column, average pairs of lines."""
+    horizontal, vertical = subsampling
+    if horizontal == 2:
         padded = torch.cat((plane[:, :1], plane, plane[:, -1:]), 1)
         plane = (padded[:, :-2:2] + 2 * padded[:, 1:-1:2] + padded[:, 2::2]) / 4
-    if high == 2:
+    if vertical == 2:
         plane = plane if len(plane) % 2 == 0 else torch.cat((plane, plane[-1:]), 0)
         plane = (plane[::2] + plane[1::2]) / 2
     return plane
 
 
-def _at(plane: torch.Tensor, lines: range, size: Sequence[int]) -> torch.Tensor:
-    """Chroma as stored at every pixel of some lines, the first an even one, of a picture of ``(height, width)``."""
+def _upsample_lines(plane: torch.Tensor, lines: range, size: Sequence[int]) -> torch.Tensor:
+    """Upsample chroma for a strip of ``lines``, starting at an even one, of a frame of ``(height, width)``."""
     if len(plane) == size[0]:
-        return _enlarge(plane[lines.start : lines.stop].float(), (len(lines), size[1]))
-    first = max(0, lines.start // 2 - 1)  # what lies between two lines needs those on either side
-    some = plane[first : lines.stop // 2 + 2].float()
-    return _enlarge(some, (2 * len(some), size[1]))[lines.start - 2 * first : lines.stop - 2 * first]
+        return _upsample_chroma(plane[lines.start : lines.stop].float(), (len(lines), size[1]))
+    first = max(0, lines.start // 2 - 1)  # interpolation needs the chroma lines on both sides
+    strip = plane[first : lines.stop // 2 + 2].float()
+    return _upsample_chroma(strip, (2 * len(strip), size[1]))[lines.start - 2 * first : lines.stop - 2 * first]
 
 
-def _enlarge(plane: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Chroma as stored to every pixel, linear in between: the columns stored are even ones, lines lie between two."""
+def _upsample_chroma(plane: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate chroma linearly: samples lie on even columns, and halfway between pairs of lines."""
     if plane.shape[0] < size[0]:
         above, below = torch.cat((plane[:1], plane[:-1])), torch.cat((plane[1:], plane[-1:]))
         plane = torch.stack(((3 * plane + above) / 4, (3 * plane + below) / 4), 1).flatten(0, 1)[: size[0]]
@@ -240,50 +246,52 @@ def _enlarge(plane: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return plane
 
 
-def _shrink(form: VideoFormat) -> tuple[int, int]:
-    """How many columns and lines share a sample of chroma: 2 or 1."""
-    return 1 if form.chroma_width(4) == 4 else 2, 1 if form.chroma_height(4) == 4 else 2
+def _chroma_subsampling(pixel_format: VideoFormat) -> tuple[int, int]:
+    """Return the horizontal and vertical subsampling factors of chroma, 1 or 2."""
+    return 1 if pixel_format.chroma_width(4) == 4 else 2, 1 if pixel_format.chroma_height(4) == 4 else 2
 
 
-def _samples(frame: av.VideoFrame, index: int) -> torch.Tensor:
-    """A view of plane ``index``, ``(h, w)``."""
+def _view_plane(frame: av.VideoFrame, index: int) -> torch.Tensor:
+    """Return a view of plane ``index``, ``(h, w)``."""
     plane, bits = frame.planes[index], frame.format.components[0].bits
     flat = torch.frombuffer(cast(Any, plane), dtype=torch.uint8 if bits == 8 else torch.uint16)
-    line = plane.line_size // flat.element_size()
-    return flat[: line * plane.height].view(plane.height, line)[:, : plane.width]
+    stride = plane.line_size // flat.element_size()
+    return flat[: stride * plane.height].view(plane.height, stride)[:, : plane.width]
 
 
-def _quantised(values: torch.Tensor, depth: int) -> np.ndarray:
-    top = 2**depth - 1
-    return values.mul_(top).round_().clamp_(0, top).to(torch.uint16).numpy()
+def _quantize(values: torch.Tensor, depth: int) -> np.ndarray:
+    """Round values in [0, 1] to uint16 of ``depth`` bits, in place."""
+    peak = 2**depth - 1
+    return values.mul_(peak).round_().clamp_(0, peak).to(torch.uint16).numpy()
 
 
-def rescaled(array: np.ndarray, depth: int, bits: int) -> np.ndarray:
-    """Values of ``depth`` bits in ``bits``, black to black and white to white."""
+def rescale_depth(array: np.ndarray, depth: int, bits: int) -> np.ndarray:
+    """Rescale values from ``depth`` to ``bits`` bits, mapping black to black and white to white."""
     if depth == bits:
         return array
-    top, new = 2**depth - 1, 2**bits - 1
-    values = (array.astype(np.uint32) * new + top // 2) // top
+    peak, new_peak = 2**depth - 1, 2**bits - 1
+    values = (array.astype(np.uint32) * new_peak + peak // 2) // peak
     return values.astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def _mastering(frame: av.VideoFrame) -> tuple[Fraction, ...]:
-    """AVMasteringDisplayMetadata: ten fractions (primaries, white, luminance) and whether either is there."""
+def _read_mastering(frame: av.VideoFrame) -> tuple[Fraction, ...]:
+    """Read AVMasteringDisplayMetadata: ten fractions (primaries, white point, luminance) and two presence flags."""
     data = frame.side_data.get("MASTERING_DISPLAY_METADATA")
     if data is None:
         return ()
-    *numbers, primaries, luminance = struct.unpack("=22i", bytes(cast(Any, data))[:88])
-    if not (primaries and luminance and all(numbers[1::2])):
+    *numbers, has_primaries, has_luminance = struct.unpack("=22i", bytes(cast(Any, data))[:88])
+    if not (has_primaries and has_luminance and all(numbers[1::2])):
         return ()
     return tuple(Fraction(p, q) for p, q in zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _lost(frame: av.VideoFrame) -> tuple[str, ...]:
-    kinds = {data.type for data in cast(Any, frame.side_data)}
-    return tuple(name for kind, name in LOST.items() if kind in kinds)
-
-
-def _light(frame: av.VideoFrame) -> tuple[int, ...]:
-    """AVContentLightMetadata: MaxCLL and MaxFALL."""
+def _read_light(frame: av.VideoFrame) -> tuple[int, ...]:
+    """Read AVContentLightMetadata: MaxCLL and MaxFALL."""
     data = frame.side_data.get("CONTENT_LIGHT_LEVEL")
     return () if data is None else struct.unpack("=2I", bytes(cast(Any, data))[:8])
+
+
+def _list_dropped(frame: av.VideoFrame) -> tuple[str, ...]:
+    """Name the side data of a frame that restoration discards."""
+    kinds = {data.type for data in cast(Any, frame.side_data)}
+    return tuple(name for kind, name in DROPPED.items() if kind in kinds)

@@ -1,4 +1,4 @@
-"""A video file in the making: which containers there are, and how one appears under its name only when it is whole."""
+"""Write video containers and frame folders atomically: each appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -21,139 +21,156 @@ from src.video.matroska import write_aspect
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".nut": "nut"}
 
-FRAME = re.compile(r"\d{8,}\.png")  # the name of a frame in a folder
+FRAME_NAME = re.compile(r"\d{8,}\.png")
 
 log = logging.getLogger(__name__)
 
 
-class About(NamedTuple):
-    """What a part says of its picture beyond what NUT has a place for."""
+class PartHeader(NamedTuple):
+    """Properties of a ``.nut`` part that NUT cannot store; kept as JSON in its ``comment`` tag."""
 
     fps: Fraction
     aspect: Fraction
     signal: Signal
-    shift: int = 0  # what to add to times, in their unit, as NUT has none below 0
+    shift: int = 0  # added to timestamps on reading, in their time base, since NUT has no negative ones
 
-    def words(self) -> str:
-        meaning = [self.signal.matrix, self.signal.range, self.signal.primaries, self.signal.transfer]
-        said = {"fps": str(self.fps), "aspect": str(self.aspect), "signal": meaning, "shift": self.shift}
-        return json.dumps(said)
+    def to_json(self) -> str:
+        """Serialize the header."""
+        color = [self.signal.matrix, self.signal.range, self.signal.primaries, self.signal.transfer]
+        fields = {"fps": str(self.fps), "aspect": str(self.aspect), "signal": color, "shift": self.shift}
+        return json.dumps(fields)
 
     @classmethod
-    def read(cls, path: Path, words: str) -> About:
+    def from_json(cls, path: Path, text: str) -> PartHeader:
+        """Parse the ``comment`` tag of the part at ``path``.
+
+        Raises:
+            VideoError: it is not a part.
+        """
         try:
-            said = json.loads(words)
-            matrix, full, primaries, transfer = said["signal"]
-            signal = Signal(matrix=matrix, range=full, primaries=primaries, transfer=transfer)
-            return cls(Fraction(said["fps"]), Fraction(said["aspect"]), signal, said["shift"])
+            fields = json.loads(text)
+            matrix, color_range, primaries, transfer = fields["signal"]
+            signal = Signal(matrix=matrix, range=color_range, primaries=primaries, transfer=transfer)
+            return cls(Fraction(fields["fps"]), Fraction(fields["aspect"]), signal, fields["shift"])
         except (ValueError, KeyError, TypeError) as error:
-            raise VideoError(f"{path} is no part of a video as they are written here; write it again") from error
+            raise VideoError(f"{path} is not a video part; write it again") from error
 
 
-class Output:
-    """A video file in the making, under a hidden name beside its own; to be used in a ``with`` statement.
+class ContainerWriter:
+    """Writes a container under a hidden temporary name and renames it on success; a context manager.
 
     Attributes:
-        container: what streams are added to and packets are put into.
+        container: the open PyAV container.
 
     Args:
-        path: where it is to be.
-        encoder: what encodes the picture of a part.
-        called: what errors call it, ``path`` unless told.
+        path: the final file.
+        encoder: the encoder of the video stream, for a part.
+        display_path: the path to name in errors, if not ``path``.
 
     Raises:
-        VideoError: there is no such container, or it cannot be written there.
+        VideoError: the container is unknown, or the file cannot be written.
     """
 
-    def __init__(self, path: Path, encoder: str = "", called: Path | None = None) -> None:
-        self.path, self.suffix, self._called = path, path.suffix.lower(), called or path
+    def __init__(self, path: Path, encoder: str = "", display_path: Path | None = None) -> None:
+        self.path, self.suffix, self._display_path = path, path.suffix.lower(), display_path or path
         self.container: Any = None
-        self._part = path.absolute().with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self._kind = CONTAINERS.get(self.suffix, "")
-        if self._kind == "nut" and encoder == "prores_ks":
-            self._kind = "mov"  # NUT has no name for ProRes
+        self._temporary = path.absolute().with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        self._format = CONTAINERS.get(self.suffix, "")
+        if self._format == "nut" and encoder == "prores_ks":
+            self._format = "mov"  # NUT has no codec tag for ProRes
         self._aspect = Fraction(1)
 
-    def __enter__(self) -> Output:
-        check(self.path)
+    def __enter__(self) -> ContainerWriter:
+        check_container(self.path)
         try:
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            # Makes no file before the first packet; without names drawn by lot, so that equal videos are equal files.
-            self.container = av.open(str(self._part), "w", format=self._kind, options={"fflags": "+bitexact"})
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
+            # Creates the file at the first packet. bitexact omits random identifiers, for reproducible files.
+            options = {"fflags": "+bitexact"}
+            self.container = av.open(str(self._temporary), "w", format=self._format, options=options)
         except (av.FFmpegError, OSError) as error:
-            raise failed(self._called, error) from error
+            raise make_write_error(self._display_path, error) from error
         return self
 
-    def describe(self, stream: Any, about: About, base: Fraction) -> None:
-        """Say of the video ``stream`` what it is, before the first packet; ``base`` is its unit of time, in seconds."""
-        context, signal = stream.codec_context, about.signal
-        context.framerate, context.sample_aspect_ratio, stream.time_base = about.fps, about.aspect, base
+    def describe(self, stream: Any, header: PartHeader, time_base: Fraction) -> None:
+        """Set the properties of the video ``stream`` before its first packet; ``time_base`` is in seconds."""
+        context, signal = stream.codec_context, header.signal
+        context.framerate, context.sample_aspect_ratio, stream.time_base = header.fps, header.aspect, time_base
         if context.is_encoder:
-            context.time_base = base
+            context.time_base = time_base
         context.colorspace, context.color_range = signal.matrix, signal.range
         context.color_primaries, context.color_trc = signal.primaries, signal.transfer
         options = self.container.container_options
-        if self._kind in ("mp4", "mov"):
-            options["movie_timescale"] = str(base.denominator * -(-1000 // base.denominator))  # exact delays
+        if self._format in ("mp4", "mov"):
+            options["movie_timescale"] = str(time_base.denominator * -(-1000 // time_base.denominator))  # exact delays
             if context.name.startswith(("hevc", "libx265")):
-                context.codec_tag = "hvc1"  # the only kind of HEVC that Apple's players open
-        elif self._kind == "nut":
-            options["avoid_negative_ts"] = "disabled"  # which would move the part
+                context.codec_tag = "hvc1"  # the only tag for HEVC that Apple's players accept
+        elif self._format == "nut":
+            options["avoid_negative_ts"] = "disabled"  # it would shift the part
             context.flags |= Flags.global_header
-        elif not context.name.startswith(("h264", "hevc")):  # which say it themselves
-            self._aspect = about.aspect
+        elif not context.name.startswith(("h264", "hevc")):  # those store it in the bitstream
+            self._aspect = header.aspect
         if self.suffix == ".nut":
-            self.container.metadata["comment"] = about.words()
+            self.container.metadata["comment"] = header.to_json()
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self._commit()
         except (av.FFmpegError, OSError) as error:
-            raise failed(self._called, error) from error
+            raise make_write_error(self._display_path, error) from error
         finally:
-            self.abandon()
+            self.discard()
 
-    def abandon(self) -> None:
-        """Remove what is not whole; does nothing to what is."""
+    def discard(self) -> None:
+        """Delete the temporary file; has no effect after a successful exit."""
         try:
             if self.container is not None:
                 self.container.close()
         except (av.FFmpegError, ValueError) as error:
-            log.debug("%s was left: %s", self._part, error)
-        self._part.unlink(missing_ok=True)
+            log.debug("%s did not close cleanly: %s", self._temporary, error)
+        self._temporary.unlink(missing_ok=True)
 
-    def _finish(self) -> None:
+    def _commit(self) -> None:
         self.container.close()
         if self._aspect != 1:
-            write_aspect(self._part, self._aspect)
-        fsync(self._part)
-        os.replace(self._part, self.path)
-        fsync(self._part.parent)
+            write_aspect(self._temporary, self._aspect)
+        fsync(self._temporary)
+        os.replace(self._temporary, self.path)
+        fsync(self._temporary.parent)
 
 
-def check(path: Path, encoder: str = "") -> None:
-    """Raises a VideoError where no video can be written to ``path``, or none that ``encoder`` encodes."""
+def check_container(path: Path, encoder: str = "") -> None:
+    """Check that a video can be written to ``path``, with the codec of ``encoder`` if given.
+
+    Raises:
+        VideoError: it cannot.
+    """
     if path.suffix.lower() not in CONTAINERS:
-        raise VideoError(f"{path} cannot be written, as a video is written to {', '.join(list(CONTAINERS)[:-1])}")
+        raise VideoError(f"{path} is not a supported video file; use one of {', '.join(list(CONTAINERS)[:-1])}")
     if path.is_dir():
-        raise VideoError(f"{path} is a folder, name a file to write the video to")
+        raise VideoError(f"{path} is a folder; name a file for the video")
     if encoder and path.suffix.lower() != ".nut":
         with av.open(os.devnull, "w", format=CONTAINERS[path.suffix.lower()]) as container:
-            listed = encoder in container.supported_codecs and (encoder, path.suffix.lower()) != ("libsvtav1", ".mov")
-            if not listed:  # QuickTime's muxer lists AV1, and refuses it at last
-                fit = ".mov" if encoder == "prores_ks" else ".mkv"
-                raise VideoError(f"{path} cannot hold {encoder.removesuffix('_ks')}, write {path.stem}{fit} instead")
+            # QuickTime's muxer lists AV1 but rejects it on writing.
+            is_refused = (encoder, path.suffix.lower()) == ("libsvtav1", ".mov")
+            if encoder not in container.supported_codecs or is_refused:
+                suffix = ".mov" if encoder == "prores_ks" else ".mkv"
+                codec = encoder.removesuffix("_ks")
+                raise VideoError(f"{path} cannot store {codec}; write {path.stem}{suffix} instead")
 
 
-def check_folder(path: Path) -> None:
-    """Raises a VideoError where a folder of frames cannot be put: what is there is no such folder, nor empty."""
-    if path.exists() and (not path.is_dir() or not all(FRAME.fullmatch(entry.name) for entry in path.iterdir())):
-        raise VideoError(f"{path} is not empty and holds more than frames, name another folder to write frames to")
+def check_frame_folder(path: Path) -> None:
+    """Check that a folder of frames can be written to ``path``: it is absent, empty, or holds only such frames.
+
+    Raises:
+        VideoError: it is a file or holds other files.
+    """
+    if path.exists() and (not path.is_dir() or not all(FRAME_NAME.fullmatch(entry.name) for entry in path.iterdir())):
+        raise VideoError(f"{path} exists and is not a folder of frames; name another folder")
 
 
-def put_folder(draft: Path, path: Path) -> None:
-    """Puts a folder of frames in its place, instead of the frames that are there."""
+def replace_folder(draft: Path, path: Path) -> None:
+    """Move the folder ``draft`` to ``path``, replacing the folder there."""
     old = path.absolute().with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.is_dir():
@@ -163,6 +180,6 @@ def put_folder(draft: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def failed(path: Path, error: Exception) -> VideoError:
-    """The sentence for what the disk or FFmpeg does not take."""
+def make_write_error(path: Path, error: Exception) -> VideoError:
+    """Convert an error of FFmpeg or the file system to a VideoError that names the file."""
     return VideoError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")

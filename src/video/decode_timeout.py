@@ -1,4 +1,4 @@
-"""A time limit on decoders, some of which hang on damaged files."""
+"""A time limit for decoders: some of them hang on damaged files."""
 
 from __future__ import annotations
 
@@ -11,47 +11,57 @@ from typing import TypeVar
 import av
 
 from src.errors import VideoError
-from src.video.probe import in_words
+from src.video.decoding import describe_error
 
 T = TypeVar("T")
 
 
-class Stuck(VideoError):  # noqa: N818 - what the decoder is
-    """A decoder that was given up; its thread, and what memory that has, are lost to the process."""
+class DecodeTimeoutError(VideoError):
+    """A decoder made no progress in time. Its thread keeps running, and the process cannot reclaim its memory."""
 
 
-class Watch:
-    """Does work in a thread of its own and gives it up when nothing has come of it for too long."""
+class Watchdog:
+    """Runs decoding work in a thread and abandons it after ``timeout`` seconds without progress.
+
+    Attributes:
+        expired: the thread was abandoned and may still be inside the decoder, so nothing may touch that decoder again.
+    """
 
     def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self.timeout, self.lost = path, timeout, False
-        self.beat()
+        self.path, self.timeout, self.expired = path, timeout, False
+        self.reset()
 
-    def beat(self) -> None:
-        """Say that work goes on: a packet or a frame has come."""
-        self._last = time.monotonic()
+    def reset(self) -> None:
+        """Restart the countdown; called for each packet and frame."""
+        self._last_progress = time.monotonic()
 
-    def __call__(self, work: Callable[[], T]) -> T:
-        outcome: list[T] = []
-        failure: list[BaseException] = []
+    def run(self, work: Callable[[], T]) -> T:
+        """Return the result of ``work``, or raise its error.
+
+        Raises:
+            DecodeTimeoutError: no :meth:`reset` for ``timeout`` seconds.
+            VideoError: FFmpeg failed.
+        """
+        results: list[T] = []
+        errors: list[BaseException] = []
         done = threading.Event()
 
-        def run() -> None:
+        def target() -> None:
             try:
-                outcome.append(work())
+                results.append(work())
             except BaseException as error:
-                failure.append(error)
+                errors.append(error)
             finally:
                 done.set()
 
-        self.beat()
-        threading.Thread(target=run, daemon=True, name=f"decoding {self.path.name}").start()
-        while not done.wait(max(0.0, self._last + self.timeout - time.monotonic())):
-            if time.monotonic() - self._last >= self.timeout:
-                self.lost = True  # the thread may still be inside the decoder, which nobody must touch again
-                raise Stuck(f"{self.path} was given up: its decoder has given nothing for {self.timeout:g} s")
-        if failure and isinstance(failure[0], av.FFmpegError):
-            raise VideoError(f"{self.path} cannot be read as video: {in_words(failure[0])}") from failure[0]
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        self.reset()
+        threading.Thread(target=target, daemon=True, name=f"decoding {self.path.name}").start()
+        while not done.wait(max(0.0, self._last_progress + self.timeout - time.monotonic())):
+            if time.monotonic() - self._last_progress >= self.timeout:
+                self.expired = True
+                raise DecodeTimeoutError(f"{self.path} timed out: its decoder made no progress for {self.timeout:g} s")
+        if errors and isinstance(errors[0], av.FFmpegError):
+            raise VideoError(f"{self.path} cannot be read as video: {describe_error(errors[0])}") from errors[0]
+        if errors:
+            raise errors[0]
+        return results[0]

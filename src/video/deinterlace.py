@@ -1,4 +1,4 @@
-"""Frames woven of two fields, taken at different times, into frames of one time each."""
+"""Deinterlacing: progressive frames from frames that hold two fields of different times."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import av
 
 
 class Deinterlacer:
-    """bwdif, one frame out for each frame in, of the time of its first field; frames go in and come out in order.
+    """FFmpeg's bwdif filter: one output per input frame, at the time of its first field, in order.
 
-    A frame depends on its neighbours alone, which is why one is held back until the next has come.
+    A frame depends on its neighbors, so the output is one frame behind the input.
 
     Args:
-        first: a frame as all will be.
-        flagged: whether frames say themselves that they are woven; those that do not then pass as they are.
+        first: a frame with the format of all frames.
+        frames_flagged: frames carry an interlacing flag; those not flagged then pass unchanged.
     """
 
-    def __init__(self, first: av.VideoFrame, flagged: bool) -> None:
+    def __init__(self, first: av.VideoFrame, frames_flagged: bool) -> None:
         self._graph = graph = av.filter.Graph()
         graph.threads = 1
         shape = f"video_size={first.width}x{first.height}:pix_fmt={first.format.name}:pixel_aspect=1/1"
-        meaning = f"colorspace={int(first.colorspace)}:range={int(first.color_range)}"
-        source = graph.add("buffer", f"{shape}:time_base={first.time_base}:{meaning}")
-        bwdif = graph.add("bwdif", f"mode=send_frame:parity=auto:deint={'interlaced' if flagged else 'all'}")
+        color = f"colorspace={int(first.colorspace)}:range={int(first.color_range)}"
+        source = graph.add("buffer", f"{shape}:time_base={first.time_base}:{color}")
+        selection = "interlaced" if frames_flagged else "all"
+        bwdif = graph.add("bwdif", f"mode=send_frame:parity=auto:deint={selection}")
         graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
 
-    def __call__(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-        """Give a frame, or None after the last, and take what is ready."""
+    def push(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        """Push a frame, or None after the last; yield the frames that are complete."""
         self._graph.push(frame)
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What on a disk is a clip: video files, folders of frames, and patterns of their names."""
+"""Find clips on disk: video files, folders of frames, and glob patterns of image names."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ VIDEO_SUFFIXES = frozenset({
 })
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # fmt: on
-PACKED = ".mp4"  # of a video that a folder of frames was packed into, beside the folder's name (src/video/packed.py)
+PACKED_SUFFIX = ".mp4"  # appended to the name of a folder of frames packed into a video (src/video/packed.py)
 
 
 def find_videos(root: str | Path) -> list[Path]:
-    """The clips in and under ``root``, in natural order: video files, and folders of two or more images.
+    """Find the clips in and under ``root``, in natural order: video files, and folders of two or more images.
 
-    A folder of frames is one clip and is not looked into; ``root`` itself may be a clip. Hidden names are skipped.
+    A folder of frames is one clip; its subfolders are not searched. ``root`` itself may be a clip. Hidden names are
+    skipped.
     """
     root = Path(root)
     if is_video(root):
         return [root]
     if not root.is_dir():
         return []
-    found: list[Path] = []
-    pending, seen = [root], {root.resolve()}  # links are followed, but none twice
+    clips: list[Path] = []
+    pending, visited = [root], {root.resolve()}  # symbolic links may form cycles
     while pending:
         for entry in pending.pop().iterdir():
             if entry.name.startswith("."):
                 continue
             if is_video(entry):
-                found.append(entry)
-            elif entry.is_dir() and (real := entry.resolve()) not in seen:
-                seen.add(real)
+                clips.append(entry)
+            elif entry.is_dir() and (target := entry.resolve()) not in visited:
+                visited.add(target)
                 pending.append(entry)
-    return sorted(found, key=lambda path: natural(str(path)))
+    return sorted(clips, key=lambda path: natural_key(str(path)))
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether ``path`` is, going by names, a video file or a folder of frames (two images or more, no videos)."""
+    """Check by names: a video file, or a folder of two or more images and no videos."""
     path = Path(path)
     if path.is_dir():
         suffixes = [entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")]
@@ -49,27 +50,27 @@ def is_video(path: str | Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
-def clip_at(place: Path) -> Path | None:
-    """The folder ``place``, or the video of the same name that it was packed into; None where neither is there."""
-    video = place.with_name(place.name + PACKED)
-    return place if place.is_dir() else video if video.is_file() else None
+def find_clip(folder: Path) -> Path | None:
+    """Return ``folder``, or the packed video of the same name, or None if neither exists."""
+    video = folder.with_name(folder.name + PACKED_SUFFIX)
+    return folder if folder.is_dir() else video if video.is_file() else None
 
 
-def is_pattern(path: Path) -> bool:
-    """Whether a path is a pattern of the names of images, and of nothing else, in a folder that there is."""
+def is_image_pattern(path: Path) -> bool:
+    """Check for a glob pattern in an existing folder that matches two or more files, all of them images."""
     if path.exists() or not glob.has_magic(path.name) or not path.parent.is_dir():
         return False
-    shown = [entry for entry in path.parent.glob(path.name) if entry.name[0] != "."]
-    return len(shown) > 1 and all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in shown)
+    matches = [entry for entry in path.parent.glob(path.name) if entry.name[0] != "."]
+    return len(matches) > 1 and all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in matches)
 
 
-def images(path: Path) -> list[Path]:
-    """The images of a folder, or those in a folder that a pattern of names matches, in natural order."""
+def list_images(path: Path) -> list[Path]:
+    """List the images in a folder, or those that match a glob pattern, in natural order."""
     entries = path.iterdir() if path.is_dir() else path.parent.glob(path.name)
     files = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
-    return sorted(files, key=lambda file: natural(file.name))
+    return sorted(files, key=lambda file: natural_key(file.name))
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts frame2 before frame10."""
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Split a name into a sort key that orders frame2 before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

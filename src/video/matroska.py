@@ -1,7 +1,7 @@
-"""The shape of pixels in Matroska files: FFmpeg writes it only for streams that say it, and PyAV's cannot.
+"""Set the pixel aspect ratio in Matroska files: FFmpeg writes it only from a stream property that PyAV cannot set.
 
-A file is a tree of elements: identifier, length of the content, content (RFC 8794 and RFC 9559). What is added to the
-tracks is taken from the void that FFmpeg leaves before them, so that no cluster moves.
+A file is a tree of elements: identifier, length of the content, content (RFC 8794 and RFC 9559). The space for the new
+elements comes from the void element that FFmpeg leaves before the tracks, so no cluster moves.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEGMENT, SEEK_HEAD, SEEK, SEEK_POSITION, INFO = 0x18538067, 0x114D9B74, 0x4DBB, 0x53AC, 0x1549A966
-TRACKS, ENTRY, VIDEO, VOID, CRC = 0x1654AE6B, 0xAE, 0xE0, 0xEC, 0xBF
-WIDTH, HEIGHT, SHOWN_WIDTH, SHOWN_HEIGHT, SHOWN_UNIT = 0xB0, 0xBA, 0x54B0, 0x54BA, 0x54B2
+TRACKS, TRACK_ENTRY, VIDEO, VOID, CRC = 0x1654AE6B, 0xAE, 0xE0, 0xEC, 0xBF
+WIDTH, HEIGHT, DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = 0xB0, 0xBA, 0x54B0, 0x54BA, 0x54B2
 
 
 class _Element(NamedTuple):
@@ -26,98 +26,104 @@ class _Element(NamedTuple):
 
 
 def write_aspect(path: Path, aspect: Fraction) -> None:
-    """Give the video of a Matroska file, as FFmpeg writes it, pixels of ``aspect``, width over height.
+    """Set the pixel aspect ratio, width over height, of the video in a Matroska file that FFmpeg wrote.
 
-    It is kept as the size at which the picture is shown, so only where that comes out even is it exact.
+    It is stored as the display size in whole pixels, so it is exact only if that is.
 
     Raises:
-        OSError: the file cannot be changed, or has no room for it.
+        OSError: the file cannot be changed or has no space for it.
     """
     with path.open("r+b") as file:
         head = file.read(1 << 20)
-        segment = next(element for element in _elements(head, 0, len(head)) if element.kind == SEGMENT)
-        found = {e.kind: e for e in _elements(head, segment.content, len(head)) if e.end <= len(head)}
-        if not {SEEK_HEAD, VOID, INFO, TRACKS} <= found.keys():
-            raise OSError(f"{path.name} has no room for the shape of its pixels")
-        seek, void, tracks = found[SEEK_HEAD], found[VOID], found[TRACKS]
-        shaped = _shaped(head, tracks, aspect)
-        grown = len(shaped) - (tracks.end - tracks.start)
-        left = void.end - void.content - grown
-        if not seek.end == void.start < void.end <= found[INFO].start < tracks.start or left < 0:
-            raise OSError(f"{path.name} has no room for the shape of its pixels")
-        moved = {found[kind].start - segment.content for kind in (INFO, TRACKS)}
-        file.seek(seek.start)
-        file.write(_sought(head, seek, moved, grown))
-        file.write(head[void.start : void.start + 1] + _length(left, void.content - void.start - 1) + bytes(left))
-        file.write(head[void.end : tracks.start] + shaped)
+        segment = next(element for element in _parse_elements(head, 0, len(head)) if element.kind == SEGMENT)
+        elements = {e.kind: e for e in _parse_elements(head, segment.content, len(head)) if e.end <= len(head)}
+        if not {SEEK_HEAD, VOID, INFO, TRACKS} <= elements.keys():
+            raise OSError(f"{path.name} has no space for a pixel aspect ratio")
+        seek_head, void, tracks = elements[SEEK_HEAD], elements[VOID], elements[TRACKS]
+        new_tracks = _set_aspect(head, tracks, aspect)
+        growth = len(new_tracks) - (tracks.end - tracks.start)
+        remaining = void.end - void.content - growth
+        is_expected_order = seek_head.end == void.start < void.end <= elements[INFO].start < tracks.start
+        if not is_expected_order or remaining < 0:
+            raise OSError(f"{path.name} has no space for a pixel aspect ratio")
+        moved = {elements[kind].start - segment.content for kind in (INFO, TRACKS)}
+        file.seek(seek_head.start)
+        file.write(_shift_positions(head, seek_head, moved, growth))
+        void_length = _encode_length(remaining, void.content - void.start - 1)
+        file.write(head[void.start : void.start + 1] + void_length + bytes(remaining))
+        file.write(head[void.end : tracks.start] + new_tracks)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _shaped(data: bytes, element: _Element, aspect: Fraction) -> bytes:
-    """The bytes of an element, the first picture in it given the shape."""
-    inside = list(_elements(data, element.content, element.end))
+def _set_aspect(data: bytes, element: _Element, aspect: Fraction) -> bytes:
+    """Return the bytes of an element with the display size of its first video set."""
+    children = list(_parse_elements(data, element.content, element.end))
     if element.kind == VIDEO:
         width, height = (
-            int.from_bytes(data[e.content : e.end]) for kind in (WIDTH, HEIGHT) for e in inside if e.kind == kind
+            int.from_bytes(data[e.content : e.end]) for kind in (WIDTH, HEIGHT) for e in children if e.kind == kind
         )
-        body = b"".join(data[e.start : e.end] for e in inside if e.kind not in (SHOWN_WIDTH, SHOWN_HEIGHT, SHOWN_UNIT))
-        for kind, value in zip((SHOWN_WIDTH, SHOWN_HEIGHT), _shown(width, height, aspect), strict=True):
-            body += kind.to_bytes(2) + _length(4) + value.to_bytes(4)
-        return _packed(VIDEO, body)
+        replaced = DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT
+        body = b"".join(data[e.start : e.end] for e in children if e.kind not in replaced)
+        display_size = _compute_display_size(width, height, aspect)
+        for kind, value in zip((DISPLAY_WIDTH, DISPLAY_HEIGHT), display_size, strict=True):
+            body += kind.to_bytes(2) + _encode_length(4) + value.to_bytes(4)
+        return _encode_element(VIDEO, body)
     body, done = b"", False
-    for e in inside:
-        deeper = not done and e.kind in (ENTRY, VIDEO)
-        part = _shaped(data, e, aspect) if deeper else data[e.start : e.end]
-        done = done or (deeper and part != data[e.start : e.end])
+    for child in children:
+        original = data[child.start : child.end]
+        descend = not done and child.kind in (TRACK_ENTRY, VIDEO)
+        part = _set_aspect(data, child, aspect) if descend else original
+        done = done or (descend and part != original)
         body += part
-    return _packed(element.kind, _checked(body))
+    return _encode_element(element.kind, _update_checksum(body))
 
 
-def _shown(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height at which pixels of ``aspect`` are shown: about as many, exactly in proportion if they can be."""
+def _compute_display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """Return a display size close to the frame size, in the exact proportion if possible."""
     across, down = (width * aspect / height).as_integer_ratio()
-    times = max(1, round(height / down))
-    return (across * times, down * times) if down * times < 2 * height else (round(width * aspect), height)
+    factor = max(1, round(height / down))
+    return (across * factor, down * factor) if down * factor < 2 * height else (round(width * aspect), height)
 
 
-def _sought(data: bytes, element: _Element, moved: set[int], by: int) -> bytes:
-    """The index of the file, some of whose entries have moved towards its beginning."""
-    body = bytearray(data[element.content : element.end])
-    for seek in _elements(data, element.content, element.end):
-        for e in _elements(data, seek.content, seek.end) if seek.kind == SEEK else ():
+def _shift_positions(data: bytes, seek_head: _Element, moved: set[int], offset: int) -> bytes:
+    """Return the seek head after the elements at the positions ``moved`` have moved forward by ``offset``."""
+    body = bytearray(data[seek_head.content : seek_head.end])
+    for seek in _parse_elements(data, seek_head.content, seek_head.end):
+        for e in _parse_elements(data, seek.content, seek.end) if seek.kind == SEEK else ():
             position = int.from_bytes(data[e.content : e.end])
             if e.kind == SEEK_POSITION and position in moved:
-                place = slice(e.content - element.content, e.end - element.content)
-                body[place] = (position - by).to_bytes(e.end - e.content)
-    return data[element.start : element.content] + _checked(bytes(body))
+                place = slice(e.content - seek_head.content, e.end - seek_head.content)
+                body[place] = (position - offset).to_bytes(e.end - e.content)
+    return data[seek_head.start : seek_head.content] + _update_checksum(bytes(body))
 
 
-def _checked(body: bytes) -> bytes:
-    """``body``, its checksum, if it begins with one, put right: a CRC-32 of what follows, least byte first."""
+def _update_checksum(body: bytes) -> bytes:
+    """Recompute the checksum, if ``body`` starts with one: the little-endian CRC-32 of the rest."""
     if body[:2] == bytes((CRC, 0x84)):
         return body[:2] + zlib.crc32(body[6:]).to_bytes(4, "little") + body[6:]
     return body
 
 
-def _packed(kind: int, body: bytes) -> bytes:
-    return kind.to_bytes((kind.bit_length() + 7) // 8) + _length(len(body)) + body
+def _encode_element(kind: int, body: bytes) -> bytes:
+    return kind.to_bytes((kind.bit_length() + 7) // 8) + _encode_length(len(body)) + body
 
 
-def _length(value: int, width: int = 0) -> bytes:
-    """A length in ``width`` bytes, as few as it takes unless told: its first bit that is set tells how many."""
+def _encode_length(value: int, width: int = 0) -> bytes:
+    """Encode a length in ``width`` bytes, by default as few as possible; the first set bit marks the width."""
     width = width or next(n for n in range(1, 9) if value < (1 << 7 * n) - 1)
     return (value | 1 << 7 * width).to_bytes(width)
 
 
-def _elements(data: bytes, start: int, end: int) -> Iterator[_Element]:
+def _parse_elements(data: bytes, start: int, end: int) -> Iterator[_Element]:
+    """Yield the elements between two positions."""
     while start + 2 <= end:
-        marker = 9 - data[start].bit_length()
-        kind = int.from_bytes(data[start : start + marker])
-        place = start + marker
-        width = 9 - data[place].bit_length() if place < end else 9
+        kind_width = 9 - data[start].bit_length()
+        kind = int.from_bytes(data[start : start + kind_width])
+        position = start + kind_width
+        width = 9 - data[position].bit_length() if position < end else 9
         if width > 8:
             return
-        size = int.from_bytes(data[place : place + width]) & ((1 << 7 * width) - 1)
-        yield _Element(kind, start, place + width, place + width + size)
-        start = place + width + size
+        size = int.from_bytes(data[position : position + width]) & ((1 << 7 * width) - 1)
+        yield _Element(kind, start, position + width, position + width + size)
+        start = position + width + size

@@ -1,8 +1,8 @@
-"""Videos that folders of frames are packed into: lossless, of short groups of pictures, every frame with its checksum.
+"""Packed videos: lossless H.264 of a folder of frames, in short groups of pictures, with a checksum for each frame.
 
-Such a video says of itself how many frames it has and what the pixels of each add up to. So it is opened by its table
-alone, without reading packets, and a frame that is not what was packed is never taken for it. :mod:`src.data.packing`
-writes them.
+The ``comment`` tag of a packed video holds the CRC-32 of every frame. Therefore it is indexed from its container's
+sample table without reading packets, and a frame with other pixels than were packed is always detected.
+:mod:`src.data.packing` writes these files.
 """
 
 from __future__ import annotations
@@ -19,78 +19,84 @@ import numpy as np
 
 from src.errors import VideoError
 from src.video.colorspace import RGB, Signal
-from src.video.discovery import PACKED
-from src.video.probe import UPRIGHT, Index, open_stream
+from src.video.decoding import UPRIGHT, open_stream
+from src.video.discovery import PACKED_SUFFIX
+from src.video.probe import VideoIndex
 
-SIGNAL = Signal(8, matrix=RGB, range=2, primaries=1, transfer=13)  # as that of a folder of images
-SEAL = re.compile(r"zeitlupe, frames of a folder, CRC-32 of each: ((?:[0-9a-f]{8})+)")
+SIGNAL = Signal(8, matrix=RGB, range=2, primaries=1, transfer=13)  # that of a folder of images
+TAG = re.compile(r"zeitlupe, frames of a folder, CRC-32 of each: ((?:[0-9a-f]{8})+)")
 
 
-def checksum(pixels: np.ndarray) -> int:
-    """CRC-32 of a frame, uint8 ``(H, W, 3)``."""
+def compute_checksum(pixels: np.ndarray) -> int:
+    """Compute the CRC-32 of a frame, uint8 ``(H, W, 3)``."""
     return zlib.crc32(cast(Any, np.ascontiguousarray(pixels)))
 
 
-def seal(sums: Iterable[int]) -> str:
-    """What a packed video says of itself (its tag ``comment``), given the checksums of its frames in order."""
-    return SEAL.pattern.partition("(")[0] + "".join(f"{number:08x}" for number in sums)
+def format_tag(checksums: Iterable[int]) -> str:
+    """Format the ``comment`` tag of a packed video from the checksums of its frames."""
+    return TAG.pattern.partition("(")[0] + "".join(f"{checksum:08x}" for checksum in checksums)
 
 
-def index(path: Path) -> Index | None:
-    """The index of a packed video, from its table alone; None for any other file, and for what was cut out of one."""
-    if path.suffix.lower() != PACKED:
+def read_index(path: Path) -> VideoIndex | None:
+    """Index a packed video from its sample table; None for any other file, and for an excerpt of a packed video."""
+    if path.suffix.lower() != PACKED_SUFFIX:
         return None
     try:
-        container, stream = open_stream(path, 0, known=True)
-    except (av.FFmpegError, IndexError, ValueError):  # the last of av, where there are no streams to give options to
-        return None  # what is wrong with it, probing tells
+        container, stream = open_stream(path, 0, skip_analysis=True)
+    except (av.FFmpegError, IndexError, ValueError):  # av raises ValueError if there is no stream to apply options to
+        return None  # probing reports the error
     with container:
-        said = SEAL.fullmatch(container.metadata.get("comment", ""))
-        return _index(stream, said[1]) if said and stream.type == "video" else None
+        tag = TAG.fullmatch(container.metadata.get("comment", ""))
+        return _build_index(stream, tag[1]) if tag and stream.type == "video" else None
 
 
-def _index(stream: Any, said: str) -> Index | None:
-    sums = tuple(int(said[i : i + 8], 16) for i in range(0, len(said), 8))
-    table, rate = list(stream.index_entries), stream.average_rate
-    marks = tuple(entry.timestamp for entry in table)
-    base = Fraction(stream.time_base)
-    if not len(table) == len(sums) == stream.frames or not table[0].is_keyframe or marks[0] or not rate:
-        return None  # somebody has cut it and kept its words
-    keys = tuple(entry.timestamp for entry in table if entry.is_keyframe)
-    return Index(
+def _build_index(stream: Any, digits: str) -> VideoIndex | None:
+    checksums = tuple(int(digits[i : i + 8], 16) for i in range(0, len(digits), 8))
+    entries, rate = list(stream.index_entries), stream.average_rate
+    timestamps = tuple(entry.timestamp for entry in entries)
+    time_base = Fraction(stream.time_base)
+    is_complete = len(entries) == len(checksums) == stream.frames and entries[0].is_keyframe and timestamps[0] == 0
+    if not (is_complete and rate):
+        return None  # an excerpt that kept the tag
+    keyframes = tuple(entry.timestamp for entry in entries if entry.is_keyframe)
+    return VideoIndex(
         stream=stream.index,
-        count=len(sums),
-        marks=marks,
-        keys=keys,
-        goals=keys,
-        base=base,
-        rates=(Fraction(rate),),
-        stored=(stream.codec_context.height, stream.codec_context.width),
-        turn=UPRIGHT,
+        count=len(checksums),
+        timestamps=timestamps,
+        keyframes=keyframes,
+        seek_targets=keyframes,
+        time_base=time_base,
+        frame_rates=(Fraction(rate),),
+        coded_size=(stream.codec_context.height, stream.codec_context.width),
+        orientation=UPRIGHT,
         aspect=Fraction(1),
         interlaced=False,
-        flagged=False,
+        frames_flagged=False,
         signal=SIGNAL,
-        last=round(1 / rate / base),
-        objection="",
-        sums=sums,
+        last_duration=round(1 / rate / time_base),
+        decord_objection="",
+        checksums=checksums,
     )
 
 
-def blank(path: Path) -> list[bool]:
-    """Which frames of a packed video are all black, which their checksums tell.
+def find_black_frames(path: Path) -> list[bool]:
+    """Flag the frames of a packed video that are entirely black, by their checksums.
 
     Raises:
-        VideoError: it is no packed video, or damaged.
+        VideoError: not a packed video, or a damaged one.
     """
-    found = index(path)
-    if found is None:
-        raise VideoError(f"{path} is no packed video that is whole; pack the data set again")
-    height, width = found.stored
-    return [number == zlib.crc32(bytes(3 * height * width)) for number in found.sums]
+    index = read_index(path)
+    if index is None:
+        raise VideoError(f"{path} is not an intact packed video; pack the data set again")
+    height, width = index.coded_size
+    return [checksum == zlib.crc32(bytes(3 * height * width)) for checksum in index.checksums]
 
 
-def check(path: Path, sums: tuple[int, ...], number: int, pixels: np.ndarray) -> None:
-    """Raises a VideoError where frame ``number`` of a packed video does not have the pixels that were packed."""
-    if checksum(pixels) != sums[number]:
-        raise VideoError(f"{path} is damaged: frame {number} is not what was packed; remove the file and pack it again")
+def verify_frame(path: Path, checksums: tuple[int, ...], number: int, pixels: np.ndarray) -> None:
+    """Compare the pixels of frame ``number`` with its checksum.
+
+    Raises:
+        VideoError: they differ.
+    """
+    if compute_checksum(pixels) != checksums[number]:
+        raise VideoError(f"{path} is damaged at frame {number} (wrong checksum); delete the file and pack it again")

@@ -1,4 +1,4 @@
-"""What goes with a picture, from file to file: sound, subtitles, chapters, fonts and words, copied as they are."""
+"""Copy the companions of a video from its source file: audio, subtitles, chapters, cover art, attachments, metadata."""
 
 from __future__ import annotations
 
@@ -13,54 +13,61 @@ from typing import Any
 import av
 
 from src.errors import VideoError
-from src.video.containers import Output
-from src.video.probe import open_input, until_damaged
+from src.video.containers import ContainerWriter
+from src.video.decoding import COVER_ART, open_input, stop_at_damage
 
-TEXT = {".mp4": "mov_text", ".m4v": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
-# What a container says of itself, or of streams that are other ones now.
-OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "vendor_id", "bps")
-OWN_OF_TRACKS = ("number_of_", "_statistics_", "source_id", "creation_time")
-# QuickTime knows languages by a list of its own, where FFmpeg looks for these under other names than ISO 639-2/T.
+TEXT_CODECS = {".mp4": "mov_text", ".m4v": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
+# Tags that describe the source's container, or streams that the output does not have.
+# fmt: off
+CONTAINER_TAGS = (
+    "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "vendor_id", "bps",
+)
+# fmt: on
+TRACK_TAGS = ("number_of_", "_statistics_", "source_id", "creation_time")
+# QuickTime has its own list of languages, and FFmpeg looks these up by codes other than ISO 639-2/T.
 # fmt: off
 QUICKTIME_NAMES = {
     "deu": "ger", "ell": "gre", "isl": "ice", "mkd": "mac", "nld": "dut", "sqi": "alb", "swe": "sve", "zho": "chi",
 }
 # fmt: on
-QUICKTIME = "com.apple.quicktime."  # what names of Apple's begin with
-COVER = av.stream.Disposition.attached_pic
+QUICKTIME_PREFIX = "com.apple.quicktime."
 
 log = logging.getLogger(__name__)
 
 
-def opened(source: Path) -> Any:
-    """A file to copy from, open."""
+def open_source(source: Path) -> Any:
+    """Open a file to copy streams from.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
     try:
         return open_input(source)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{source} cannot be opened to copy its audio: {error.strerror}") from error
 
 
-def heard_from(source: Path) -> Fraction | None:
-    """When the first sound of a file begins, on its clock, in seconds; None where there is none."""
-    with opened(source) as container:
+def find_audio_start(source: Path) -> Fraction | None:
+    """Return the start of the earliest audio stream of a file, in seconds on its clock; None without audio."""
+    with open_source(source) as container:
         return min(((stream.start_time or 0) * stream.time_base for stream in container.streams.audio), default=None)
 
 
-class Companions:
-    """What goes with a picture, copied packet by packet from the file that the picture was made from.
+class CompanionStreams:
+    """The streams and metadata beside the video, copied packet by packet from the source of the restored video.
 
-    Made, it has added to ``output`` every audio and subtitle stream that the container can hold, with language and
-    disposition, chapters, cover, attachments (Matroska) and what the source says of itself. What it cannot hold is left
-    out, with a warning.
+    The constructor adds to ``output`` every audio and subtitle stream that its container can store, with language and
+    disposition, as well as chapters, cover art, attachments (Matroska) and metadata. The rest is dropped with a
+    warning.
 
     Args:
-        output: where to.
-        source: where from.
-        shift: what to add to times of the source for those of the output, in seconds.
-        since, until: on the output's clock: what ends before or begins after is left out; None: nothing is.
-        words_alone: takes of the source what it says of itself, and nothing that lasts.
-        picture: the video stream of ``output``, which takes over the words said of the source's.
-        metadata: what ``output`` says of itself beside, or instead of, what the source says.
+        output: the target.
+        source: the file to copy from.
+        shift: seconds added to times of the source.
+        since, until: drop packets that end before or start after these times, on the output's clock; None: no limit.
+        metadata_only: copy only the metadata of the source.
+        video: the video stream of ``output``; it receives the metadata of the source's.
+        metadata: tags of ``output``; they override those of the source.
 
     Raises:
         VideoError: the source cannot be opened.
@@ -68,175 +75,181 @@ class Companions:
 
     def __init__(
         self,
-        output: Output,
+        output: ContainerWriter,
         source: Path | None,
         shift: Fraction,
         *,
         since: Fraction | None = None,
         until: Fraction | None = None,
-        words_alone: bool = False,
-        picture: Any,
+        metadata_only: bool = False,
+        video: Any,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._output, self._source, self._shift, self._since, self._until = output, source, shift, since, until
-        self._open = ExitStack()
-        self._streams: dict[int, Any] = {}
+        self._resources = ExitStack()
+        self._streams: dict[int, Any] = {}  # output streams by index of the source's
         self._packets: Iterator[av.Packet] = iter(())
         container = output.container
         if source is not None:
-            origin = self._open.enter_context(opened(source))
-            if not words_alone:
-                self._packets = self._lasting(origin)
-            container.metadata.update(_kept(origin.metadata, OWN))
-            if any(key.startswith(QUICKTIME) for key in origin.metadata) and output.suffix in (".mov", ".mp4", ".m4v"):
-                container.container_options["movflags"] = "use_metadata_tags"  # else only names of iTunes are kept
-            elif place := origin.metadata.get(f"{QUICKTIME}location.ISO6709"):
-                container.metadata.setdefault("location", place)  # which is the name that others have for it
-            self._name(origin, picture)
+            origin = self._resources.enter_context(open_source(source))
+            if not metadata_only:
+                self._packets = self._add_companions(origin)
+            container.metadata.update(_filter_tags(origin.metadata, CONTAINER_TAGS))
+            has_apple_tags = any(key.startswith(QUICKTIME_PREFIX) for key in origin.metadata)
+            if has_apple_tags and output.suffix in (".mov", ".mp4", ".m4v"):
+                container.container_options["movflags"] = "use_metadata_tags"  # otherwise only iTunes tags are kept
+            elif location := origin.metadata.get(f"{QUICKTIME_PREFIX}location.ISO6709"):
+                container.metadata.setdefault("location", location)
+            self._copy_video_tags(origin, video)
         container.metadata.update(metadata or {})
-        self._ahead = next(self._packets, None)
+        self._next_packet = next(self._packets, None)
 
-    def _lasting(self, origin: Any) -> Iterator[av.Packet]:
-        """Adds streams and chapters to the output; what it returns are the packets of these streams."""
+    def _add_companions(self, origin: Any) -> Iterator[av.Packet]:
+        """Add streams and chapters to the output and return the packets of these streams."""
         for stream in (*origin.streams.audio, *origin.streams.subtitles):
-            self._add(stream)
-        covers = [self._cover(stream) for stream in origin.streams.video if stream.disposition & COVER]
-        if data := [str(stream.index) for stream in origin.streams.data]:
-            log.warning("%s has data (positions, time codes) in stream %s: left out", self._source, ", ".join(data))
+            self._add_stream(stream)
+        covers = [self._add_cover(stream) for stream in origin.streams.video if stream.disposition & COVER_ART]
+        if indices := [str(stream.index) for stream in origin.streams.data]:
+            listed = ", ".join(indices)
+            log.warning("%s: data stream %s (positions, time codes) is not copied", self._source, listed)
         if self._output.suffix == ".mkv":
             for stream in origin.streams.attachments:
                 self._output.container.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
-        self._chapters(origin)
-        return chain(filter(None, covers), self._moved(origin))
+        self._copy_chapters(origin)
+        return chain(filter(None, covers), self._copy_packets(origin))
 
-    def _add(self, stream: Any) -> None:
+    def _add_stream(self, stream: Any) -> None:
         container, codec = self._output.container, stream.codec_context
-        name, kind = codec.name if codec else "of an unknown codec", stream.type
+        codec_name, kind = codec.name if codec else "unknown codec", stream.type
         try:
             added = container.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError):
-            added = self._recoded(stream) if kind == "subtitle" and codec else None
+            added = self._add_text_stream(stream) if kind == "subtitle" and codec else None
         if added is None:
             kind = "audio" if kind == "audio" else "subtitles"
-            words = f"{self._output.path} cannot hold the {kind} of {self._source} ({name}, stream {stream.index})"
-            log.warning("%s: left out; %s.mkv can", words, self._output.path.stem)
+            details = f"{codec_name}, stream {stream.index}"
+            message = f"{self._output.path} cannot store the {kind} of {self._source} ({details})"
+            log.warning("%s: not copied; %s.mkv can store them", message, self._output.path.stem)
             return
-        added.metadata.update(self._words(stream))
+        added.metadata.update(self._convert_tags(stream))
         added.disposition = stream.disposition
         self._streams[stream.index] = added
 
-    def _cover(self, stream: Any) -> av.Packet | None:
-        """The picture that a file is shown by, where it is one packet of the output, too."""
-        with opened(Path(stream.container.name)) as again:  # as the packets of this one are still to come
-            packet = next((p for p in again.demux(again.streams[stream.index]) if p.size), None)
+    def _add_cover(self, stream: Any) -> av.Packet | None:
+        """Add cover art to the output; return its packet where it is a video stream rather than an attachment."""
+        with open_source(Path(stream.container.name)) as container:  # a second time, to read ahead of the others
+            packet = next((p for p in container.demux(container.streams[stream.index]) if p.size), None)
         if packet is None or self._output.suffix not in (".mp4", ".m4v", ".mkv"):
-            log.warning("%s cannot hold the cover of %s: left out", self._output.path, self._source)
+            log.warning("%s cannot store the cover art of %s: not copied", self._output.path, self._source)
             return None
         name = stream.codec_context.name.replace("mjpeg", "jpeg")
         if self._output.suffix == ".mkv":
-            self._output.container.add_attachment(
-                f"cover.{name}".replace("jpeg", "jpg"), f"image/{name}", bytes(packet)
-            )
+            file_name = f"cover.{name}".replace("jpeg", "jpg")
+            self._output.container.add_attachment(file_name, f"image/{name}", bytes(packet))
             return None
         packet.stream = self._output.container.add_stream_from_template(stream)
         packet.stream.disposition = stream.disposition
         packet.pts = packet.dts = 0
         return packet
 
-    def _recoded(self, stream: Any) -> Any:
-        """A stream for subtitles in the container's own format of text; None where either is none."""
-        text = TEXT.get(self._output.suffix)
+    def _add_text_stream(self, stream: Any) -> Any:
+        """Add a stream that converts text subtitles to the container's format; None if either side is not text."""
+        text_codec = TEXT_CODECS.get(self._output.suffix)
         try:
             stream.codec_context.open(strict=False)
             header = stream.codec_context.subtitle_header
-            if text is None or header is None:
+            if text_codec is None or header is None:
                 return None
-            added = self._output.container.add_stream(text)
+            added = self._output.container.add_stream(text_codec)
             added.codec_context.subtitle_header, added.codec_context.time_base = header, Fraction(1, 1000)
             return added
         except (ValueError, av.FFmpegError):
             return None
 
-    def _chapters(self, origin: Any) -> None:
-        low, high = self._since, self._until
+    def _copy_chapters(self, origin: Any) -> None:
         chapters = []
         for chapter in origin.chapters():
-            base = chapter["time_base"]
-            start, end = (chapter[key] * base + self._shift for key in ("start", "end"))
-            start, end = start if low is None else max(start, low), end if high is None else min(end, high)
+            time_base = chapter["time_base"]
+            start, end = self._clip(*(chapter[key] * time_base + self._shift for key in ("start", "end")))
             if start < end:
-                words = dict(chapter["metadata"])
-                chapters.append({**chapter, "start": round(start / base), "end": round(end / base), "metadata": words})
+                times = {"start": round(start / time_base), "end": round(end / time_base)}
+                chapters.append({**chapter, **times, "metadata": dict(chapter["metadata"])})
         if chapters:
             self._output.container.set_chapters(chapters)
 
-    def _name(self, origin: Any, picture: Any) -> None:
-        stream = origin.streams.best("video")
-        if stream is not None and not stream.disposition & COVER:
-            picture.metadata.update(self._words(stream))
-            picture.disposition = stream.disposition
-
-    def _words(self, stream: Any) -> dict[str, str]:
-        """What is said of a stream, in the words of the container."""
-        words = _kept(stream.metadata, (*OWN, *OWN_OF_TRACKS))
-        if "name" in words:  # as MP4 calls it
-            words.setdefault("title", words.pop("name"))
-        if self._output.suffix == ".mov" and words.get("language") in QUICKTIME_NAMES:
-            words["language"] = QUICKTIME_NAMES[words["language"]]
-        if self._output.suffix in (".mkv", ".webm"):
-            words.pop("handler_name", None)
-        return words
-
-    def _moved(self, origin: Any) -> Iterator[av.Packet]:
-        wanted = [origin.streams[index] for index in self._streams]
+    def _clip(self, start: Fraction, end: Fraction) -> tuple[Fraction, Fraction]:
+        """Clip an interval to the limits of the output."""
         low, high = self._since, self._until
-        for packet in until_damaged(origin.demux(wanted)) if wanted else ():
-            at = packet.pts if packet.pts is not None else packet.dts
-            if not packet.size or at is None:
+        return start if low is None else max(start, low), end if high is None else min(end, high)
+
+    def _copy_video_tags(self, origin: Any, video: Any) -> None:
+        stream = origin.streams.best("video")
+        if stream is not None and not stream.disposition & COVER_ART:
+            video.metadata.update(self._convert_tags(stream))
+            video.disposition = stream.disposition
+
+    def _convert_tags(self, stream: Any) -> dict[str, str]:
+        """Return the tags of a stream as the output's container names them."""
+        tags = _filter_tags(stream.metadata, (*CONTAINER_TAGS, *TRACK_TAGS))
+        if "name" in tags:  # MP4's title
+            tags.setdefault("title", tags.pop("name"))
+        if self._output.suffix == ".mov" and tags.get("language") in QUICKTIME_NAMES:
+            tags["language"] = QUICKTIME_NAMES[tags["language"]]
+        if self._output.suffix in (".mkv", ".webm"):
+            tags.pop("handler_name", None)
+        return tags
+
+    def _copy_packets(self, origin: Any) -> Iterator[av.Packet]:
+        """Yield the packets of the copied streams, shifted and clipped to the limits of the output."""
+        streams = [origin.streams[index] for index in self._streams]
+        for packet in stop_at_damage(origin.demux(streams)) if streams else ():
+            time = packet.pts if packet.pts is not None else packet.dts
+            if not packet.size or time is None:
                 continue
-            base, moved = packet.time_base, round(self._shift / packet.time_base)
-            begin, end = (at + moved) * base, (at + moved + (packet.duration or 0)) * base
-            if (high is not None and begin >= high) or (low is not None and end <= low):
+            time_base, shift = packet.time_base, round(self._shift / packet.time_base)
+            start, end = (time + shift) * time_base, (time + shift + (packet.duration or 0)) * time_base
+            if (self._until is not None and start >= self._until) or (self._since is not None and end <= self._since):
                 continue
             target: Any = self._streams[packet.stream_index]
-            if target.type == "subtitle":  # unlike sound, one packet is shown for long
-                begin, end = begin if low is None else max(begin, low), end if high is None else min(end, high)
-                copy = _encoded(packet, target) if target.codec_context.is_encoder else packet
+            if target.type == "subtitle":  # unlike audio, one packet lasts for seconds
+                start, end = self._clip(start, end)
+                copy = _convert_subtitle(packet, target) if target.codec_context.is_encoder else packet
                 if copy is None:
                     continue
                 packet = copy
-                packet.pts = packet.dts = round(begin / base)
-                packet.duration = max(0, round(end / base) - packet.pts)
+                packet.pts = packet.dts = round(start / time_base)
+                packet.duration = max(0, round(end / time_base) - packet.pts)
             else:
-                packet.pts = None if packet.pts is None else packet.pts + moved
-                packet.dts = None if packet.dts is None else packet.dts + moved
+                packet.pts = None if packet.pts is None else packet.pts + shift
+                packet.dts = None if packet.dts is None else packet.dts + shift
             packet.stream = target
             yield packet
 
-    def feed(self, until: Fraction | None = None) -> None:
-        """Write what comes up to a time, or all that is left: in step with the picture, so that little is held back."""
-        while (packet := self._ahead) is not None:
-            at = packet.dts if packet.dts is not None else packet.pts
-            if until is not None and at is not None and at * packet.time_base > until:
+    def write(self, until: Fraction | None = None) -> None:
+        """Write the packets up to a time, or all that remain; called along with the video to interleave them."""
+        while (packet := self._next_packet) is not None:
+            time = packet.dts if packet.dts is not None else packet.pts
+            if until is not None and time is not None and time * packet.time_base > until:
                 break
             self._output.container.mux_one(packet)
-            self._ahead = next(self._packets, None)
+            self._next_packet = next(self._packets, None)
 
     def close(self) -> None:
-        """Let go of the source."""
-        self._packets, self._ahead = iter(()), None
-        self._open.close()
+        """Close the source."""
+        self._packets, self._next_packet = iter(()), None
+        self._resources.close()
 
 
-def _encoded(packet: Any, target: Any) -> av.Packet | None:
-    """A packet of text subtitles in the format of ``target``; None where it shows nothing."""
-    shown = packet.stream.codec_context.decode2(packet)
-    if shown is None or not len(shown):
+def _convert_subtitle(packet: Any, target: Any) -> av.Packet | None:
+    """Convert a packet of text subtitles to the format of ``target``; None if it has no text."""
+    subtitles = packet.stream.codec_context.decode2(packet)
+    if subtitles is None or not len(subtitles):
         return None
-    recoded = target.codec_context.encode_subtitle(shown)
-    recoded.time_base = packet.time_base
-    return recoded
+    converted = target.codec_context.encode_subtitle(subtitles)
+    converted.time_base = packet.time_base
+    return converted
 
 
-def _kept(metadata: Mapping[str, str], own: tuple[str, ...]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if not key.lower().startswith(own)}
+def _filter_tags(metadata: Mapping[str, str], excluded: tuple[str, ...]) -> dict[str, str]:
+    """Return the tags without those that start with an excluded name."""
+    return {key: value for key, value in metadata.items() if not key.lower().startswith(excluded)}

@@ -1,7 +1,7 @@
-"""Frames into video files and folders of images, with what goes with the video that they were made from.
+"""Write frames to video files and folders of images, with the audio and metadata of the video they come from.
 
-What is written means what its source means (:mod:`src.video.colorspace`), and says so. The same frames give the same
-bytes. A file appears under its name only when it is whole.
+The output keeps and tags the color description of the source (:mod:`src.video.colorspace`). Equal frames produce equal
+bytes. A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,29 +23,36 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from src.errors import VideoError
-from src.video.colorspace import Signal, from_rgb, rescaled, to_samples
-from src.video.containers import About, Output, check, check_folder, failed, put_folder
+from src.video.colorspace import Signal, from_rgb, rescale_depth, to_samples
+from src.video.containers import (
+    ContainerWriter,
+    PartHeader,
+    check_container,
+    check_frame_folder,
+    make_write_error,
+    replace_folder,
+)
 from src.video.mux import join
 from src.video.reader import open_video
-from src.video.stream_copy import opened
+from src.video.stream_copy import open_source
 
 log = logging.getLogger(__name__)
 
 SPEEDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-MOST_AHEAD = 16  # frames that may be decoded before one is shown, in H.264 and HEVC
+MAX_REORDERING = 16  # frames that may be decoded before one is presented, in H.264 and HEVC
 
 
 class _Codec(NamedTuple):
     encoder: str
-    crf: int | None  # constant quality where nothing is asked for, smaller is better; None: there is no choice
-    worst: int
+    crf: int | None  # default constant rate factor, lower is better; None: not adjustable
+    max_crf: int
     presets: tuple[str, ...]
     preset: str
-    threads: int  # as results depend on it; 0: they do not
-    pixels: dict[int, str]  # by depth
-    odd: str  # of chroma, where height or width are odd and so have no half; empty: such cannot be written
+    threads: int  # the result depends on their number; 0: it does not
+    pixel_formats: dict[int, str]  # by depth
+    odd_chroma: str  # chroma format for odd heights and widths; empty: not supported
     options: dict[str, str]
-    light: tuple[str, ...] = ()  # names of the option, and of its parts for the display and for the content
+    hdr: tuple[str, ...] = ()  # name of the encoder option, and of its fields for mastering display and light level
 
 
 CODECS = {
@@ -60,7 +67,7 @@ CODECS = {
         {},
         ("svtav1-params", "mastering-display", "content-light"),
     ),
-    # RGB, for archives, exact at every depth.
+    # RGB, exact at every depth, for archives.
     "ffv1": _Codec(
         *("ffv1", None, 0, (), "", 0),
         {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 14: "gbrp14le", 16: "gbrp16le"},
@@ -68,48 +75,52 @@ CODECS = {
         {"level": "3", "slicecrc": "1"},
     ),
     "prores": _Codec("prores_ks", None, 0, (), "", 0, {10: "yuv422p10le"}, "444", {"profile": "hq", "vendor": "apl0"}),
-    # RGB as it is. decord reads it too, with equal pixels, and reads no FFV1 in RGB.
+    # RGB, exact. decord reads it with equal pixels, unlike FFV1 in RGB.
     "lossless": _Codec("libx264rgb", None, 0, SPEEDS, "veryfast", 8, {8: "rgb24"}, "444", {"qp": "0"}),
 }
 
 
-def codec_for(path: str | Path, codec: str = "auto", depth: int = 8) -> str:
-    """The name in ``CODECS`` that ``codec`` stands for in a file named ``path`` with samples of ``depth`` bits."""
+def resolve_codec(path: str | Path, codec: str = "auto", depth: int = 8) -> str:
+    """Resolve ``auto`` to a name in ``CODECS``, by the suffix of ``path`` and the bit depth.
+
+    Raises:
+        VideoError: ``codec`` is unknown.
+    """
     if codec != "auto" and codec not in CODECS:
-        raise VideoError(f"{codec} is no codec to write with, choose one of {', '.join(CODECS)} or auto")
+        raise VideoError(f"unknown codec {codec}; choose {', '.join(CODECS)} or auto")
     if codec != "auto":
         return codec
     return "av1" if Path(path).suffix.lower() == ".webm" else "h264" if depth == 8 else "hevc"
 
 
 class VideoWriter:
-    """Writes one clip, of the size of its first frame; to be used in a ``with`` statement.
+    """Writes one clip with the size of its first frame; a context manager.
 
     Args:
-        path: a video file, whose suffix chooses the container, or a folder (no suffix, or a slash at the end), which
-            then holds ``00000000.png``, ``00000001.png`` and so on, of 16 bits where ``signal`` has more than 8. An old
-            file, or a folder of nothing but such frames, is replaced. A ``.nut`` is a part, for
-            :func:`src.video.mux.join`: parts that are written with the same arguments fit together.
-        fps: frames a second, kept exactly up to a denominator of 65536.
+        path: a video file, with a suffix that selects the container, or a folder (no suffix, or a trailing slash) of
+            ``00000000.png``, ``00000001.png`` and so on, with 16 bits if ``signal`` has more than 8. An existing file,
+            or a folder of only such frames, is replaced. A ``.nut`` file is a part for :func:`src.video.mux.join`;
+            parts written with the same arguments can be joined.
+        fps: frames per second, exact up to a denominator of 65536.
         codec: ``h264`` (8 bits), ``hevc``, ``av1``, ``prores`` (4:2:2), ``ffv1`` (RGB, exact at every depth, for
-            archives), ``lossless`` (RGB H.264, 8 bits), or ``auto``: AV1 in .webm, else H.264 for 8 bits and HEVC for
-            more. Folders ignore it.
-        quality: constant rate factor, smaller is better: 0 to 51 (17 for H.264 and 19 for HEVC unless told), for AV1 0
-            to 63 (20).
-        audio_from: a file whose audio, subtitles, chapters and metadata are copied as they are, so that they stay with
-            the picture: its first frame shown and the first frame written are taken for the same moment.
-        metadata: what the container says of itself, ``{"title": ...}``; the attribute may be changed until the end.
-        aspect: width of a pixel over its height.
-        tick: the unit that ``time`` of :meth:`write` is rounded to, in seconds (one frame unless told).
-        signal: what the values mean, and their depth.
-        preset: how much time the encoder takes: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
-        source_size: ``(height, width)`` of the video that ``signal`` is from, None where there is none: of the size
-            depends what players take an untagged picture for.
-        gop: frames from one key frame to the next at most, none of which leans on a later one, so that few are decoded
-            to get at any; None: the encoder's choice.
+            archives), ``lossless`` (RGB H.264, 8 bits), or ``auto``: AV1 for .webm, otherwise H.264 for 8 bits and HEVC
+            above. Ignored for folders.
+        quality: constant rate factor, lower is better: 0 to 51 (default 17 for H.264, 19 for HEVC), for AV1 0 to 63
+            (default 20).
+        audio_from: copy audio, subtitles, chapters and metadata of this file; its first visible frame is aligned with
+            the first frame written.
+        metadata: tags of the container, ``{"title": ...}``; the attribute may be modified until the end.
+        aspect: pixel aspect ratio, width over height.
+        tick: resolution of ``time`` in :meth:`write`, in seconds (default: one frame).
+        signal: color description and bit depth of the frames.
+        preset: encoder speed: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
+        source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the color
+            matrix of untagged video from its size.
+        gop: maximum frames between key frames, coded without B-frames, for fast random access; None: the encoder's
+            default.
 
     Raises:
-        VideoError: the container cannot hold the codec, or the folder holds something else.
+        VideoError: the container cannot store the codec, or the folder holds other files.
     """
 
     def __init__(
@@ -129,215 +140,221 @@ class VideoWriter:
         gop: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers keep both halves in 32 bits
-        codec = codec_for(path, codec, signal.depth)
-        self._name, self._codec = codec, CODECS[codec]
-        if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.worst):
-            raise VideoError(f"{codec} cannot be written at quality {quality}: {_range(self._codec)}")
+        self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers store numerator and denominator in 32 bits
+        codec = resolve_codec(path, codec, signal.depth)
+        self._codec_name, self._codec = codec, CODECS[codec]
+        if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.max_crf):
+            raise VideoError(f"{codec} does not support quality={quality}: {_describe_quality(self._codec)}")
         if preset is not None and preset not in self._codec.presets:
-            choice = ", ".join(self._codec.presets) or "there is nothing to choose"
-            raise VideoError(f"{codec} has no preset {preset}: {choice}")
+            choices = f"choose {', '.join(self._codec.presets)}" if self._codec.presets else "it has no presets"
+            raise VideoError(f"{codec} has no preset {preset}; {choices}")
         self._quality, self._preset, self._audio_from = quality, preset, audio_from
         self.metadata, self._aspect, self._gop = dict(metadata or {}), Fraction(aspect), gop
         self._tick = Fraction(tick) if tick else 1 / self.fps
         self._signal, self._source_size = signal, source_size
-        self._folder = not self.path.suffix or str(path).endswith(("/", os.sep))
+        self._is_folder = not self.path.suffix or str(path).endswith(("/", os.sep))
         self._is_part = self.path.suffix.lower() == ".nut"
-        self._part = self.path.absolute().with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-        if not self._folder and not self._is_part:
-            self._part = self._part.with_suffix(".nut")
-        # A video is encoded into a part of its own, so that there is one way from there to a file.
-        self._output = Output(self.path if self._is_part else self._part, self._codec.encoder, self.path)
-        self._video: Any = None
-        self._convert = VideoReformatter()
+        self._draft = self.path.absolute().with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        if not self._is_folder and not self._is_part:
+            self._draft = self._draft.with_suffix(".nut")
+        # Every video is encoded to a part first, then muxed, so that joined parts and whole videos are equal.
+        self._output = ContainerWriter(self.path if self._is_part else self._draft, self._codec.encoder, self.path)
+        self._stream: Any = None
+        self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
         self._count = self._shift = self._packets = 0
-        self._marks: list[int] = []  # when frames are shown, in ticks
+        self._timestamps: list[int] = []  # presentation times, in ticks
         self._start = Fraction(0)
 
     def check(self, size: tuple[int, int] | None = None) -> None:
-        """Finds out, as far as that goes beforehand, whether such a file can be written, of frames ``(height, width)``.
+        """Check, as far as possible in advance, that the file can be written with frames of ``(height, width)``.
 
         Raises:
-            VideoError: the container cannot hold the codec, the codec has no such size, or a folder holds other things.
+            VideoError: the container cannot store the codec, the codec does not support the size, or the folder holds
+                other files.
         """
-        if self._folder:
-            check_folder(self.path)
+        if self._is_folder:
+            check_frame_folder(self.path)
         else:
-            check(self.path, self._codec.encoder)
-        if not self._folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd:
-            fit = ", ".join(name for name, other in CODECS.items() if other.odd)
-            fit += f", in {self.path.stem}.mkv" if self.path.suffix.lower() == ".webm" else ""
-            raise VideoError(f"{self._name} has no odd sizes such as {size[1]}x{size[0]}, choose one of {fit}")
+            check_container(self.path, self._codec.encoder)
+        if not self._is_folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd_chroma:
+            choices = ", ".join(name for name, codec in CODECS.items() if codec.odd_chroma)
+            choices += f", in {self.path.stem}.mkv" if self.path.suffix.lower() == ".webm" else ""
+            raise VideoError(
+                f"{self._codec_name} does not support odd sizes such as {size[1]}x{size[0]}; choose {choices}"
+            )
 
     def __enter__(self) -> VideoWriter:
         self.check()
-        if not self._folder:
+        if not self._is_folder:
             if self._audio_from:
-                opened(self._audio_from).close()
+                open_source(self._audio_from).close()
             self._output.__enter__()
             return self
         try:
-            self._part.mkdir(parents=True)
+            self._draft.mkdir(parents=True)
         except OSError as error:
-            raise failed(self.path, error) from error
+            raise make_write_error(self.path, error) from error
         if self._audio_from:
-            log.warning("%s is a folder of images, which holds no sound: the audio is left out", self.path)
+            log.warning("%s is a folder of images: the audio of %s is not copied", self.path, self._audio_from)
         return self
 
     def write(self, frame: torch.Tensor | np.ndarray, time: Fraction | None = None) -> None:
-        """Add a frame, shown from ``time`` (seconds) on; unless told, at its number over ``fps``.
+        """Append a frame presented at ``time`` (seconds), by default its number over ``fps``.
 
         Args:
-            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits where that is more than 8; or
-                as networks give it, ``(3, H, W)`` floating point, whose values are cut off at 0 and 1.
-            time: later than that of the frame before.
+            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits if that is above 8; or network
+                output, ``(3, H, W)`` floating point, clamped to [0, 1].
+            time: later than that of the previous frame.
 
         Raises:
-            ValueError: not such a frame, not of the first one's size, or no later than the last.
-            VideoError: the encoder or the disk does not take it.
+            ValueError: wrong dtype, shape or size, or a time not after the previous one.
+            VideoError: the encoder or the file system fails.
         """
         if isinstance(frame, torch.Tensor) and frame.is_floating_point():
             frame = to_samples(frame, self._signal.depth)
         pixels = np.ascontiguousarray(frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame)
-        kind = np.uint8 if self._signal.depth == 8 else np.uint16
-        if pixels.dtype != kind or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"a frame is {np.dtype(kind)} (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        dtype = np.uint8 if self._signal.depth == 8 else np.uint16
+        if pixels.dtype != dtype or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"expected a frame of {np.dtype(dtype)} (H, W, 3), got {pixels.dtype} {pixels.shape}")
         if self._size not in (None, pixels.shape[:2]):
-            raise ValueError(f"frame {self._count} is {pixels.shape[:2]}, those before it are {self._size}")
+            raise ValueError(f"frame {self._count} is {pixels.shape[:2]}, the frames before it are {self._size}")
         try:
-            if self._folder:
-                self._save(pixels, self._part / f"{self._count:08d}.png")
+            if self._is_folder:
+                self._write_image(pixels, self._draft / f"{self._count:08d}.png")
             else:
                 self._encode(pixels, Fraction(self._count) / self.fps if time is None else Fraction(time))
         except (av.FFmpegError, OSError) as error:
-            raise failed(self.path, error) from error
+            raise make_write_error(self.path, error) from error
         self._size = pixels.shape[:2]
         self._count += 1
 
-    def _save(self, pixels: np.ndarray, file: Path) -> None:
+    def _write_image(self, pixels: np.ndarray, file: Path) -> None:
         if self._signal.depth == 8:
             Image.fromarray(pixels).save(file, compress_level=3)
             return
-        if self._video is None:  # Pillow writes no colours of 16 bits
-            self._video = video = av.CodecContext.create("png", "w")
-            video.height, video.width, video.pix_fmt, video.time_base = *pixels.shape[:2], "rgb48be", 1 / self.fps
-            video.options = {"compression_level": "3"}
-        values = rescaled(pixels, self._signal.depth, 16)
-        picture = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format="rgb48be")
-        picture.pts = self._count
-        file.write_bytes(b"".join(bytes(packet) for packet in self._video.encode(picture)))
+        if self._stream is None:  # Pillow cannot write 16-bit RGB
+            self._stream = context = av.CodecContext.create("png", "w")
+            context.height, context.width, context.pix_fmt = *pixels.shape[:2], "rgb48be"
+            context.time_base = 1 / self.fps
+            context.options = {"compression_level": "3"}
+        values = rescale_depth(pixels, self._signal.depth, 16)
+        frame = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format="rgb48be")
+        frame.pts = self._count
+        file.write_bytes(b"".join(bytes(packet) for packet in self._stream.encode(frame)))
 
     def _encode(self, pixels: np.ndarray, time: Fraction) -> None:
-        mark = round(time / self._tick)
+        timestamp = round(time / self._tick)
         if self._size is None:
-            self._start, self._shift = mark * self._tick, min(0, mark)
-            self._begin((pixels.shape[0], pixels.shape[1]))
-        elif mark <= self._marks[-1]:
-            raise ValueError(f"frame {self._count} at {float(time)} s is no later than the one before it")
-        self._marks.append(mark)
-        picture = from_rgb(pixels, self._video.pix_fmt, self._coded, self._convert)
-        picture.pts, picture.time_base = mark - self._shift, self._tick
-        self._mux(self._video.encode(picture))
+            self._start, self._shift = timestamp * self._tick, min(0, timestamp)
+            self._open_stream((pixels.shape[0], pixels.shape[1]))
+        elif timestamp <= self._timestamps[-1]:
+            raise ValueError(f"frame {self._count} at {float(time)} s is not later than the frame before it")
+        self._timestamps.append(timestamp)
+        frame = from_rgb(pixels, self._stream.pix_fmt, self._coded_signal, self._reformatter)
+        frame.pts, frame.time_base = timestamp - self._shift, self._tick
+        self._mux(self._stream.encode(frame))
 
     def _mux(self, packets: Sequence[Any]) -> None:
         for packet in packets:
-            # Any time will do that no frame is shown before: NUT keeps none, and x265 has none for a single frame.
-            number = self._packets - (MOST_AHEAD if self._codec.encoder.startswith("libx26") else 0)
-            packet.dts = self._marks[max(0, number)] - self._shift + min(0, number)
+            # Any decoding time not after presentation will do: NUT stores none, and x265 sets none for a single frame.
+            number = self._packets - (MAX_REORDERING if self._codec.encoder.startswith("libx26") else 0)
+            packet.dts = self._timestamps[max(0, number)] - self._shift + min(0, number)
             self._output.container.mux_one(packet)
             self._packets += 1
 
-    def _begin(self, size: tuple[int, int]) -> None:
+    def _open_stream(self, size: tuple[int, int]) -> None:
         codec, signal, container = self._codec, self._signal, self._output.container
-        depth = min(codec.pixels, key=lambda bits: (abs(bits - signal.depth), bits))
+        depth = min(codec.pixel_formats, key=lambda bits: (abs(bits - signal.depth), bits))
         if depth < signal.depth:
-            log.warning("%s keeps %d of %d bits, as %s has no more", self.path, depth, signal.depth, self._name)
-        pixels = codec.pixels[depth]
+            message = "%s is written with %d of %d bits, the maximum of %s"
+            log.warning(message, self.path, depth, signal.depth, self._codec_name)
+        pixel_format = codec.pixel_formats[depth]
         if size[0] % 2 or size[1] % 2:
             self.check(size)
-            pixels = pixels.replace("420", codec.odd).replace("422", codec.odd)
-        self._coded = signal.settled(pixels, self._source_size)
-        if codec.encoder == "prores_ks":  # which is always limited
-            self._coded = replace(self._coded, range=1)
+            pixel_format = pixel_format.replace("420", codec.odd_chroma).replace("422", codec.odd_chroma)
+        self._coded_signal = signal.for_pixel_format(pixel_format, self._source_size)
+        if codec.encoder == "prores_ks":  # always limited range
+            self._coded_signal = replace(self._coded_signal, range=1)
         if codec.encoder == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # errors only, and there is no other way to say so
-        self._video = video = container.add_stream(codec.encoder, rate=self.fps, options=self._options())
-        video.height, video.width = size
-        video.pix_fmt = pixels
+            os.environ.setdefault("SVT_LOG", "1")  # errors only; the encoder has no option for it
+        self._stream = stream = container.add_stream(codec.encoder, rate=self.fps, options=self._make_options())
+        stream.height, stream.width = size
+        stream.pix_fmt = pixel_format
         if codec.threads:
-            video.codec_context.thread_type, video.codec_context.thread_count = ThreadType.FRAME, codec.threads
-        said = self._coded.tags(size, self._source_size)
-        self._output.describe(video, About(self.fps, self._aspect, said, self._shift), self._tick)
+            context = stream.codec_context
+            context.thread_type, context.thread_count = ThreadType.FRAME, codec.threads
+        tags = self._coded_signal.container_tags(size, self._source_size)
+        self._output.describe(stream, PartHeader(self.fps, self._aspect, tags, self._shift), self._tick)
 
-    def _options(self) -> dict[str, str]:
+    def _make_options(self) -> dict[str, str]:
         codec, options = self._codec, dict(self._codec.options)
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
         if self._gop is not None:
             options |= {"g": str(self._gop), "bf": "0"}
         if codec.encoder.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # Equal frames gave other bytes each time, with macroblock trees and rows whose number of blocks is no
-            # multiple of 8; without its AVX-512 code x264 has not been seen to do so.
+            # With macroblock trees and rows of macroblocks not a multiple of 8, equal frames produced different bytes
+            # on each run. Without its AVX-512 code, x264 was never observed to do so.
             options["x264-params"] = "asm=avx2"
         if codec.presets:
             options["preset"] = self._preset or codec.preset
-        if codec.light:
-            words = [options.get(codec.light[0], ""), *self._graded(codec.encoder == "libx265", *codec.light[1:])]
-            options[codec.light[0]] = ":".join(filter(None, words))
+        if codec.hdr:
+            option, *fields = codec.hdr
+            values = [options.get(option, ""), *self._format_hdr(codec.encoder == "libx265", *fields)]
+            options[option] = ":".join(filter(None, values))
         return options
 
-    def _graded(self, whole: bool, display: str, content: str) -> Iterator[str]:
-        """What the encoder is to say of the display and of the content; whole numbers are in units of HEVC's SEI."""
-        *chroma, least, most = self._signal.mastering or (0, 0)
+    def _format_hdr(self, integers: bool, display: str, light: str) -> Iterator[str]:
+        """Yield encoder options for mastering display and light level; ``integers`` in the units of HEVC's SEI."""
+        *chroma, darkest, brightest = self._signal.mastering or (0, 0)
         if chroma:
-            numbers = [round(n * 50000) if whole else float(n) for n in chroma]
+            numbers = [round(n * 50000) if integers else float(n) for n in chroma]
             red, green, blue, white = (f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True))
-            dark, bright = (round(n * 10000) if whole else float(n) for n in (least, most))
-            yield f"{display}=G{green}B{blue}R{red}WP{white}L({bright},{dark})"
+            low, high = (round(n * 10000) if integers else float(n) for n in (darkest, brightest))
+            yield f"{display}=G{green}B{blue}R{red}WP{white}L({high},{low})"
         if self._signal.light:
-            yield f"{content}={','.join(map(str, self._signal.light))}"
+            yield f"{light}={','.join(map(str, self._signal.light))}"
 
-    def _origin(self) -> Fraction:
-        """When the first frame of ``audio_from`` is shown."""
+    def _find_origin(self) -> Fraction:
+        """Return the time of the first frame of ``audio_from``."""
         try:
             return open_video(self._audio_from).times[0] if self._audio_from else Fraction(0)
-        except VideoError:  # sound alone, or pictures that we cannot read: their clock is all there is
+        except VideoError:  # audio only, or unreadable video: use its clock
             return Fraction(0)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
             if kind is None and not self._count:
-                raise VideoError(f"{self.path} was not written, as there were no frames for it")
-            if self._folder:
+                raise VideoError(f"{self.path} was not written: no frames were passed to the writer")
+            if self._is_folder:
                 if kind is None:
-                    put_folder(self._part, self.path)
+                    replace_folder(self._draft, self.path)
                 return
             if kind is None:
-                self._mux(self._video.encode(None))
+                self._mux(self._stream.encode(None))
             self._output.__exit__(kind, *exception)
             if kind is None and not self._is_part:
-                origin = self._origin()
-                source, words = self._audio_from, self.metadata
-                join([self._part], self.path, source=source, start=self._start, origin=origin, metadata=words)
+                source, metadata, origin = self._audio_from, self.metadata, self._find_origin()
+                join([self._draft], self.path, source=source, start=self._start, origin=origin, metadata=metadata)
         except (av.FFmpegError, OSError) as error:
-            raise failed(self.path, error) from error
+            raise make_write_error(self.path, error) from error
         finally:
-            if self._folder:
-                shutil.rmtree(self._part, ignore_errors=True)
+            if self._is_folder:
+                shutil.rmtree(self._draft, ignore_errors=True)
             else:
-                self._output.abandon()
-                self._part.unlink(missing_ok=True)
+                self._output.discard()
+                self._draft.unlink(missing_ok=True)
 
 
 def write_video(path: str | Path, frames: Iterable[torch.Tensor | np.ndarray], fps: Fraction, **options: Any) -> None:
-    """Writes all ``frames`` at a steady rate; ``options`` are those of :class:`VideoWriter`."""
+    """Write ``frames`` at a constant rate; ``options`` are those of :class:`VideoWriter`."""
     with VideoWriter(path, fps, **options) as writer:
         for frame in frames:
             writer.write(frame)
 
 
-def _range(codec: _Codec) -> str:
+def _describe_quality(codec: _Codec) -> str:
     if codec.crf is not None:
-        return f"it goes from 0 (best) to {codec.worst}"
-    return "it has only one" if codec.encoder == "prores_ks" else "it is always exact"
+        return f"the range is 0 (best) to {codec.max_crf}"
+    return "it is not adjustable" if codec.encoder == "prores_ks" else "it is always lossless"

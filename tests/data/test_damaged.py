@@ -32,7 +32,7 @@ from src.data.splits import Clip, DamagedClips, Splits
 from src.data.worker_pool import context
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
-from src.video.decode_timeout import Stuck, Watch
+from src.video.decode_timeout import DecodeTimeoutError, Watchdog
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 from tests.data.test_datamodule import epoch_of, same
@@ -386,21 +386,21 @@ def test_a_decoder_that_was_given_up_is_not_asked_again(tmp_path: Path, monkeypa
     os.mkfifo(pipe)
     monkeypatch.setattr("src.data.splits.open_video", lambda path: open_video(path, timeout=0.5))
     readers = Readers()
-    with pytest.raises(Stuck, match=r"given nothing for 0.5 s"):
+    with pytest.raises(DecodeTimeoutError, match=r"made no progress for 0.5 s"):
         readers.read(pipe, [0])
     begin = time.monotonic()
-    with pytest.raises(VideoError, match=r"given nothing for 0.5 s"):
+    with pytest.raises(VideoError, match=r"made no progress for 0.5 s"):
         readers.read(pipe, [0])
     assert time.monotonic() - begin < 0.2
-    with pytest.raises(Stuck):
-        Watch(pipe, 0.1)(lambda: time.sleep(5))
+    with pytest.raises(DecodeTimeoutError):
+        Watchdog(pipe, 0.1).run(lambda: time.sleep(5))
 
 
 def test_what_a_disk_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> Iterator[Path]:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("src.video.reader.images", refuse)
+    monkeypatch.setattr("src.video.reader.list_images", refuse)
     with pytest.raises(VideoError, match=r"cannot be opened: Input/output error"):
         Clip("a", tmp_path).length()
 

@@ -212,7 +212,7 @@ def test_real_files(shared: Path) -> None:
     assert "breaks at frame 28 of 50" in findings["corrupted"].fault
     assert findings["corrupted"].readable == 28
     assert "changes from 352x288 to 640x480" in findings["raw"].fault
-    assert "holds no frames" in findings["zero"].fault
+    assert "has no frames" in findings["zero"].fault
     turned, deep = "turned, read upright", "10 bits a channel, read as 8"
     assert {name: findings[name].notes for name in fine} == {
         "rotate": ("mirrored, read upright",),

@@ -169,7 +169,7 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     there = find_videos(place)
     assert 2 <= len(there) < 6
     for path in there:
-        found = packed.index(path)
+        found = packed.read_index(path)
         assert found is not None
         assert found.count == 40
     before = {path.name: path.stat().st_mtime_ns for path in there}

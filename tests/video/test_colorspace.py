@@ -59,7 +59,7 @@ def test_rgb_is_exact(depth: int, pixels: str) -> None:
     array, convert = noise(depth), VideoReformatter()
     frame = from_rgb(array, pixels, Signal(depth, RGB, 2), convert)
     assert np.array_equal(to_rgb(frame, depth, convert), array)
-    assert Signal.of(frame, deep=True) == Signal(depth, RGB, 2)
+    assert Signal.from_frame(frame, deep=True) == Signal(depth, RGB, 2)
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv422p10le", "yuv444p10le"])
@@ -75,11 +75,13 @@ def test_chroma_stays_where_it_is(pixels: str, size: tuple[int, int]) -> None:
 
 def test_what_a_file_says() -> None:
     plain, sd, hd = Signal(matrix=UNSPECIFIED), (480, 720), (1080, 1920)
-    assert plain.settled("yuv420p", sd) == plain
-    assert plain.tags(sd, sd) == plain
-    assert plain.tags(hd, (720, 1280)) == plain
-    assert plain.tags(hd, sd) == Signal(matrix=BT601)  # players would now take BT.709
-    assert Signal(matrix=BT601).tags(hd, hd) == Signal(matrix=BT601)
-    assert plain.settled("yuv420p", None) == Signal(matrix=1, range=1, primaries=1, transfer=1)
-    assert Signal(matrix=RGB, range=2, primaries=9, transfer=16).settled("yuv420p", hd) == Signal(8, 9, 1, 9, 16)
-    assert Signal(10, 9, 1, 9, 16).settled("gbrp10le", hd) == Signal(10, RGB, 2, 9, 16)
+    assert plain.for_pixel_format("yuv420p", sd) == plain
+    assert plain.container_tags(sd, sd) == plain
+    assert plain.container_tags(hd, (720, 1280)) == plain
+    assert plain.container_tags(hd, sd) == Signal(matrix=BT601)  # players would now take BT.709
+    assert Signal(matrix=BT601).container_tags(hd, hd) == Signal(matrix=BT601)
+    assert plain.for_pixel_format("yuv420p", None) == Signal(matrix=1, range=1, primaries=1, transfer=1)
+    assert Signal(matrix=RGB, range=2, primaries=9, transfer=16).for_pixel_format("yuv420p", hd) == Signal(
+        8, 9, 1, 9, 16
+    )
+    assert Signal(10, 9, 1, 9, 16).for_pixel_format("gbrp10le", hd) == Signal(10, RGB, 2, 9, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from PIL import Image
 from src.data.packing import pack_clip
 from src.errors import VideoError
 from src.video import packed
-from src.video.discovery import clip_at
+from src.video.discovery import find_clip
 from src.video.probe import probe
 from src.video.reader import open_video
 
@@ -49,16 +50,15 @@ def test_says_of_itself_what_its_folder_says(tmp_path: Path) -> None:
     assert len(video) == 9
 
 
-def test_the_table_tells_what_probing_finds(tmp_path: Path) -> None:
+def test_sample_table_index_equals_probing(tmp_path: Path) -> None:
     noise(tmp_path / "clip", 10, (12, 21))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=4)
-    told, found = packed.index(tmp_path / "clip.mp4"), probe(tmp_path / "clip.mp4", lambda: None)
-    assert told is not None
-    for what in ("count", "marks", "keys", "goals", "base", "stored", "turn", "aspect", "interlaced", "last"):
-        assert getattr(told, what) == getattr(found, what), what
-    assert len(told.keys) == 3
-    assert not found.sums
-    assert not found.objection  # decord may read it
+    index, probed = packed.read_index(tmp_path / "clip.mp4"), probe(tmp_path / "clip.mp4", lambda: None)
+    assert index is not None
+    unlike = {"checksums": (), "frame_rates": probed.frame_rates, "signal": probed.signal}
+    assert replace(index, **unlike) == probed
+    assert len(index.keyframes) == 3
+    assert not probed.decord_objection
 
 
 def table(path: Path) -> list[tuple[int, int, bool]]:
@@ -126,14 +126,14 @@ def test_what_was_cut_out_of_it_is_a_video_like_any(tmp_path: Path) -> None:
         for packet in [packet for packet in source.demux(video=0) if packet.size][3:]:
             packet.stream = stream
             part.mux(packet)
-    assert packed.index(tmp_path / "part.mp4") is None
+    assert packed.read_index(tmp_path / "part.mp4") is None
     with open_video(tmp_path / "part.mp4") as video:
         assert np.array_equal(video.read([0, 5]).numpy(), frames[[3, 8]])
 
 
 def test_a_clip_is_a_folder_or_a_video_of_its_name(tmp_path: Path) -> None:
-    assert clip_at(tmp_path / "a.b") is None
+    assert find_clip(tmp_path / "a.b") is None
     (tmp_path / "a.b.mp4").touch()
-    assert clip_at(tmp_path / "a.b") == tmp_path / "a.b.mp4"
+    assert find_clip(tmp_path / "a.b") == tmp_path / "a.b.mp4"
     (tmp_path / "a.b").mkdir()
-    assert clip_at(tmp_path / "a.b") == tmp_path / "a.b"
+    assert find_clip(tmp_path / "a.b") == tmp_path / "a.b"

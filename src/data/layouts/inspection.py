@@ -11,7 +11,7 @@ from src.data.layouts.expected import Expected, expected_of
 from src.data.layouts.procedural import find_missing_scenes, procedural
 from src.data.splits import Splits, measure_clip, read_list
 from src.errors import UserError
-from src.video.discovery import PACKED
+from src.video.discovery import PACKED_SUFFIX
 
 INSPECTED = 50  # clips whose frames are counted: opening all takes an hour
 
@@ -49,7 +49,9 @@ def _compare(splits: Splits, expected: Expected, root: Path) -> Iterator[str]:
     absent = [clip for clip in clips if not clip.path.exists()]
     if absent:
         yield f"{root}: {len(absent)} of {len(clips)} listed clips are missing, {absent[0].path} first"
-    present = [clip for clip in clips if clip.path.is_dir() or (clip.path.suffix == PACKED and clip.path.is_file())]
+    present = [
+        clip for clip in clips if clip.path.is_dir() or (clip.path.suffix == PACKED_SUFFIX and clip.path.is_file())
+    ]
     for clip in present[:: max(1, len(present) // INSPECTED)]:
         expected_frames = expected.frames.get(clip.name) if isinstance(expected.frames, dict) else expected.frames
         try:

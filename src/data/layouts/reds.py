@@ -8,7 +8,7 @@ from pathlib import Path
 from src.data.layouts.expected import Expected
 from src.data.splits import Clip, Splits
 from src.errors import UserError
-from src.video.discovery import PACKED, clip_at
+from src.video.discovery import PACKED_SUFFIX, find_clip
 
 EXPECTED = Expected(
     content="REDS (folders train_sharp and val_sharp)",
@@ -81,13 +81,13 @@ def _find_clips(root: Path, part: str) -> dict[str, Clip]:
         for name, corruptions in TRACKS.items()
         if (base / f"{part}_{name}").is_dir()
     }
-    names = {path.name.removesuffix(PACKED) for path in (base / f"{part}_sharp").iterdir()}
-    clips = {name: clip_at(base / f"{part}_sharp" / name) for name in sorted(names) if name.isdigit()}
+    names = {path.name.removesuffix(PACKED_SUFFIX) for path in (base / f"{part}_sharp").iterdir()}
+    clips = {name: find_clip(base / f"{part}_sharp" / name) for name in sorted(names) if name.isdigit()}
     return {
         name: Clip(
             name,
             path.resolve(),
-            precomputed={key: clip for key, track in tracks.items() if (clip := clip_at(track / name))},
+            precomputed={key: clip for key, track in tracks.items() if (clip := find_clip(track / name))},
         )
         for name, path in clips.items()
         if path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.data.layouts.expected import Expected
 from src.data.splits import Clip, Splits, measure_clip
-from src.video.discovery import clip_at
+from src.video.discovery import find_clip
 
 FRAMES = {"calendar": 41, "city": 34, "foliage": 49, "walk": 47}
 EXPECTED = Expected(
@@ -29,7 +29,7 @@ def vid4(root: Path | str) -> Splits:
     """
     root = Path(root)
     for base in (root, root / "GT", root / "original"):
-        candidates = [clip_at(base / name / inner) for name in FRAMES for inner in ("", "original")]
+        candidates = [find_clip(base / name / inner) for name in FRAMES for inner in ("", "original")]
         lengths = [(path, measure_clip(path)[0]) for path in candidates if path]
         clips = [(path, length) for path, length in lengths if path.is_file() or length]
         if len(clips) == len(FRAMES):

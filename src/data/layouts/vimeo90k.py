@@ -15,7 +15,7 @@ from src.data.layouts.expected import Expected
 from src.data.splits import Clip, Splits, read_list
 from src.errors import UserError
 from src.video import packed
-from src.video.discovery import PACKED
+from src.video.discovery import PACKED_SUFFIX
 
 TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture ten times this
 SUBSETS = ("fast", "medium", "slow")
@@ -100,7 +100,7 @@ def _find_low_resolution(base: Path) -> Path | None:
 
 def _path_of(sequences: Path) -> Callable[[str], Path]:
     """Return a function from a clip's key to its path. One clip tells whether all 91,701 are packed."""
-    suffix = PACKED if next(sequences.glob("*/[!.]*"), sequences).suffix == PACKED else ""
+    suffix = PACKED_SUFFIX if next(sequences.glob("*/[!.]*"), sequences).suffix == PACKED_SUFFIX else ""
     return lambda key: sequences / f"{key}{suffix}"
 
 
@@ -121,8 +121,8 @@ def _exclude_black(clips: Sequence[Clip]) -> list[Clip]:
 
 def _has_black_pair(clip: Clip) -> bool:
     """Return ``True`` if two consecutive frames are all black. Of two neighbours in im1 to im7, one is even."""
-    if not clip.path.is_dir() and clip.path.suffix == PACKED:
-        black = packed.blank(clip.path)
+    if not clip.path.is_dir() and clip.path.suffix == PACKED_SUFFIX:
+        black = packed.find_black_frames(clip.path)
         return any(first and second for first, second in pairwise(black))
     frames = [clip.path / f"im{i}.png" for i in range(1, 8)]
     return any(_is_black(frames[i]) and (_is_black(frames[i - 1]) or _is_black(frames[i + 1])) for i in (1, 3, 5))

@@ -1,0 +1,189 @@
+"""Decode with PyAV, shared by probing and reading so that both return the same frames: open, demux, decode, orient."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import av
+import av.buffer
+import numpy as np
+from av.video.frame import PictureType
+
+from src.errors import VideoError
+
+MAX_PIXELS = 36_000_000  # of a frame, just over 8192x4320: decoders hold up to 16 frames, more than 1 GB
+MAX_ALLOCATION = 640 << 20  # bytes: the largest image accepted (src/video/images.py), four channels of 16 bits
+COVER_ART = av.stream.Disposition.attached_pic  # a still image in an audio or video file
+# PyAV raises IndexError for a packet of a stream that starts in the middle of a file.
+DAMAGE_ERRORS = (av.FFmpegError, IndexError)
+
+Orientation = tuple[int, int, int, int]
+UPRIGHT: Orientation = (1, 0, 0, 1)
+
+
+class MissingFrameError(Exception):
+    """A frame was not found at its expected position; decoding from an earlier key frame may find it."""
+
+
+@cache
+def _limit_allocations() -> None:
+    """Cap FFmpeg's allocations at ``MAX_ALLOCATION``: a few damaged bytes can declare tables of billions of entries."""
+    with suppress(AttributeError, OSError):  # not every platform resolves symbols of linked libraries
+        ctypes.CDLL(av.buffer.__file__).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+
+
+def open_input(
+    source: Any, options: Mapping[str, str] = MappingProxyType({}), *, max_pixels: int = MAX_PIXELS, **av_options: Any
+) -> Any:
+    """Open a path or a binary file as an input container.
+
+    Decoders refuse to allocate frames of more than ``max_pixels``, whatever size the file declares. Metadata that is
+    not UTF-8 is decoded with replacement characters.
+    """
+    _limit_allocations()
+    limit = {"max_pixels": str(max_pixels)}
+    if isinstance(source, Path):
+        source = os.path.abspath(source)  # FFmpeg would parse a relative a:b.mp4 as protocol a
+    container = av.open(source, "r", options={**limit, **options}, metadata_errors="replace", **av_options)
+    for stream in container.streams.video:
+        if stream.codec_context:
+            stream.codec_context.options = limit
+    return container
+
+
+def open_stream(path: Path, index: int, *, skip_analysis: bool = False) -> tuple[Any, Any]:
+    """Open a container and prepare its stream ``index`` for decoding without frame threads.
+
+    With frame threads, damaged streams decode differently from run to run, and closing them early can hang.
+
+    Args:
+        path: the file.
+        index: the stream's index in the container.
+        skip_analysis: do not decode the first frame to determine stream parameters, for files with a known format.
+    """
+    container = (
+        open_input(path, {"probesize": "32"}, stream_options=[{"skip_frame": "all"}])
+        if skip_analysis
+        else open_input(path)
+    )
+    stream = container.streams[index]
+    stream.thread_type = "SLICE"
+    return container, stream
+
+
+def list_video_streams(container: Any) -> list[Any]:
+    """List the video streams that have a decoder, without cover art."""
+    return [s for s in container.streams.video if s.codec_context and not s.disposition & COVER_ART]
+
+
+def decode(container: Any, stream: Any, target: int | None = None) -> Iterator[av.VideoFrame]:
+    """Decode frames from the current position, or after a seek to timestamp ``target``, from the next key frame.
+
+    Raises:
+        MissingFrameError: that key frame lies behind ``target``, it depends on earlier frames (gradual refresh), or a
+            frame after it is damaged.
+    """
+    keyframe: int | None = None
+    after_seek, pending = target is not None, target
+    for packet in stop_at_damage(container.demux(stream)):
+        if pending is not None and keyframe is None and packet.size:
+            if not packet.is_keyframe:
+                continue
+            if packet.pts is None or packet.pts > pending:
+                raise MissingFrameError("the seek overshot")
+            keyframe = packet.pts
+        for frame in packet.decode():
+            if pending is not None and frame.pts is not None and keyframe is not None:
+                if frame.pts < keyframe:
+                    continue  # predicted from frames before the seek position
+                # Of a pair of fields, only the first may be intra-coded, and pict_type is that of the second.
+                if frame.pts > keyframe or not (frame.pict_type == PictureType.I or frame.interlaced_frame):
+                    raise MissingFrameError("a key frame cannot be decoded alone")
+                pending = None
+            if after_seek and frame.is_corrupt:
+                raise MissingFrameError("error concealment depends on the frames decoded before")
+            yield frame
+
+
+def stop_at_damage(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """Yield ``packets`` up to the first that cannot be demuxed, then an empty one, so that the decoder is flushed."""
+    last: av.Packet | None = None
+    try:
+        for last in packets:
+            yield last
+    except DAMAGE_ERRORS:
+        if last is not None and last.size:
+            flush = av.Packet()
+            flush.stream = last.stream
+            yield flush
+
+
+def read_orientation(frame: av.VideoFrame) -> Orientation:
+    """Return the signs (a, b, c, d) of a frame's display matrix, rounded to the nearest quarter turn.
+
+    The matrix holds the 16.16 fixed-point numbers a b u c d v x y w, with x' = a x + c y and y' = b x + d y.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return UPRIGHT
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Any, data)))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
+    return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
+
+
+def apply_orientation(pixels: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """Rotate and flip ``(H, W, C)`` pixels for display."""
+    a, b, c, d = orientation
+    if b:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: b or d, :: c or a])
+
+
+def check_pixel_limit(path: Path | str, size: tuple[int, int], limit: int = MAX_PIXELS) -> None:
+    """Refuse frames of ``(height, width)`` with more than ``limit`` pixels.
+
+    Raises:
+        VideoError: the frames are too large.
+    """
+    if size[0] * size[1] > limit:
+        raise VideoError(
+            f"{path} has frames of {format_size(size)}, above the limit of {limit / 1e6:.0f} million pixels; "
+            "downscale them first"
+        )
+
+
+def check_frame_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[int, int]) -> None:
+    """Check that decoded frame ``number`` has the ``(height, width)`` of the frames before it.
+
+    Raises:
+        VideoError: the size changed.
+    """
+    current = (frame.height, frame.width)
+    if current != size:
+        change = f"from {format_size(size)} to {format_size(current)}"
+        raise VideoError(f"{path} changes {change} at frame {number}; cut it there and read the parts")
+
+
+def format_size(size: Sequence[int]) -> str:
+    """Format ``(height, width, ...)`` as widthxheight."""
+    return f"{size[1]}x{size[0]}"
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Describe an error in one line, without the timestamps and source locations that decord adds."""
+    if isinstance(error, av.ArgumentError):  # FFmpeg reports frames above max_pixels this way, too
+        return f"{error.strerror} (damaged, or frames above the pixel limit)"
+    if isinstance(error, av.FFmpegError):
+        return error.strerror or type(error).__name__
+    lines = re.sub(r"\[[\d:]+\] \S+: ", "", str(error)).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
