@@ -208,7 +208,7 @@ def test_real_files(shared: Path) -> None:
     paths = [odd[name] for name in (*fine, "audio", "corrupted", "raw", "zero")]
     findings = {f.path.name.split("_")[0]: f for f in check_clips(paths, read=True, processes=2)}
     assert {name for name, finding in findings.items() if finding.fault} == {"audio", "corrupted", "raw", "zero"}
-    assert "no video stream" in findings["audio"].fault
+    assert "no readable video stream" in findings["audio"].fault
     assert "breaks at frame 28 of 50" in findings["corrupted"].fault
     assert findings["corrupted"].readable == 28
     assert "changes from 352x288 to 640x480" in findings["raw"].fault
