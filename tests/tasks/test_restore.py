@@ -265,7 +265,7 @@ def test_through_pipes(tmp_path):
         options = {"cwd": ROOT, "stdin": given, "capture_output": True, "timeout": 300}
         done = subprocess.run([*command, "input=-", "output=-"], **options)
     assert done.returncode == 2
-    assert b"give the file itself" in done.stderr
+    assert b"pass the file's path" in done.stderr
     with source.open("rb") as given:
         subprocess.run(
             [*command, "input=-", f"output={tmp_path / 'out.mkv'}", "codec=ffv1"],
