@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from src.errors import UserError, VideoError
-from src.video.discovery import images
+from src.video.discovery import list_images
 from src.video.reader import FrameReader, open_video
 
 SHOWN = 10  # sentences of an abbreviated list
@@ -173,7 +173,7 @@ def measure_clip(path: Path) -> tuple[int, tuple[int, int]]:
     if path.is_file():
         with open_video(path) as reader:
             return len(reader), reader.size
-    frames = images(path) if path.is_dir() else []
+    frames = list_images(path) if path.is_dir() else []
     if not frames:
         return 0, (0, 0)
     with Image.open(frames[0]) as image:
