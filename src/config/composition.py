@@ -54,6 +54,12 @@ def groups(full: int, *, _root_: DictConfig) -> int:
     return max(1, round(full * _root_.size.width))
 
 
+def lr(paper: float, *, _root_: DictConfig) -> float:
+    """``${lr:4e-4}``: a paper's learning rate, or ``size.rate`` in its place where it is below ``size.rate_below``."""
+    size = _root_.size
+    return paper if size.rate is None or paper >= size.rate_below else size.rate
+
+
 def times(factor: float, count: int) -> int:
     """``${times:0.5,${model.network.blocks}}``: a multiple of another count, at least 1."""
     return max(1, round(factor * count))
@@ -166,7 +172,7 @@ def quoted(override: str) -> str:
 
 def register_resolvers() -> None:
     """Makes the resolvers above known to OmegaConf; done on import."""
-    for resolver in (width, depth, groups, times, needed, trained, stages, run_name):
+    for resolver in (width, depth, groups, lr, times, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -12,6 +12,12 @@ from src.errors import UserError
 
 ABLATIONS = Path(__file__).resolve().parents[2] / "conf" / "ablation"
 
+RENAMED = {  # options and groups by their former names
+    "size.imagenet": "size.pretrained",
+    "size.vtsr_rate": "size.rate",
+    "size.frozen": "size.pretrained_frozen",
+    "size.interpolating": "size.warm_start",
+}
 UNFUSED, UNGUIDED = "model/network/fuse=conv", "model/network/guide=none"
 FORMER_CHOICES = {  # choices that are several overrides today
     "model=edvr_m_one": ("model=edvr_m", "model/network/align=one", UNFUSED),
@@ -39,7 +45,15 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     Raises:
         UserError: the study has no such point.
     """
+    arguments = [_rename(argument) for argument in arguments]
     return expand_points([new for old in arguments for new in FORMER_CHOICES.get(old, (old,))], sweep=sweep)
+
+
+def _rename(argument: str) -> str:
+    """Return an override with its option or group under today's name."""
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+~")
+    return key[: len(key) - len(name)] + RENAMED.get(name, name) + equals + value
 
 
 def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:

@@ -93,13 +93,13 @@ class Size(TypedDict):
 
     width: float
     depth: float
-    rate: float
+    rate: float | None
+    rate_below: float
     warm_start: bool
     restarts: int
     warmup: int
-    imagenet: bool
-    vtsr_rate: float
-    frozen: float
+    pretrained: bool
+    pretrained_frozen: float
 
 
 class Bench(TypedDict):

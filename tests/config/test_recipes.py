@@ -35,3 +35,18 @@ def test_data_sets_state_no_recipe():
 def test_a_recipe_is_chosen_beside_any_data_set(recipe, crop, batch_size, resize):
     data = compose("data=folder", "data.root=x", f"recipe={recipe}").data
     assert (data.crop, data.batch_size, data.resize) == (crop, batch_size, resize)
+
+
+@pytest.mark.parametrize(
+    ("model", "full", "mini"),
+    [("zsm", 4e-4, 2e-4), ("edvr_l", 4e-4, 2e-4), ("vtsr", 1e-4, 2e-4), ("wdvr3d", 1e-3, 1e-3)],
+)
+def test_a_size_scales_every_papers_rate_by_one_rule(model, full, mini):
+    assert compose(f"model={model}").model.optimizer.lr == full
+    assert compose(f"model={model}", "size=mini").model.optimizer.lr == mini
+    assert compose(f"model={model}", "size.rate=3e-4").model.optimizer.lr == (1e-3 if full == 1e-3 else 3e-4)
+
+
+def test_former_names_of_options_are_accepted():
+    assert compose("model=vtsr", "size.imagenet=false", "size.frozen=0.5").size.pretrained is False
+    assert compose("model=vtsr", "size.vtsr_rate=3e-4").model.optimizer.lr == 3e-4
