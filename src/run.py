@@ -16,12 +16,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_method
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.composition import CONF, NO_CHOICE, begun, explain, finished, quoted
+from src.config.options import run_task
 from src.config.overrides import translate
 from src.config.validation import validate
 from src.errors import UserError
@@ -47,7 +47,7 @@ def compose_and_call(config: DictConfig) -> None:
         return
     try:
         validate(config)
-        get_method(config.task._target_)(config, directory)
+        run_task(config, directory)
     except Exception as error:  # told here, before Hydra adds lines of its own
         _leave_nothing_empty(directory)
         if not of_a_sweep:

@@ -21,7 +21,7 @@ from torch import nn
 
 from src.checkpoints import load
 from src.config.composition import plain
-from src.config.validation import closest
+from src.config.suggestions import closest
 from src.errors import UserError
 from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention

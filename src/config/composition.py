@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
 from src.config.overrides import translate
-from src.config.validation import closest, signature_of
+from src.config.signatures import signature_of
+from src.config.suggestions import closest
 from src.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

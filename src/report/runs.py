@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import build
 from src.config.composition import CONF, PATHS, UNSAID, compose, described
-from src.config.validation import type_mismatch
+from src.config.type_check import type_mismatch
 from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
 from src.nn.flops import count

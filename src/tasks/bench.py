@@ -7,14 +7,16 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
+from annotated_types import Ge
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -25,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.config.build import build_data, build_restorer
 from src.config.composition import claim, commit, compose
+from src.config.options import override_options
 from src.data.datamodule import DataModule
 from src.engine.memory import peak
 from src.errors import UserError
@@ -38,6 +41,25 @@ from src.tasks.throughput import read
 OWN = "model"  # what the configuration's own model is called where it alone is measured
 MOST = 20  # repeats of what is short
 FEATURES, GROUPS = 64, 8  # channels, deformable groups: of EDVR-M, Zooming SlowMo and DSFN
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Options of ``bench``; conf/task/bench.yaml explains them."""
+
+    models: Sequence[str] | None = ("bicubic", "zsm", "edvr_m", "edvr_l")
+    size: str = "full"
+    height: Annotated[int, Ge(1)] = 180
+    width: Annotated[int, Ge(1)] = 320
+    time: bool = True
+    repeats: Annotated[int, Ge(1)] = 3
+    precision: Literal["32", "bf16"] = "32"
+    operator: Literal["ours", "torchvision"] = "ours"
+    compile: bool = False
+    deformable: bool = True
+    loader: bool = False
+    batch: Annotated[int, Ge(1)] = 1
+    crop: Annotated[int, Ge(1)] = 32
 
 
 class Timing(NamedTuple):
@@ -54,7 +76,7 @@ class Timing(NamedTuple):
         return Timing(self.seconds * factor, self.floor * factor)
 
 
-def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
+def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[str, Any]:
     """``task=bench``: each of ``bench.models`` on one window of ``bench.height`` x ``bench.width`` input pixels.
 
     An entry is a model, with changes to it behind spaces: ``edvr_m model/network/fuse=conv bench.crop=64``; without
@@ -78,27 +100,27 @@ def bench(config: DictConfig, directory: Path) -> dict[str, Any]:
         The content of ``results.json``: ``models.<name>`` and ``deformable``.
     """
     with claim(config, directory):
-        return _measured(config, directory)
+        return _measured(config, directory, bench)
 
 
-def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
+def _measured(config: DictConfig, directory: Path, bench: BenchOptions) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models: dict[str, dict[str, Any]] = {}
-    for name in track([OWN] if config.bench.models is None else config.bench.models, "Measuring"):
+    for name in track([OWN] if bench.models is None else bench.models, "Measuring"):
         model, *changes = name.split()
         own = [change.removeprefix("bench.") for change in changes if change.startswith("bench.")]
-        options = OmegaConf.merge(config.bench, OmegaConf.from_dotlist(own))
+        options = override_options(bench, own, "bench")
         changes = [change for change in changes if not change.startswith("bench.")]
-        chosen = config if name == OWN else compose(f"model={model}", f"size={config.bench.size}", *changes)
+        chosen = config if name == OWN else compose(f"model={model}", f"size={bench.size}", *changes)
         models[name] = count(instantiate(chosen.model.network), options.height, options.width)
-        if config.bench.time:
+        if bench.time:
             with operator(_torchvision()) if options.operator == "torchvision" else nullcontext():
-                models[name] |= measure(chosen, options, device)  # type: ignore[arg-type]
+                models[name] |= measure(chosen, options, device)
     outcome = {
         "models": models,
-        "deformable": compared(config.bench, device) if config.bench.deformable else [],
+        "deformable": compared(bench, device) if bench.deformable else [],
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "input": [config.bench.height, config.bench.width],
+        "input": [bench.height, bench.width],
         "torch": torch.__version__,
         "commit": commit(),
     }
@@ -113,7 +135,7 @@ def _measured(config: DictConfig, directory: Path) -> dict[str, Any]:
     return outcome
 
 
-def measure(config: DictConfig, options: DictConfig, device: torch.device) -> dict[str, float]:
+def measure(config: DictConfig, options: BenchOptions, device: torch.device) -> dict[str, float]:
     """Seconds, their floors, and bytes of restoring a window and of a training step."""
     torch.manual_seed(0)
     network = instantiate(config.model.network).to(device)
@@ -182,7 +204,7 @@ def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> 
     return work.times(1 / added)
 
 
-def compared(options: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+def compared(options: BenchOptions, device: torch.device) -> list[dict[str, Any]]:
     """Deformable convolutions beside plain ones of the same size: seconds forward, and forward and backward."""
     cuda = device.type == "cuda"
     theirs = None

@@ -8,10 +8,13 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +34,15 @@ PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "ko
 FOLDERS = 1000  # of frames, which take seconds to open; Vimeo-90K has 91,701
 
 
-def doctor(config: DictConfig, directory: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of ``doctor``; conf/task/doctor.yaml explains them."""
+
+    read: bool = False
+    processes: Annotated[int, Ge(1)] | None = None
+
+
+def doctor(config: DictConfig, directory: Path, *, doctor: DoctorOptions) -> None:
     """``task=doctor``: prints one line a finding; ``ok``, ``no`` or ``!!`` in front says how it stands.
 
     Of the data set that is chosen (``data=``) each clip is opened, and with ``doctor.read=true`` every frame decoded.
@@ -42,7 +53,7 @@ def doctor(config: DictConfig, directory: Path) -> None:
     faults = [*_installation(), *_devices()]
     logging.disable(logging.WARNING)  # what layouts and readers warn of is told here
     try:
-        faults += _data_sets(config)
+        faults += _data_sets(config, doctor)
     finally:
         logging.disable(logging.NOTSET)
     if faults:
@@ -81,7 +92,7 @@ def _devices() -> list[str]:
     return []
 
 
-def _data_sets(config: DictConfig) -> list[str]:
+def _data_sets(config: DictConfig, options: DoctorOptions) -> list[str]:
     """Every data set at its own place, the one that the command line names at the place that it gives."""
     faults = []
     config = copy.deepcopy(config)
@@ -109,13 +120,13 @@ def _data_sets(config: DictConfig) -> list[str]:
             )
             _say("ok", f"data={path.stem}: {counts}, at {root}")
         if path.stem == chosen:
-            faults += _clips(config, path.stem, root, splits)
+            faults += _clips(options, path.stem, root, splits)
     return faults
 
 
-def _clips(config: DictConfig, name: str, root: Path, splits: Splits) -> list[str]:
+def _clips(options: DoctorOptions, name: str, root: Path, splits: Splits) -> list[str]:
     """Every clip of the chosen data set; a line for each that is damaged, or not as most are."""
-    read = config.doctor.read
+    read = options.read
     trained, evaluated = _paths(splits.train), _paths([*splits.validate, *splits.test])
     known = trained | evaluated | {Path(path) for path in splits.damaged}
     paths = sorted(known or {path.resolve() for path in find_videos(root)}, key=_order)
@@ -123,7 +134,7 @@ def _clips(config: DictConfig, name: str, root: Path, splits: Splits) -> list[st
     if folders > FOLDERS and not read:
         _say("no", f"data={name}: {folders} folders of frames are not opened one by one; doctor.read=true reads them")
         paths = [path for path in paths if not path.is_dir()]
-    found = check_clips(paths, read=read, processes=config.doctor.processes or os.cpu_count() or 1)
+    found = check_clips(paths, read=read, processes=options.processes or os.cpu_count() or 1)
     bad = []
     for finding in _watched(found, len(paths)):
         if finding.fault:

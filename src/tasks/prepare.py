@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from annotated_types import Ge
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -23,7 +25,21 @@ from src.errors import UserError
 from src.tasks.throughput import machine, throughput
 
 
-def prepare(config: DictConfig, directory: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Options of ``task=prepare``; conf/task/prepare.yaml explains them."""
+
+    pack: str | None = None
+    gop: Annotated[int, Ge(1)] = 2
+    processes: Annotated[int, Ge(1)] | None = None
+    check: bool = False
+    measure: Sequence[Annotated[int, Ge(0)]] | None = None
+    batches: Annotated[int, Ge(1)] = 8
+    repeats: Annotated[int, Ge(1)] = 3
+    output: str = "runs/throughput.json"
+
+
+def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> None:
     """``task=prepare``: renders the built-in data set; finds the clips of any other, and says what it holds.
 
     ``pack=<folder>`` packs folders of frames into lossless videos, ``check=true`` reads every frame of the data set,
@@ -36,20 +52,20 @@ def prepare(config: DictConfig, directory: Path) -> None:
     layout, root = instantiate(config.data.layout), Path(config.data.root).expanduser()
     splits = layout(root)
     _say(root, splits)
-    processes = config.processes or os.cpu_count() or 1
+    processes = options.processes or os.cpu_count() or 1
     roots = {"as it is": root}
-    if config.pack:
-        roots["packed"] = target = Path(config.pack).expanduser()
-        done = pack(root, target, gop=config.gop, processes=processes, watch=_bar("Packing"))
+    if options.pack:
+        roots["packed"] = target = Path(options.pack).expanduser()
+        done = pack(root, target, gop=options.gop, processes=processes, watch=_bar("Packing"))
         print(f"{target}: {done.clips} clips are packed, {done.new} of them now, {done.bytes / 2**20:,.0f} MiB")
         _compare(root, splits, target, layout(target))
-    if config.check:
+    if options.check:
         for place in roots.values():
             if bad := damaged(place, processes=processes, watch=_bar("Reading")):
                 raise UserError(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
             print(f"{place}: every frame of every clip can be read")
-    if config.measure is not None:
-        _measure(config, roots)
+    if options.measure is not None:
+        _measure(config, options, roots)
 
 
 def _say(root: Path, splits: Splits) -> None:
@@ -83,7 +99,7 @@ def _bar(what: str) -> Any:
     return watch
 
 
-def _measure(config: DictConfig, roots: dict[str, Path]) -> None:
+def _measure(config: DictConfig, options: PrepareOptions, roots: dict[str, Path]) -> None:
     restorer = build_restorer(config, build_network(config))
 
     def make(root: Path, workers: int) -> DataModule:
@@ -91,13 +107,17 @@ def _measure(config: DictConfig, roots: dict[str, Path]) -> None:
         data.root, data.workers = root, workers
         return data
 
-    options = {"workers": list(config.measure), "batches": config.batches, "repeats": config.repeats}
-    rows = throughput(make, roots, **options, tell=lambda line: print(line, flush=True))
+    counts: dict[str, Any] = {
+        "workers": list(options.measure or ()),
+        "batches": options.batches,
+        "repeats": options.repeats,
+    }
+    rows = throughput(make, roots, **counts, tell=lambda line: print(line, flush=True))
     data = {key: config.data[key] for key in ("crop", "batch_size", "patches_per_read")}
     outcome = {"rows": rows, "roots": {k: str(v) for k, v in roots.items()}, "data": data} | machine()
-    output = Path(config.output)
+    output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(outcome | options | {"commit": commit()}, indent=2) + "\n")
+    output.write_text(json.dumps(outcome | counts | {"commit": commit()}, indent=2) + "\n")
     table = Table(title=f"Training samples a second, {outcome['cores']} cores")
     for title in ("data", "cache", "workers", "samples/s", "ratio", "CPU s/sample"):
         table.add_column(title, justify="left" if title in ("data", "cache") else "right")

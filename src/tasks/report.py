@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import yaml
+from annotated_types import Ge
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -37,7 +38,23 @@ COLORS = 8  # of the page's style sheet
 CHANGE = re.compile(r"(model|size)[\w./]*=[\w.+-]+")  # to a model, as task=bench has them in its entries
 
 
-def report(config: DictConfig, directory: Path) -> dict[str, int]:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of ``task=report``; conf/task/report.yaml explains them."""
+
+    output: str = "runs/report"
+    project: str = "zeitlupe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Options of ``report``, of the page; conf/task/report.yaml explains them."""
+
+    pictures: Annotated[int, Ge(0)] = 16
+    clips: Annotated[int, Ge(0)] = 3
+
+
+def report(config: DictConfig, directory: Path, *, options: ReportOptions, report: PageOptions) -> dict[str, int]:
     """``task=report``: writes ``index.html`` and a Markdown file for each paper into ``output``.
 
     Each study is also written as a W&B sweep, ``sweeps/<study>.yaml``.
@@ -48,9 +65,9 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
     Raises:
         UserError: ``output`` cannot be written.
     """
-    folder, output = Path(config.paths.runs), Path(config.output)
+    folder, output = Path(config.paths.runs), Path(options.output)
     papers = published(CONF.parent / "experiments")
-    content = Content(papers, folder, output, config.report)
+    content = Content(papers, folder, output, report)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "index.html").write_text(_render("page.html", content), encoding="utf-8")
@@ -58,7 +75,7 @@ def report(config: DictConfig, directory: Path) -> dict[str, int]:
             (output / f"{paper.folder}.md").write_text(_render("tables.md", content, paper=paper), encoding="utf-8")
         for study in swept():
             (output / "sweeps").mkdir(exist_ok=True)
-            text = yaml.safe_dump(sweep_config(study, config.project), sort_keys=False, width=120)
+            text = yaml.safe_dump(sweep_config(study, options.project), sort_keys=False, width=120)
             (output / "sweeps" / f"{study.name}.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -125,9 +142,9 @@ class Entry:
 class Content:
     """What the page shows, put together from the papers and the runs."""
 
-    def __init__(self, papers: Sequence[Paper], folder: Path, output: Path, options: DictConfig) -> None:
+    def __init__(self, papers: Sequence[Paper], folder: Path, output: Path, options: PageOptions) -> None:
         self.papers, self.folder, self.output, self.options = papers, folder, output, options
-        self.commit, self.pictures = commit(), int(options.pictures)
+        self.commit, self.pictures = commit(), options.pictures
         self.runs = {run.directory.resolve(): run for run in runs(folder) if run.readable}
         self.entries = {paper.folder: [self._entry(table) for table in paper.tables] for paper in papers}
 

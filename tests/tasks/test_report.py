@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.config.composition import CONF, compose
+from src.config.options import run_task
 from src.errors import CheckpointError, UserError
 from src.metrics import FrameScore
 from src.protocols import Protocol, results, write_results
@@ -29,7 +30,6 @@ from src.report.runs import Block, Run, blocks
 from src.report.tables import grid
 from src.sweeps.aggregate import Point, in_markdown, rank_correlation
 from src.sweeps.published import published, studies
-from src.tasks.report import report
 
 EXPERIMENTS = CONF.parent / "experiments"
 TABLES = [table for paper in published(EXPERIMENTS) for table in paper.tables]
@@ -72,7 +72,7 @@ def record(file: Path, overrides: list[str], directory: Path, status: str, messa
 
 def made(runs: Path, *more: str) -> tuple[str, dict[str, int], Path]:
     config = compose("task=report", f"paths.runs={runs}", *more)
-    counts = report(config, Path("."))
+    counts = run_task(config, Path("."))
     return (Path(config.output) / "index.html").read_text(), counts, Path(config.output)
 
 
@@ -698,7 +698,7 @@ def test_a_browser_shows_it_without_an_error(page, runs, tmp_path):
 
 
 def test_every_study_is_left_as_a_sweep(tmp_path):
-    report(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}"), tmp_path)
+    run_task(compose("task=report", f"paths.runs={tmp_path}", f"output={tmp_path / 'page'}"), tmp_path)
     names = {file.stem for file in (CONF / "ablation").glob("*.yaml")}
     assert {file.stem for file in (tmp_path / "page" / "sweeps").iterdir()} == names
     said = yaml.safe_load((tmp_path / "page" / "sweeps" / "wdvr_window_size.yaml").read_text())
