@@ -1,4 +1,4 @@
-"""A paper's table with ours in it, line by line, as a page and Markdown show it."""
+"""A paper's table with our results in it, line by line, as the page and the Markdown show it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.report.runs import Block
+from src.report.study_results import StudyResult
 from src.sweeps.aggregate import order, rank_correlation
 from src.sweeps.published import Table
 
-MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a table: what it is (``paper``, ``here``, ``difference``), its cells, and where ours are from."""
+class TableLine:
+    """A line of a table.
+
+    Args:
+        kind: ``paper``, ``here`` or ``difference``.
+        cells: texts of the value columns.
+        label: text of the line's own column.
+        exact: the values behind ``cells``, unrounded.
+        protocol: size, data and protocol of our results.
+    """
 
     kind: str
     cells: list[str]
@@ -25,109 +33,126 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
-    """The lines of a method: what it is called, in as many cells as the table has columns of words."""
+class TableGroup:
+    """The lines of one method, under its name: a cell for each column of words."""
 
     names: list[str]
-    lines: list[Line]
+    lines: list[TableLine]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table as it is shown: headings of words, headings of figures, lines by method, and how the order agrees."""
+class ComparisonTable:
+    """A table for display.
+
+    Args:
+        words: headings of the columns of words.
+        figures: headings of the columns of values.
+        groups: lines by method.
+        agreement: agreement of our order with the paper's, for each column of values; empty if there is none.
+        remark: the same in a sentence, for the column that the study compares.
+    """
 
     words: list[str]
     figures: list[str]
-    groups: list[Group]
+    groups: list[TableGroup]
     agreement: list[str]
     remark: str = ""
 
 
-def grid(table: Table, block: Block | None = None) -> Grid:
-    """The paper's table, with ours below each of its rows where ``block`` has them, then ours that it has not."""
+def compare_table(table: Table, result: StudyResult | None = None) -> ComparisonTable:
+    """Put the lines of ``result`` below the paper's rows, then the points that the paper does not have."""
     words = [name for number, name in enumerate(table.columns) if number == 0 or table.decimals(name) is None]
     printed = [name for name in table.columns if name not in words]
-    extra = [title for title in block.study.columns if title not in table.columns] if block else []
+    extra = [title for title in result.study.columns if title not in table.columns] if result else []
     words = words or ["point"]
-    groups = [_group(table, block, index, words, printed, extra) for index in range(len(table.rows))]
-    if block:
-        for point in block.rows.keys() - set(block.by_index.values()):
-            label = [point, *[""] * (len(words) - 1)]
-            groups.append(Group(label, [_ours(block, point, [*printed, *extra], table)]))
-    return Grid(words, [*printed, *extra], groups, _agreement(table, block, printed, extra), _remark(table, block))
+    groups = [_group_row(table, result, index, words, printed, extra) for index in range(len(table.rows))]
+    if result:
+        for point in result.rows.keys() - set(result.point_by_row.values()):
+            names = [point, *[""] * (len(words) - 1)]
+            groups.append(TableGroup(names, [_format_ours(result, point, [*printed, *extra], table)]))
+    return ComparisonTable(
+        words, [*printed, *extra], groups, _compare_orders(table, result, printed, extra), _remark(table, result)
+    )
 
 
-def _group(
-    table: Table, block: Block | None, index: int, words: Sequence[str], printed: Sequence[str], extra: Sequence[str]
-) -> Group:
+def _group_row(
+    table: Table,
+    result: StudyResult | None,
+    index: int,
+    words: Sequence[str],
+    printed: Sequence[str],
+    extra: Sequence[str],
+) -> TableGroup:
     row = table.rows[index]
-    theirs = [shown(row[name], table.decimals(name)) for name in printed] + [""] * len(extra)
-    lines = [Line("paper", theirs, "paper", theirs)]
-    if block and (point := block.by_index.get(index)) is not None:
-        lines.append(_ours(block, point, [*printed, *extra], table))
+    theirs = [format_cell(row[name], table.decimals(name)) for name in printed] + [""] * len(extra)
+    lines = [TableLine("paper", theirs, "paper", theirs)]
+    if result and (point := result.point_by_row.get(index)) is not None:
+        lines.append(_format_ours(result, point, [*printed, *extra], table))
         differences = []
         for name in printed:
-            ours, _ = block.figure(name, index)
+            ours, _ = result.value(name, index)
             comparable = isinstance(ours, int | float) and isinstance(row[name], int | float)
-            differences.append(shown(ours - row[name], table.decimals(name), sign=True) if comparable else "")
-        lines.append(Line("difference", differences + [""] * len(extra), "difference", differences + [""] * len(extra)))
-    return Group([shown(row.get(name), None) for name in words], lines)
+            differences.append(format_cell(ours - row[name], table.decimals(name), sign=True) if comparable else "")
+        differences += [""] * len(extra)
+        lines.append(TableLine("difference", differences, "difference", differences))
+    return TableGroup([format_cell(row.get(name), None) for name in words], lines)
 
 
-def _ours(block: Block, point: str, columns: Sequence[str], table: Table) -> Line:
-    index = next((i for i, p in block.by_index.items() if p == point), None)
-    row, runs, cells, exact = block.rows[point], block.members[point], [], []
+def _format_ours(result: StudyResult, point: str, columns: Sequence[str], table: Table) -> TableLine:
+    index = next((i for i, p in result.point_by_row.items() if p == point), None)
+    row, runs, cells, exact = result.rows[point], result.runs_by_point[point], [], []
     for name in columns:
         if index is not None and name in table.columns:
-            value, spread = block.figure(name, index)
+            value, spread = result.value(name, index)
         else:
             value, spread = row.get(name), row.get(f"{name} deviation")
         places = table.decimals(name) if name in table.columns else None
-        text = shown(value, places)
-        cells.append(text + (f" ± {shown(spread, places)}" if spread is not None else ""))
+        cells.append(format_cell(value, places) + (f" ± {format_cell(spread, places)}" if spread is not None else ""))
         exact.append("" if value is None else f"{value}" + (f" ± {spread}" if spread is not None else ""))
-    first, seeds = runs[0], {run.directory.name for run in runs}  # one of which may be tested several times
+    first, seeds = runs[0], {run.directory.name for run in runs}  # a seed may be tested several times
     label = f"here{', mini' if first.size != 'full' else ''}{f', {len(seeds)} seeds' if len(seeds) > 1 else ''}"
-    about = f"{first.size}; {first.data}; {first.protocol or first.results.get('device', '')}"
-    return Line("here", cells, label, exact, f"{point}: {about}" if point else about)
+    conditions = f"{first.size}; {first.data}; {first.protocol or first.results.get('device', '')}"
+    return TableLine("here", cells, label, exact, f"{point}: {conditions}" if point else conditions)
 
 
-def _agreement(table: Table, block: Block | None, printed: Sequence[str], extra: Sequence[str]) -> list[str]:
-    """Of each column, how the order of ours agrees with the paper's; empty where nothing says so."""
-    found = []
-    for name in printed if block else ():
-        both = [  # what is printed alike is alike
-            (row[name], round(ours, table.decimals(name) or 0))
+def _compare_orders(
+    table: Table, result: StudyResult | None, printed: Sequence[str], extra: Sequence[str]
+) -> list[str]:
+    """Describe for each column the agreement of our order with the paper's; empty without any comparable column."""
+    cells = []
+    for name in printed if result else ():
+        pairs = [
+            (row[name], round(ours, table.decimals(name) or 0))  # equal in print counts as equal
             for index, row in enumerate(table.rows)
-            if block and isinstance(ours := block.figure(name, index)[0], int | float) and row[name] is not None
+            if result and isinstance(ours := result.value(name, index)[0], int | float) and row[name] is not None
         ]
-        value = rank_correlation(*zip(*both, strict=True)) if len(both) > 1 else None
-        word = "" if len(both) < 2 else "level" if value is None else "same order" if value > 0 else "reversed"
-        found.append(f"{value:.2f}".replace("-", MINUS) if len(both) > 2 and value is not None else word)
-    return [*found, *("" for _ in extra)] if any(found) else []
+        correlation = rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+        if len(pairs) > 2 and correlation is not None:
+            cells.append(f"{correlation:.2f}".replace("-", MINUS))
+        elif len(pairs) > 1:
+            cells.append("level" if correlation is None else "same order" if correlation > 0 else "reversed")
+        else:
+            cells.append("")
+    return [*cells, *("" for _ in extra)] if any(cells) else []
 
 
-def _remark(table: Table, block: Block | None) -> str:
-    """How the order of what the study is about agrees with the paper's, in a sentence."""
-    if not block or block.study.compare not in block.study.columns:
+def _remark(table: Table, result: StudyResult | None) -> str:
+    """Compare our order with the paper's in a sentence, for the column that the study compares."""
+    if not result or result.study.compare not in result.study.columns or result.study.compare not in table.columns:
         return ""
-    theirs = block.study.compare if block.study.compare in table.columns else None
+    compare = result.study.compare
     rows = [
-        {
-            "point": point,
-            block.study.compare: block.rows[point].get(block.study.compare),
-            f"paper: {block.study.compare}": value,
-        }
-        for index, point in block.by_index.items()
-        if theirs and isinstance(value := table.rows[index][theirs], int | float)
+        {"point": point, compare: result.rows[point].get(compare), f"paper: {compare}": value}
+        for index, point in result.point_by_row.items()
+        if isinstance(value := table.rows[index][compare], int | float)
     ]
-    return order(rows, block.study.compare) if rows else ""
+    return order(rows, compare) if rows else ""
 
 
-def shown(value: Any, decimals: int | None, *, sign: bool = False) -> str:
-    """A cell: the paper's decimals, where it has any, else four digits; a true minus."""
+def format_cell(value: Any, decimals: int | None, *, sign: bool = False) -> str:
+    """Format a value with the paper's decimals, or four digits without any, and a true minus."""
     if value is None:
-        return NONE
+        return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):

@@ -1,0 +1,190 @@
+"""Content of the report: every published table with the results of its studies, and the runs outside of studies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
+
+from src.config.composition import commit
+from src.report.charts import Chart
+from src.report.figures import FramePair, plot_costs, plot_frame_scores, plot_learning, read_pair
+from src.report.labels import label_runs
+from src.report.runs import Run, find_runs
+from src.report.study_results import StudyResult, format_command, load_results
+from src.report.tables import ComparisonTable, compare_table
+from src.sweeps.published import Paper, Table, studies
+
+PAIRS_PER_STUDY = 3
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """A study's result with its table, charts and frames."""
+
+    result: StudyResult
+    comparison: ComparisonTable
+    command: str
+    learning_curves: list[Chart]
+    frame_scores: list[Chart]
+    pairs: list[FramePair]
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """A published table with the results of its studies.
+
+    Args:
+        table: as published.
+        status: ``filled``, ``partly filled`` or ``not run``.
+        comparison: the published table alone.
+        studies: results.
+        commands: of the studies that were not run.
+        missing: reasons for a table without studies.
+    """
+
+    table: Table
+    status: str
+    comparison: ComparisonTable
+    studies: list[StudyReport]
+    commands: list[str]
+    missing: list[str]
+
+    @property
+    def anchor(self) -> str:
+        """Its id on the page."""
+        return f"{self.table.folder}-{self.table.key}"
+
+    @property
+    def state(self) -> str:
+        """The status, marked ``mini`` or ``not as published`` if every result departs from the published experiment."""
+        departures = [study.result.departures for study in self.studies if study.result.rows_done]
+        if not departures or not all(departures):
+            return self.status
+        mini = all(first.startswith("mini") for first, *_ in departures)
+        return f"{self.status}, {'mini' if mini else 'not as published'}"
+
+
+class ReportContent:
+    """Content of the page and of the Markdown files.
+
+    Args:
+        papers: published tables.
+        folder: the runs, ``paths.runs``.
+        output: folder of the report, for relative links.
+        pictures: number of frame pairs on the page.
+        clips: number of clips per study for scores over time.
+    """
+
+    def __init__(self, papers: Sequence[Paper], folder: Path, output: Path, *, pictures: int, clips: int) -> None:
+        self.papers, self.folder, self.output = papers, folder, output
+        self.commit, self.pictures_left, self.clips = commit(), pictures, clips
+        self.runs = {run.directory.resolve(): run for run in find_runs(folder) if run.readable}
+        self.tables = {paper.folder: [self._report_table(table) for table in paper.tables] for paper in papers}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of tables by status."""
+        statuses = [table.status for tables in self.tables.values() for table in tables]
+        return {status: statuses.count(status) for status in ("filled", "partly filled", "not run")}
+
+    def link(self, file: Path) -> str:
+        """Return a file's address relative to the page."""
+        return quote(os.path.relpath(file, self.output).replace(os.sep, "/"))
+
+    def relative_path(self, run: Run) -> str:
+        """Return a run's path below ``paths.runs``."""
+        return os.path.relpath(run.directory, self.folder)
+
+    def _report_table(self, table: Table) -> TableReport:
+        table_studies = studies(table)
+        results = {study.name: load_results(study, self.folder) for study in table_studies}
+        reports = [
+            self._report_study(table, result)
+            for study in table_studies
+            for result in results[study.name]
+            if result.runs or result.unfinished
+        ]
+        done = [max((result.rows_done for result in results[study.name]), default=0) for study in table_studies]
+        complete = all(rows >= study.expected for rows, study in zip(done, table_studies, strict=True))
+        return TableReport(
+            table,
+            "filled" if table_studies and complete else "partly filled" if any(done) else "not run",
+            compare_table(table),
+            reports,
+            [
+                format_command(study, (), self.folder)
+                for study, rows in zip(table_studies, done, strict=True)
+                if not rows
+            ],
+            [] if table_studies else ["no study of conf/ablation repeats it"],
+        )
+
+    def _report_study(self, table: Table, result: StudyResult) -> StudyReport:
+        for run in result.runs:
+            self.runs.setdefault(run.directory.resolve(), run)
+        return StudyReport(
+            result,
+            compare_table(table, result),
+            format_command(result.study, result.options, self.folder),
+            plot_learning(result.runs_by_point),
+            plot_frame_scores(result.runs_by_point, self.clips),
+            list(self._pair_points(result)),
+        )
+
+    def _pair_points(self, result: StudyResult) -> Iterator[FramePair]:
+        """Yield a pair of frames for each of the first points, from the clip that most points have."""
+        samples = {point: seeds[0].samples for point, seeds in result.runs_by_point.items()}
+        clips = [clip for files in samples.values() for clip in files]
+        pictured = [(point, files) for point, files in samples.items() if files]
+        for point, files in pictured[: min(PAIRS_PER_STUDY, self.pictures_left)]:
+            clip = max(files, key=clips.count)
+            self.pictures_left -= 1
+            if pair := read_pair(files[clip], f"{clip}, {point}", result.runs_by_point[point][0]):
+                yield pair
+
+    @cached_property
+    def costs(self) -> list[Chart]:
+        """Charts of PSNR against parameters and seconds."""
+        return plot_costs(list(self.runs.values()))
+
+    @cached_property
+    def other_runs(self) -> dict[str, list[Run]]:
+        """Runs that belong to no study, by experiment or task."""
+        in_studies = {
+            run.directory.resolve()
+            for tables in self.tables.values()
+            for table in tables
+            for study in table.studies
+            for run in study.result.runs
+        }
+        others: dict[str, list[Run]] = {}
+        for directory, run in self.runs.items():
+            if directory not in in_studies:
+                others.setdefault((*Path(self.relative_path(run)).parts, self.folder.name)[0], []).append(run)
+        return others
+
+    @cached_property
+    def other_charts(self) -> list[Chart]:
+        """Learning curves of the runs that belong to no study."""
+        charts = []
+        for experiment, runs in self.other_runs.items():
+            by_label: dict[str, list[Run]] = {}
+            labels = label_runs([Path(self.relative_path(run)).parent.name for run in runs])
+            for run, label in zip(runs, labels, strict=True):
+                by_label.setdefault(label or experiment, []).append(run)
+            charts += plot_learning(by_label, experiment)
+        return charts
+
+    @cached_property
+    def other_pairs(self) -> list[FramePair]:
+        """Frames of the runs that belong to no study, within the limit of pictures."""
+        pictured = [(name, run) for name, runs in self.other_runs.items() for run in runs if run.samples]
+        pairs = []
+        for experiment, run in pictured[: max(0, self.pictures_left)]:
+            clip, file = list(run.samples.items())[-1]
+            pairs.append(read_pair(file, f"{clip}, {experiment}", run))
+        return [pair for pair in pairs if pair]
