@@ -1,4 +1,4 @@
-"""Files that outlive a process that is cut off, and what one process has to itself."""
+"""Crash-safe files: exclusive locks, atomic writes, and fsync."""
 
 from __future__ import annotations
 
@@ -20,39 +20,38 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def file_lock(file: Path, otherwise: str) -> Iterator[TextIO]:
-    """``file``, made if it is not there and open for appending, which no other process can have at the same time.
+def file_lock(path: Path, message: str) -> Iterator[TextIO]:
+    """Open ``path`` for appending, creating it if absent, and hold an exclusive lock on it.
 
-    A process that ends in any way holds it no more.
+    The lock is released when the process ends, however it ends.
 
     Raises:
-        UserError: another process has it; ``otherwise`` is the sentence.
+        UserError: another process holds the lock; the error is ``message``.
     """
-    with file.open("a", encoding="utf-8") as stream:
+    with path.open("a", encoding="utf-8") as stream:
         try:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(otherwise) from error
+            raise UserError(message) from error
         except OSError as error:  # a file system without locks
-            log.debug("%s is not locked: %s", file, error)
+            log.debug("%s is not locked: %s", path, error)
         yield stream
 
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A stream whose content becomes that of ``path`` at the end, on the disk; before that, and if anything fails,
-    what was there stays as it was.
+    """Open a stream that replaces ``path`` on exit, flushed to disk; on an error, ``path`` is unchanged.
 
     Args:
-        path: the file; its folder is made.
-        mode: ``w`` for text (UTF-8, lines as they are given) or ``wb`` for bytes.
+        path: the file; its folder is created.
+        mode: ``w`` for text (UTF-8, line ends unchanged) or ``wb`` for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text_options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with draft.open(mode, **text) as stream:
+        with draft.open(mode, **text_options) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -63,16 +62,16 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file or folder is on the disk, where the system can tell."""
+    """Flush a file or folder to disk, if the system supports it."""
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # folders cannot be opened everywhere
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # some systems cannot open folders
         return
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     except OSError as error:
         if not path.is_dir():
             raise
         log.debug("%s was not synced: %s", path, error)
     finally:
-        os.close(handle)
+        os.close(descriptor)

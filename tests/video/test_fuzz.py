@@ -1,4 +1,4 @@
-"""Damaged videos and images: what comes is frames or one sentence; never a hang, a crash, or memory without bounds."""
+"""Damaged videos and images yield frames or a one-sentence error; never a hang, a crash or unbounded memory."""
 
 from __future__ import annotations
 
@@ -19,61 +19,63 @@ from src.errors import VideoError
 from src.video.images import load_16bit
 from src.video.pipe import open_pipe
 from src.video.reader import open_video
-from tests.fuzz import FAILURES, MUTATIONS, REAL, Case, Outcome, Seed, case_of, make_seeds, run, seeds_of
+from tests.fuzz.mutations import MUTATIONS
+from tests.fuzz.pool import run_cases
+from tests.fuzz.reading import FAILURES, Case, Outcome, make_case
+from tests.fuzz.seeds import REAL_FILES, Seed, list_seeds, make_seeds
 from tests.video.test_reader import encode
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz") / "seeds"
     make_seeds(folder)
     return folder
 
 
 @pytest.fixture
-def seeds(made: Path) -> list[Seed]:
-    return seeds_of(made)
+def seeds(seed_folder: Path) -> list[Seed]:
+    return list_seeds(seed_folder)
 
 
-def content(seeds: Sequence[Seed], name: str) -> bytes:
+def read_seed(seeds: Sequence[Seed], name: str) -> bytes:
     return next(seed for seed in seeds if seed.name == name).files[0].read_bytes()
 
 
-def told(outcomes: Sequence[Outcome], seeds: Sequence[Seed], seed: int) -> list[str]:
-    """The failures, each with what it was made of."""
-    failed = [(case_of(seeds, seed, o.number), o) for o in outcomes if o.kind in FAILURES]
-    return [f"{o.number} {case.seed} {case.mutation} {case.way}: {o.kind}, {o.words}" for case, o in failed]
+def describe_failures(outcomes: Sequence[Outcome], seeds: Sequence[Seed], seed: int) -> list[str]:
+    failures = [(make_case(seeds, seed, o.number), o) for o in outcomes if o.kind in FAILURES]
+    return [f"{o.number} {case.seed} {case.mutation} {case.mode}: {o.kind}, {o.message}" for case, o in failures]
 
 
-def test_damaged_files_are_frames_or_one_sentence(seeds: list[Seed]) -> None:
-    outcomes = list(run(seeds, 0, range(100)))
-    assert told(outcomes, seeds, 0) == []
+def test_damaged_files_yield_frames_or_an_error(seeds: list[Seed]) -> None:
+    outcomes = list(run_cases(seeds, 0, range(100)))
+    assert describe_failures(outcomes, seeds, 0) == []
     assert sorted(outcome.number for outcome in outcomes) == list(range(100))
     kinds = Counter(outcome.kind for outcome in outcomes)
-    assert min(kinds["frames"], kinds["cut"] + kinds["error"]) > 20  # neither of which would prove anything alone
+    assert min(kinds["frames"], kinds["cut"] + kinds["error"]) > 20  # both kinds occur often
     assert max(outcome.memory for outcome in outcomes) < 256 << 20  # frames of 96x64
 
 
 @pytest.mark.slow
-def test_two_thousand_damaged_files(made: Path) -> None:
-    seeds = seeds_of(made, REAL)
-    outcomes = list(run(seeds, 1, range(2000), workers=2))
-    assert told(outcomes, seeds, 1) == []
+def test_two_thousand_damaged_files(seed_folder: Path) -> None:
+    seeds = list_seeds(seed_folder, REAL_FILES)
+    outcomes = list(run_cases(seeds, 1, range(2000), workers=2))
+    assert describe_failures(outcomes, seeds, 1) == []
     assert len({outcome.number for outcome in outcomes}) == 2000
     kinds = Counter(outcome.kind for outcome in outcomes)
     assert min(kinds["frames"], kinds["cut"], kinds["error"]) > 100
 
 
-def test_a_mutation_is_a_function_of_its_number(seeds: list[Seed]) -> None:
-    cases = [case_of(seeds, 3, number) for number in range(60)]
-    assert cases == [case_of(list(seeds), 3, number) for number in range(60)]
+def test_mutation_is_a_function_of_its_number(seeds: list[Seed]) -> None:
+    cases = [make_case(seeds, 3, number) for number in range(60)]
+    assert cases == [make_case(list(seeds), 3, number) for number in range(60)]
     assert len({repr(sorted(case.files.items())) for case in cases}) == 60
-    assert case_of(seeds, 4, 0) != cases[0]
-    assert {name for number in range(300) for name in case_of(seeds, 3, number).mutation.split("+")} == set(MUTATIONS)
+    assert make_case(seeds, 4, 0) != cases[0]
+    assert {name for number in range(300) for name in make_case(seeds, 3, number).mutation.split("+")} == set(MUTATIONS)
 
 
-class Deadly(Case):
-    """A file that does to its reader what its mutation says."""
+class DeadlyCase(Case):
+    """A case that crashes, blocks or bloats its worker, as its mutation names it."""
 
     def write(self, folder: Path) -> Path:
         if self.mutation == "crash":
@@ -85,96 +87,96 @@ class Deadly(Case):
         return super().write(folder)
 
 
-def test_readers_that_die_are_named_and_the_others_read_on(seeds: list[Seed], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.fuzz.LIMIT", 4.0)
-    monkeypatch.setattr("tests.fuzz.MEMORY", 256 << 20)
-    good = {"h264.mp4": content(seeds, "h264.mp4")}
+def test_failed_workers_are_reported_and_replaced(seeds: list[Seed], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz.pool.TIME_LIMIT", 4.0)
+    monkeypatch.setattr("tests.fuzz.pool.MEMORY_LIMIT", 256 << 20)
+    intact = {"h264.mp4": read_seed(seeds, "h264.mp4")}
     plan = ["none", "crash", "none", "memory", "none", "hang", "none"]
-    jobs = [Deadly(number, "h264.mp4", name, "pyav", good, False) for number, name in enumerate(plan)]
-    found = {outcome.number: outcome.kind for outcome in run(seeds, 0, jobs)}
-    assert [found[number] for number in range(len(plan))] == [name.replace("none", "frames") for name in plan]
+    jobs = [DeadlyCase(number, "h264.mp4", name, "pyav", intact, False) for number, name in enumerate(plan)]
+    kinds = {outcome.number: outcome.kind for outcome in run_cases(seeds, 0, jobs)}
+    assert [kinds[number] for number in range(len(plan))] == [name.replace("none", "frames") for name in plan]
 
 
-# --- What was found ---
+# --- Regressions ---
 
 
-def put(path: Path, data: bytes) -> Path:
+def write_file(path: Path, data: bytes) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return path
 
 
-def test_words_that_are_no_utf8_do_not_matter(seeds: list[Seed], tmp_path: Path) -> None:
-    """av raised UnicodeDecodeError on opening the file."""
-    data = content(seeds, "h264.mp4")
+def test_metadata_may_be_invalid_utf8(seeds: list[Seed], tmp_path: Path) -> None:
+    """PyAV raised UnicodeDecodeError on opening the file."""
+    data = read_seed(seeds, "h264.mp4")
     assert data.count(b"VideoHandler") == 1
-    path = put(tmp_path / "a.mp4", data.replace(b"VideoHandler", b"Vide\xff\xefandler"))
+    path = write_file(tmp_path / "a.mp4", data.replace(b"VideoHandler", b"Vide\xff\xefandler"))
     assert len(list(open_video(path).frames())) == 14
     with path.open("rb") as file, open_pipe(file) as pipe:
         assert len(list(pipe.frames())) == 14
 
 
-def test_a_table_without_streams_is_one_sentence(seeds: list[Seed], tmp_path: Path) -> None:
-    """av raised ValueError where there is no stream to give options to."""
-    path = put(tmp_path / "a.mp4", content(seeds, "h264.mp4").replace(b"trak", b"trek"))
+def test_file_without_streams_is_refused(seeds: list[Seed], tmp_path: Path) -> None:
+    """PyAV raised ValueError without a stream to apply options to."""
+    path = write_file(tmp_path / "a.mp4", read_seed(seeds, "h264.mp4").replace(b"trak", b"trek"))
     with pytest.raises(VideoError, match=r"a\.mp4 has no readable video stream"):
         open_video(path)
 
 
-def test_decord_takes_no_memory_for_frames_that_are_only_said_to_be_there(seeds: list[Seed]) -> None:
-    """It ended the process with std::bad_alloc."""
-    data = content(seeds, "h264.mp4")
-    at = data.index(b"stts") + 12  # entries of how many frames, and how long each is shown
+def test_decord_is_not_used_with_overstated_frame_counts(seeds: list[Seed]) -> None:
+    """decord allocated memory for all of them and ended the process with std::bad_alloc."""
+    data = read_seed(seeds, "h264.mp4")
+    at = data.index(b"stts") + 12  # entries of a frame count and a duration
     assert struct.unpack(">I", data[at : at + 4]) == (14,)
     data = data[:at] + struct.pack(">I", 0xFFFFFFF0) + data[at + 4 :]
-    [outcome] = run(seeds, 0, [Case(0, "h264.mp4", "counts", "auto", {"a.mp4": data}, False)])
-    assert (outcome.kind, outcome.frames) == ("frames", 14), outcome.words
+    [outcome] = run_cases(seeds, 0, [Case(0, "h264.mp4", "counts", "auto", {"a.mp4": data}, False)])
+    assert (outcome.kind, outcome.frames) == ("frames", 14), outcome.message
 
 
-def test_no_table_of_billions_is_made(shared: Path) -> None:
-    """FFmpeg took 1 GB (8 GB with another bit) to write down what one damaged count says of 268 million frames."""
+def test_overstated_table_is_not_allocated(shared: Path) -> None:
+    """FFmpeg allocated 1 GB (8 GB with another bit) for a damaged count of 268 million frames."""
     data = (shared / "data/odd/iphone_livephoto_hevc_rot90_5streams.mov").read_bytes()
-    at = data.index(b"ctts") + 12 + 13 * 8  # entries of how many frames, and how much later than decoded they are shown
+    at = data.index(b"ctts") + 12 + 13 * 8  # entries of a frame count and a composition offset
     assert struct.unpack(">II", data[at : at + 8]) == (1, 60)
     data = data[:at] + struct.pack(">I", (1 << 28) + 1) + data[at + 4 :]
-    [outcome] = run([], 0, [Case(0, "iphone", "table", "auto", {"a.mov": data}, False)])
-    assert outcome.kind not in FAILURES, outcome.words
+    [outcome] = run_cases([], 0, [Case(0, "iphone", "table", "auto", {"a.mov": data}, False)])
+    assert outcome.kind not in FAILURES, outcome.message
     assert outcome.memory < 100 << 20
 
 
-def test_ffmpeg_takes_no_block_beyond_a_limit(seeds: list[Seed], tmp_path: Path) -> None:
-    open_video(put(tmp_path / "a.mp4", content(seeds, "h264.mp4")))
+def test_ffmpeg_allocations_are_limited(seeds: list[Seed], tmp_path: Path) -> None:
+    open_video(write_file(tmp_path / "a.mp4", read_seed(seeds, "h264.mp4")))
     with pytest.raises((MemoryError, av.FFmpegError)):
         av.VideoFrame(12000, 12000, "rgba64le")
 
 
-def test_no_memory_is_taken_for_frames_that_are_too_large(seeds: list[Seed]) -> None:
-    """A GIF of 5 KB that says that it has 16000x15000 pixels took more than 2 GB."""
-    data = content(seeds, "picture.gif").replace(struct.pack("<HH", 96, 64), struct.pack("<HH", 16000, 15000), 1)
-    ways = ("auto", "deep", "pipe")
-    jobs = [Case(number, "picture.gif", "larger", way, {"a.gif": data}, False) for number, way in enumerate(ways)]
-    for outcome in run(seeds, 0, jobs):
-        assert (outcome.kind, outcome.frames) == ("error", 0), outcome.words
+def test_frames_above_the_pixel_limit_are_not_allocated(seeds: list[Seed]) -> None:
+    """A GIF of 5 KB that declares 16000x15000 pixels took more than 2 GB."""
+    data = read_seed(seeds, "picture.gif").replace(struct.pack("<HH", 96, 64), struct.pack("<HH", 16000, 15000), 1)
+    modes = ("auto", "deep", "pipe")
+    jobs = [Case(number, "picture.gif", "larger", mode, {"a.gif": data}, False) for number, mode in enumerate(modes)]
+    for outcome in run_cases(seeds, 0, jobs):
+        assert (outcome.kind, outcome.frames) == ("error", 0), outcome.message
         assert outcome.memory < 100 << 20
 
 
-def test_videos_that_are_too_large_are_refused(tmp_path: Path) -> None:
+def test_videos_above_the_pixel_limit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 6100, 6000, "yuv420p"
         for packet in (*stream.encode(av.VideoFrame(6100, 6000, "yuv420p")), *stream.encode(None)):
             container.mux(packet)
-    sentence = "has frames of 6100x6000, above the limit of 36 million pixels; downscale them first"
-    with pytest.raises(VideoError, match=f"a.mkv {sentence}"):
+    message = "has frames of 6100x6000, above the limit of 36 million pixels; downscale them first"
+    with pytest.raises(VideoError, match=f"a.mkv {message}"):
         open_video(path)
-    with path.open("rb") as file, pytest.raises(VideoError, match=f"standard input {sentence}"):
+    with path.open("rb") as file, pytest.raises(VideoError, match=f"standard input {message}"):
         open_pipe(file)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_images_that_are_too_large_are_refused(tmp_path: Path, suffix: str) -> None:
-    """Pillow refuses from 179 million pixels on, which in three copies of it are 1.6 GB."""
+def test_images_above_the_pixel_limit_are_refused(tmp_path: Path, suffix: str) -> None:
+    """Pillow refuses only from 179 million pixels on: three copies of such an image are 1.6 GB."""
     wide = Image.new("1", (12000, 6000))
     for number in range(2):
         wide.save(tmp_path / f"{number}{suffix}")
@@ -182,7 +184,7 @@ def test_images_that_are_too_large_are_refused(tmp_path: Path, suffix: str) -> N
         open_video(tmp_path)
 
 
-def test_16_bits_become_8_to_the_nearest(tmp_path: Path) -> None:
+def test_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(values).save(tmp_path / "0.png")
     read = open_video(tmp_path).read([0])[0].numpy()
@@ -190,22 +192,22 @@ def test_16_bits_become_8_to_the_nearest(tmp_path: Path) -> None:
     assert np.array_equal(load_16bit(tmp_path / "0.png"), np.repeat(values[..., None], 3, 2))
 
 
-def test_what_damage_is_made_of_does_not_depend_on_what_was_read_before(tmp_path: Path) -> None:
-    """Frames that a decoder says it has made up were others after a seek than in order."""
+def test_concealed_frames_do_not_depend_on_seeks(tmp_path: Path) -> None:
+    """Frames with error concealment differed after a seek from those read in order."""
     data = encode(tmp_path / "whole.mkv", "libx264", {"g": "12", "bf": "3", "threads": "1"}).read_bytes()
-    path, seen = tmp_path / "a.mkv", 0
+    path, compared = tmp_path / "a.mkv", 0
     for part in range(4, 10):
         at = len(data) * part // 12
         path.write_bytes(data[:at] + bytes((37 * i + at) % 256 for i in range(40)) + data[at + 40 :])
         with av.open(str(path)) as container:
-            frames = [(frame.is_corrupt, frame.to_ndarray(format="rgb24")) for frame in stop_at_damage(container)]
+            frames = [(frame.is_corrupt, frame.to_ndarray(format="rgb24")) for frame in decode_until_damage(container)]
         for number in [n for n, (corrupt, _) in enumerate(frames) if corrupt and n > 24][:3]:
-            seen += 1
+            compared += 1
             assert np.array_equal(open_video(path, "pyav").read([number])[0].numpy(), frames[number][1])
-    assert seen
+    assert compared
 
 
-def stop_at_damage(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+def decode_until_damage(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
     stream = container.streams.video[0]
     stream.thread_type = "SLICE"
     with suppress(av.FFmpegError):
