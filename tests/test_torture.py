@@ -1,4 +1,4 @@
-"""A little of make torture: every kind of fault once, SIGKILL three times."""
+"""A short make torture: each kind of fault once, SIGKILL three times."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.tasks.test_tasks import ROOT
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_and_nothing_double():
+def test_runs_survive_every_fault():
     command = [sys.executable, "-m", "tests.torture", "--kills", "3", "--others", "1"]
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=one, capture_output=True, text=True, timeout=850)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.count("\n| ") == 15  # a head, a line below it, and thirteen kinds
+    assert done.stdout.count("\n| ") == 15  # two header lines and thirteen faults

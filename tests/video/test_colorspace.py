@@ -1,4 +1,4 @@
-"""RGB to Y, Cb, Cr and back: by the formulas of H.273, at every depth, and exactly where nothing need be lost."""
+"""RGB to Y, Cb, Cr and back follows the formulas of H.273 at every depth, and RGB to RGB is exact."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from src.video.colorspace import BT601, BT709, RGB, UNSPECIFIED, Signal, from_rg
 LUMA = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
-def noise(depth: int, height: int = 48, width: int = 64) -> np.ndarray:
+def make_noise(depth: int, height: int = 48, width: int = 64) -> np.ndarray:
     values = np.random.default_rng(depth).integers(0, 2**depth, (height, width, 3))
     return values.astype(np.uint8 if depth == 8 else np.uint16)
 
 
-def planes(frame: av.VideoFrame) -> list[np.ndarray]:
+def read_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     kind = np.uint8 if frame.format.components[0].bits == 8 else np.uint16
     return [np.frombuffer(p, kind).reshape(p.height, -1)[:, : p.width].astype(float) for p in frame.planes]
 
@@ -25,8 +25,8 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
 @pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("depth", [8, 10, 12])
-def test_y_cb_cr_are_those_of_the_standard(depth: int, full: bool, matrix: int) -> None:
-    array = noise(depth)
+def test_y_cb_cr_follow_h273(depth: int, full: bool, matrix: int) -> None:
+    array = make_noise(depth)
     pixels = "yuv444p" if depth == 8 else f"yuv444p{depth}le"
     frame = from_rgb(array, pixels, Signal(depth, matrix, 2 if full else 1, 9, 16), VideoReformatter())
     tags = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
@@ -40,23 +40,23 @@ def test_y_cb_cr_are_those_of_the_standard(depth: int, full: bool, matrix: int) 
         expected = (y * top, cb * top + 2 ** (depth - 1), cr * top + 2 ** (depth - 1))
     else:
         expected = ((16 + 219 * y) * unit, (128 + 224 * cb) * unit, (128 + 224 * cr) * unit)
-    for plane, values in zip(planes(frame), expected, strict=True):
-        # To the nearest; swscale, for 8 bits of limited range, has a 15 bit matrix. 255.5 has no value of its own.
+    for plane, values in zip(read_planes(frame), expected, strict=True):
+        # Rounded to the nearest; swscale, for 8 bits of limited range, has a 15-bit matrix. 255.5 is clipped.
         assert np.abs(plane - np.minimum(values, top)).max() <= 0.6
 
 
 @pytest.mark.parametrize("matrix", [1, 6, 9, UNSPECIFIED])
 @pytest.mark.parametrize("full", [1, 2])
 @pytest.mark.parametrize("depth", [10, 12])
-def test_deep_pixels_come_back(depth: int, full: int, matrix: int) -> None:
-    array, convert = noise(depth, 47, 63), VideoReformatter()
+def test_high_bit_depths_round_trip(depth: int, full: int, matrix: int) -> None:
+    array, convert = make_noise(depth, 47, 63), VideoReformatter()
     frame = from_rgb(array, f"yuv444p{depth}le", Signal(depth, matrix, full), convert)
-    assert np.abs(to_rgb(frame, depth, convert).astype(int) - array).max() <= 2  # three roundings of Y, Cb and Cr
+    assert np.abs(to_rgb(frame, depth, convert).astype(int) - array).max() <= 2  # Y, Cb and Cr are each rounded
 
 
 @pytest.mark.parametrize(("depth", "pixels"), [(8, "bgr0"), (8, "rgb24"), (10, "gbrp10le"), (12, "gbrp12le")])
 def test_rgb_is_exact(depth: int, pixels: str) -> None:
-    array, convert = noise(depth), VideoReformatter()
+    array, convert = make_noise(depth), VideoReformatter()
     frame = from_rgb(array, pixels, Signal(depth, RGB, 2), convert)
     assert np.array_equal(to_rgb(frame, depth, convert), array)
     assert Signal.from_frame(frame, deep=True) == Signal(depth, RGB, 2)
@@ -64,8 +64,8 @@ def test_rgb_is_exact(depth: int, pixels: str) -> None:
 
 @pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv422p10le", "yuv444p10le"])
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
-def test_chroma_stays_where_it_is(pixels: str, size: tuple[int, int]) -> None:
-    """What is linear in space comes back from half as much chroma, without a shift."""
+def test_chroma_is_not_shifted(pixels: str, size: tuple[int, int]) -> None:
+    """A spatially linear signal survives chroma subsampling without a shift."""
     y, x = np.mgrid[: size[0], : size[1]]
     array = np.stack((200 + 8 * x, 700 - 5 * y, 300 + 3 * x + 4 * y), -1).astype(np.uint16)
     convert = VideoReformatter()
@@ -73,12 +73,12 @@ def test_chroma_stays_where_it_is(pixels: str, size: tuple[int, int]) -> None:
     assert np.abs(back.astype(int) - array)[2:-2, 2:-2].max() <= 4
 
 
-def test_what_a_file_says() -> None:
+def test_tags_of_a_file() -> None:
     plain, sd, hd = Signal(matrix=UNSPECIFIED), (480, 720), (1080, 1920)
     assert plain.for_pixel_format("yuv420p", sd) == plain
     assert plain.container_tags(sd, sd) == plain
     assert plain.container_tags(hd, (720, 1280)) == plain
-    assert plain.container_tags(hd, sd) == Signal(matrix=BT601)  # players would now take BT.709
+    assert plain.container_tags(hd, sd) == Signal(matrix=BT601)  # players would otherwise assume BT.709
     assert Signal(matrix=BT601).container_tags(hd, hd) == Signal(matrix=BT601)
     assert plain.for_pixel_format("yuv420p", None) == Signal(matrix=1, range=1, primaries=1, transfer=1)
     assert Signal(matrix=RGB, range=2, primaries=9, transfer=16).for_pixel_format("yuv420p", hd) == Signal(

@@ -23,7 +23,7 @@ from tests.fuzz.mutations import MUTATIONS
 from tests.fuzz.pool import run_cases
 from tests.fuzz.reading import FAILURES, Case, Outcome, make_case
 from tests.fuzz.seeds import REAL_FILES, Seed, list_seeds, make_seeds
-from tests.video.test_reader import encode
+from tests.video.clips import encode
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Parts joined are the video written at once, with all that went with the source."""
+"""Joined parts equal the video written at once, with the companion streams of the source."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from src.video.colorspace import RGB, Signal
 from src.video.mux import join
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.video.clips import make_scene
 
 NTSC = Fraction(30000, 1001)
 TICK = Fraction(1, 90000)
 TIMES = [TICK * k for k in (0, 3003, 6006, 50000, 50300, 60000, 90000, 93003, 96006, 99009, 102012, 130000)]
 END = TIMES[-1] + Fraction(1, 10)
-EVERYWHERE = [
+COMBINATIONS = [
     *((codec, name) for codec in ("h264", "hevc", "lossless") for name in ("a.mp4", "a.mov", "a.mkv")),
     *(("av1", name) for name in ("a.mp4", "a.mkv", "a.webm")),
     *(("prores", name) for name in ("a.mov", "a.mkv")),
@@ -35,13 +36,7 @@ HEADER = (
 )
 
 
-def scene(count: int, height: int = 96, width: int = 128, depth: int = 8) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 2**depth, (40, 80, 3))
-    whole = np.kron(coarse, np.ones((8, 8, 1), int)).astype(np.uint8 if depth == 8 else np.uint16)
-    return np.stack([whole[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
-
-
-def deepest(codec: str) -> int:
+def max_depth(codec: str) -> int:
     return 8 if codec in ("h264", "lossless") else 10
 
 
@@ -52,30 +47,30 @@ def save(path: Path, frames: np.ndarray, times: list[Fraction], **options: objec
     return path
 
 
-def parts(folder: Path, frames: np.ndarray, times: list[Fraction], **options: object) -> list[Path]:
+def write_parts(folder: Path, frames: np.ndarray, times: list[Fraction], **options: object) -> list[Path]:
     bounds = ((0, 5), (5, 6), (6, len(frames)))
     return [save(folder / f"{a}.nut", frames[a:b], times[a:b], **options) for a, b in bounds]
 
 
-def decoded(path: Path) -> np.ndarray:
+def read_frames(path: Path) -> np.ndarray:
     with open_video(path, deep=True) as reader:
         return np.stack([frame.numpy() for frame in reader.frames()])
 
 
-@pytest.mark.parametrize(("codec", "name"), EVERYWHERE)
-def test_joined_parts_are_shown_at_their_times_and_say_what_they_are(tmp_path: Path, codec: str, name: str) -> None:
-    depth = deepest(codec)
-    frames, signal = scene(12, depth=depth), Signal(depth, 9, 1, 9, 16)
-    told: dict[str, object] = {"codec": codec, "signal": signal, "aspect": Fraction(4, 3), "source_size": (96, 128)}
-    pieces = parts(tmp_path, frames, TIMES, **told)
+@pytest.mark.parametrize(("codec", "name"), COMBINATIONS)
+def test_join_keeps_times_and_tags(tmp_path: Path, codec: str, name: str) -> None:
+    depth = max_depth(codec)
+    frames, signal = make_scene(12, depth=depth), Signal(depth, 9, 1, 9, 16)
+    options: dict[str, object] = {"codec": codec, "signal": signal, "aspect": Fraction(4, 3), "source_size": (96, 128)}
+    pieces = write_parts(tmp_path, frames, TIMES, **options)
     join(pieces, tmp_path / name, until=END, metadata={"title": "Aspen"})
-    assert np.array_equal(decoded(tmp_path / name), np.concatenate([decoded(piece) for piece in pieces]))
+    assert np.array_equal(read_frames(tmp_path / name), np.concatenate([read_frames(piece) for piece in pieces]))
     reader = open_video(tmp_path / name, deep=True)
     near = 0 if name in ("a.mp4", "a.mov") else Fraction(1, 1000)
     assert all(abs(a - b) <= near for a, b in zip(reader.times, TIMES, strict=True))
     assert abs(reader.end - END) <= near
     assert reader.signal == (Signal(depth, RGB, 2, 9, 16) if codec in ("lossless", "ffv1") else signal)
-    assert abs(reader.aspect / Fraction(4, 3) - 1) < Fraction(1, 100)  # Matroska counts pixels
+    assert abs(reader.aspect / Fraction(4, 3) - 1) < Fraction(1, 100)  # Matroska stores whole pixels
     with av.open(str(tmp_path / name)) as container:
         assert container.metadata["title"] == "Aspen"
         assert "comment" not in {key.lower() for key in container.metadata}
@@ -88,8 +83,8 @@ def test_joined_parts_are_shown_at_their_times_and_say_what_they_are(tmp_path: P
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "ffv1", "prores", "lossless"])
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path, codec: str) -> None:
-    frames, signal = scene(12, depth=deepest(codec)), Signal(deepest(codec))
+def test_parts_are_reproducible(tmp_path: Path, codec: str) -> None:
+    frames, signal = make_scene(12, depth=max_depth(codec)), Signal(max_depth(codec))
     first, again = (save(tmp_path / f"{i}.nut", frames, TIMES, codec=codec, signal=signal) for i in (0, 1))
     assert first.read_bytes() == again.read_bytes()
     later = save(tmp_path / "later.nut", frames[:1], [Fraction(7)], codec=codec, signal=signal)
@@ -97,19 +92,19 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path, codec: str) -> None
         assert one.streams.video[0].codec_context.extradata == other.streams.video[0].codec_context.extradata
     assert (save(tmp_path / "whole.mkv", frames, TIMES, codec=codec, signal=signal)).stat().st_size
     join([first], tmp_path / "joined.mkv")
-    assert np.array_equal(decoded(tmp_path / "whole.mkv"), decoded(tmp_path / "joined.mkv"))
+    assert np.array_equal(read_frames(tmp_path / "whole.mkv"), read_frames(tmp_path / "joined.mkv"))
     assert open_video(tmp_path / "whole.mkv").times == open_video(tmp_path / "joined.mkv").times
 
 
-def test_times_below_zero_are_moved(tmp_path: Path) -> None:
+def test_negative_times_are_shifted(tmp_path: Path) -> None:
     times = [time - Fraction(1, 2) for time in TIMES]
-    join(parts(tmp_path, scene(12), times, codec="h264"), tmp_path / "a.mp4", until=END - Fraction(1, 2))
+    join(write_parts(tmp_path, make_scene(12), times, codec="h264"), tmp_path / "a.mp4", until=END - Fraction(1, 2))
     reader = open_video(tmp_path / "a.mp4")
     assert reader.times == tuple(TIMES)
 
 
-def film(path: Path, text: str = "subrip", late: int = 0) -> Path:
-    """Two seconds with two languages, subtitles, chapters and a font; the picture begins ``late`` frames late."""
+def write_film(path: Path, text: str = "subrip", late: int = 0) -> Path:
+    """Write two seconds with two languages, subtitles, chapters and a font; video starts ``late`` frames late."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
@@ -137,7 +132,7 @@ def film(path: Path, text: str = "subrip", late: int = 0) -> Path:
             packet.pts = packet.dts = start
             packet.duration, packet.time_base, packet.stream = 500, Fraction(1, 1000), words
             container.mux(packet)
-        for index, frame in enumerate(scene(50)):
+        for index, frame in enumerate(make_scene(50)):
             picture = av.VideoFrame.from_ndarray(frame, "rgb24")
             picture.pts, picture.time_base = index + late, Fraction(1, 25)
             container.mux(video.encode(picture))
@@ -152,38 +147,38 @@ def film(path: Path, text: str = "subrip", late: int = 0) -> Path:
     return path
 
 
-def streams(path: Path) -> dict[int, list[tuple[Fraction, bytes]]]:
-    """When packets of sound and text come, from the first frame on, and what is in them."""
+def read_streams(path: Path) -> dict[int, list[tuple[Fraction, bytes]]]:
+    """Read time, relative to the first frame, and payload of the audio and subtitle packets, by stream."""
     found: dict[int, list[tuple[Fraction, bytes]]] = {}
     begin = open_video(path).times[0]
     with av.open(str(path)) as container:
         for packet in container.demux():
             if packet.size and packet.stream.type in ("audio", "subtitle"):
-                if packet.stream.type == "subtitle" and bytes(packet) == b"\0\0":  # in MP4 a gap is a packet
+                if packet.stream.type == "subtitle" and bytes(packet) == b"\0\0":  # MP4 stores gaps as packets
                     continue
                 at = packet.pts * packet.time_base - begin
                 found.setdefault(packet.stream_index, []).append((at, bytes(packet)))
     return found
 
 
-def samples(path: Path) -> list[int]:
+def count_samples(path: Path) -> list[int]:
     with av.open(str(path)) as container:
         count = len(container.streams.audio)
-    heard = []
+    counts = []
     for number in range(count):
         with av.open(str(path)) as container:
-            heard.append(sum(frame.samples for frame in container.decode(audio=number)))
-    return heard
+            counts.append(sum(frame.samples for frame in container.decode(audio=number)))
+    return counts
 
 
 @pytest.mark.parametrize("source", ["film.mkv", "film.mp4"])
 @pytest.mark.parametrize("target", ["a.mkv", "a.mp4", "a.mov"])
-def test_all_that_goes_with_a_film_is_kept(tmp_path: Path, source: str, target: str) -> None:
-    origin = film(tmp_path / source, "subrip" if source == "film.mkv" else "mov_text")
-    pieces = parts(tmp_path, scene(12), TIMES, codec="h264")
+def test_companion_streams_are_copied(tmp_path: Path, source: str, target: str) -> None:
+    origin = write_film(tmp_path / source, "subrip" if source == "film.mkv" else "mov_text")
+    pieces = write_parts(tmp_path, make_scene(12), TIMES, codec="h264")
     path = tmp_path / target
     join(pieces, path, source=origin, start=TIMES[0], origin=open_video(origin).times[0], metadata={"artist": "Them"})
-    before, after = streams(origin), streams(path)
+    before, after = read_streams(origin), read_streams(path)
     assert len(after) == 3
     for (index, old), new in zip(before.items(), after.values(), strict=True):
         assert len(old) == len(new)
@@ -191,13 +186,13 @@ def test_all_that_goes_with_a_film_is_kept(tmp_path: Path, source: str, target: 
         if index < 3:
             assert [data for _, data in old] == [data for _, data in new]
     if source[4:] == target[1:]:
-        assert samples(origin) == samples(path)
+        assert count_samples(origin) == count_samples(path)
     with av.open(str(path)) as container:
         sounds, (words,) = container.streams.audio, container.streams.subtitles
         assert [sound.language for sound in sounds] == ["fra", "eng"]
         assert words.language == "spa"
         assert sounds[0].disposition & av.stream.Disposition.default
-        if target != "a.mov":  # which has no such thing
+        if target != "a.mov":  # QuickTime has no comment disposition
             assert sounds[1].disposition & av.stream.Disposition.comment
         tags = {key.lower(): value for key, value in container.metadata.items()}
         assert (tags["title"], tags["artist"]) == ("Aspen", "Them")
@@ -210,17 +205,17 @@ def test_all_that_goes_with_a_film_is_kept(tmp_path: Path, source: str, target: 
 
 
 @pytest.mark.parametrize("target", ["a.mkv", "a.mp4", "a.mov"])
-def test_sound_may_begin_before_the_picture(tmp_path: Path, target: str) -> None:
-    origin, path = film(tmp_path / "film.mkv", late=10), tmp_path / target
+def test_audio_may_start_before_video(tmp_path: Path, target: str) -> None:
+    origin, path = write_film(tmp_path / "film.mkv", late=10), tmp_path / target
     begin = open_video(origin).times[0]
     assert begin > Fraction(1, 4)
-    join(parts(tmp_path, scene(12), TIMES, codec="h264"), path, source=origin, start=TIMES[0], origin=begin)
-    assert samples(origin) == samples(path)
-    for before, after in zip(streams(origin).values(), streams(path).values(), strict=True):
+    join(write_parts(tmp_path, make_scene(12), TIMES, codec="h264"), path, source=origin, start=TIMES[0], origin=begin)
+    assert count_samples(origin) == count_samples(path)
+    for before, after in zip(read_streams(origin).values(), read_streams(path).values(), strict=True):
         assert all(abs(old - new) <= Fraction(1, 1000) for (old, _), (new, _) in zip(before, after, strict=True))
 
 
-def test_the_cover_stays(tmp_path: Path) -> None:
+def test_cover_art_is_copied(tmp_path: Path) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 10, 10)).save(picture, "JPEG")
     with av.open(str(tmp_path / "in.mp4"), "w") as container:
@@ -232,10 +227,10 @@ def test_the_cover_stays(tmp_path: Path) -> None:
         packet = av.Packet(picture.getvalue())
         packet.stream, packet.pts, packet.dts, packet.is_keyframe = cover, 0, 0, True
         container.mux_one(packet)
-        for frame in scene(12):
+        for frame in make_scene(12):
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(video.encode(None))
-    pieces = parts(tmp_path, scene(12), TIMES, codec="h264")
+    pieces = write_parts(tmp_path, make_scene(12), TIMES, codec="h264")
     for name in ("a.mp4", "a.mkv"):
         join(pieces, tmp_path / name, source=tmp_path / "in.mp4")
         with av.open(str(tmp_path / name)) as container:
@@ -245,14 +240,14 @@ def test_the_cover_stays(tmp_path: Path) -> None:
         assert len(open_video(tmp_path / name)) == 12
 
 
-def test_sound_ends_and_begins_with_the_picture_where_that_is_asked(tmp_path: Path) -> None:
-    origin = film(tmp_path / "film.mkv")
-    pieces = parts(tmp_path, scene(12), [time / 2 for time in TIMES], codec="h264")
+def test_companion_streams_are_clipped(tmp_path: Path) -> None:
+    origin = write_film(tmp_path / "film.mkv")
+    pieces = write_parts(tmp_path, make_scene(12), [time / 2 for time in TIMES], codec="h264")
     path, end = tmp_path / "a.mkv", Fraction(8, 10)
     join(pieces, path, source=origin, start=Fraction(0), origin=Fraction(1, 2), until=end, since=Fraction(0))
     reader = open_video(path)
     assert abs(reader.end - reader.times[0] - end) <= Fraction(1, 1000)
-    for packets in streams(path).values():
+    for packets in read_streams(path).values():
         assert all(-Fraction(25, 1000) < at < end for at, _ in packets)
     with av.open(str(path)) as container:
         spans = [
@@ -262,10 +257,10 @@ def test_sound_ends_and_begins_with_the_picture_where_that_is_asked(tmp_path: Pa
         assert spans == [(0, Fraction(3, 10)), (Fraction(3, 10), end)]
 
 
-def test_what_a_container_cannot_hold_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    origin = film(tmp_path / "film.mkv")
+def test_dropped_streams_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    origin = write_film(tmp_path / "film.mkv")
     with caplog.at_level(logging.WARNING):
-        join(parts(tmp_path, scene(12), TIMES, codec="av1"), tmp_path / "a.webm", source=origin)
+        join(write_parts(tmp_path, make_scene(12), TIMES, codec="av1"), tmp_path / "a.webm", source=origin)
     assert "a.webm cannot store the audio" in caplog.text
     assert "(aac, stream 1): not copied; a.mkv can" in caplog.text
     with av.open(str(tmp_path / "a.webm")) as container:
@@ -274,7 +269,7 @@ def test_what_a_container_cannot_hold_is_named(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("target", ["a.mp4", "a.mkv", "a.mov"])
-def test_a_real_variable_rate_goes_through_parts(shared: Path, tmp_path: Path, target: str) -> None:
+def test_variable_frame_rate_survives_parts(shared: Path, tmp_path: Path, target: str) -> None:
     origin = shared / "data/odd/flir_vfr_h264.mp4"
     if not origin.exists():
         pytest.skip("needs flir_vfr_h264.mp4")
@@ -295,25 +290,25 @@ def test_a_real_variable_rate_goes_through_parts(shared: Path, tmp_path: Path, t
     result, near = open_video(path), Fraction(1, 1000) if target == "a.mkv" else 0
     assert all(abs(a - b) <= near for a, b in zip(result.times, reader.times, strict=True))
     assert abs(result.end - reader.end) <= near
-    before, after = streams(origin), streams(path)
+    before, after = read_streams(origin), read_streams(path)
     assert [[data for _, data in packets] for packets in before.values()] == [
         [data for _, data in packets] for packets in after.values()
     ]
 
 
-def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    one = save(tmp_path / "1.nut", scene(3), TIMES[:3], codec="h264")
-    other = save(tmp_path / "2.nut", scene(3), TIMES[3:6], codec="h264", quality=30)
-    small = save(tmp_path / "3.nut", scene(3, 64, 64), TIMES[3:6], codec="h264")
+def test_incompatible_parts_are_refused(tmp_path: Path) -> None:
+    one = save(tmp_path / "1.nut", make_scene(3), TIMES[:3], codec="h264")
+    other = save(tmp_path / "2.nut", make_scene(3), TIMES[3:6], codec="h264", quality=30)
+    small = save(tmp_path / "3.nut", make_scene(3, 64, 64), TIMES[3:6], codec="h264")
     (tmp_path / "4.nut").write_bytes(one.read_bytes()[:100])
-    for second, sentence in (
+    for second, message in (
         (other, "2.nut and .*1.nut were encoded differently"),
         (small, "3.nut and .*1.nut were encoded differently"),
         (one, "1.nut does not continue at the end of the part before it"),
         (tmp_path / "4.nut", "4.nut cannot be read as a video part"),
         (tmp_path / "5.nut", "5.nut cannot be read as a video part"),
     ):
-        with pytest.raises(VideoError, match=sentence) as caught:
+        with pytest.raises(VideoError, match=message) as caught:
             join([one, second], tmp_path / "a.mp4")
         assert "\n" not in str(caught.value)
     with pytest.raises(VideoError, match=r"a.webm cannot store h264; write a.mkv instead"):

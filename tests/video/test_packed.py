@@ -1,4 +1,4 @@
-"""A packed video gives back the pixels of its folder, by every reader, and reads no more than it is asked for."""
+"""A packed video has exactly the pixels of its folder, with every backend, and only requested frames are read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from src.video.probe import probe
 from src.video.reader import open_video
 
 
-def noise(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
-    """A folder of frames of RGB noise, and what is in it: (T, H, W, 3)."""
+def make_noise(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Write a folder of RGB noise and return its frames, (T, H, W, 3)."""
     frames = np.random.default_rng(size).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     folder.mkdir(parents=True)
     for i, frame in enumerate(frames):
@@ -30,8 +30,8 @@ def noise(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(24, 32), (13, 21), (33, 47), (16, 17)])
 @pytest.mark.parametrize("gop", [1, 3])
-def test_pixels_come_back_by_every_reader(tmp_path: Path, size: tuple[int, int], gop: int) -> None:
-    frames = noise(tmp_path / "clip", 11, size)
+def test_packing_is_lossless_with_every_backend(tmp_path: Path, size: tuple[int, int], gop: int) -> None:
+    frames = make_noise(tmp_path / "clip", 11, size)
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=gop)
     order = [7, 0, 10, 3, 3, 4]
     for backend in ("auto", "pyav", "decord"):
@@ -41,17 +41,17 @@ def test_pixels_come_back_by_every_reader(tmp_path: Path, size: tuple[int, int],
             assert np.array_equal(torch.stack([*video.frames(4, 9)]).numpy(), frames[4:9]), backend
 
 
-def test_says_of_itself_what_its_folder_says(tmp_path: Path) -> None:
-    noise(tmp_path / "clip", 9, (12, 20))
+def test_packed_video_has_the_properties_of_its_folder(tmp_path: Path) -> None:
+    make_noise(tmp_path / "clip", 9, (12, 20))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4")
     folder, video = open_video(tmp_path / "clip"), open_video(tmp_path / "clip.mp4")
-    for what in ("size", "fps", "times", "end", "signal", "aspect", "interlaced", "name"):
-        assert getattr(folder, what) == getattr(video, what), what
+    for name in ("size", "fps", "times", "end", "signal", "aspect", "interlaced", "name"):
+        assert getattr(folder, name) == getattr(video, name), name
     assert len(video) == 9
 
 
 def test_sample_table_index_equals_probing(tmp_path: Path) -> None:
-    noise(tmp_path / "clip", 10, (12, 21))
+    make_noise(tmp_path / "clip", 10, (12, 21))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=4)
     index, probed = packed.read_index(tmp_path / "clip.mp4"), probe(tmp_path / "clip.mp4", lambda: None)
     assert index is not None
@@ -61,18 +61,18 @@ def test_sample_table_index_equals_probing(tmp_path: Path) -> None:
     assert not probed.decord_objection
 
 
-def table(path: Path) -> list[tuple[int, int, bool]]:
-    """Place, bytes and whether it is a key frame, of each frame."""
+def read_entries(path: Path) -> list[tuple[int, int, bool]]:
+    """Return position, size in bytes and the key frame flag of each frame."""
     with av.open(str(path)) as container:
         return [(entry.pos, entry.size, entry.is_keyframe) for entry in container.streams.video[0].index_entries]
 
 
-def test_nothing_is_read_but_the_groups_asked_for(tmp_path: Path) -> None:
-    """All other frames are overwritten, the first too, and nobody notices before they are asked for."""
-    frames = noise(tmp_path / "clip", 24, (32, 48))
+def test_only_requested_groups_are_read(tmp_path: Path) -> None:
+    """All other frames are overwritten; the damage is detected only on reading them."""
+    frames = make_noise(tmp_path / "clip", 24, (32, 48))
     file = tmp_path / "clip.mp4"
     pack_clip(tmp_path / "clip", file, gop=4)
-    places = table(file)
+    places = read_entries(file)
     assert [i for i, (_, _, key) in enumerate(places) if key] == [0, 4, 8, 12, 16, 20]
     with file.open("r+b") as stream:
         for place, size, _ in [*places[:8], *places[16:]]:
@@ -82,33 +82,33 @@ def test_nothing_is_read_but_the_groups_asked_for(tmp_path: Path) -> None:
         assert len(video) == 24
         assert np.array_equal(video.read([9, 10, 13, 15]).numpy(), frames[[9, 10, 13, 15]])
         assert np.array_equal(video.read([8]).numpy(), frames[[8]])
-        for lost in (2, 17):
+        for overwritten in (2, 17):
             with pytest.raises(VideoError, match=r"clip\.mp4"):
-                video.read([lost])
+                video.read([overwritten])
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
-def test_a_flipped_bit_is_never_taken_for_a_frame(tmp_path: Path, backend: str) -> None:
-    frames = noise(tmp_path / "clip", 9, (32, 40))
+def test_flipped_bits_are_detected(tmp_path: Path, backend: str) -> None:
+    frames = make_noise(tmp_path / "clip", 9, (32, 40))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=1)
-    place, size, _ = table(tmp_path / "clip.mp4")[5]
+    place, size, _ = read_entries(tmp_path / "clip.mp4")[5]
     whole = (tmp_path / "clip.mp4").read_bytes()
     refused = 0
     for offset in range(40, size - 8, size // 12):
-        spoilt = bytearray(whole)
-        spoilt[place + offset] ^= 0x10
-        (tmp_path / "spoilt.mp4").write_bytes(spoilt)
-        with open_video(tmp_path / "spoilt.mp4", backend) as video:  # type: ignore[arg-type]
+        damaged = bytearray(whole)
+        damaged[place + offset] ^= 0x10
+        (tmp_path / "damaged.mp4").write_bytes(damaged)
+        with open_video(tmp_path / "damaged.mp4", backend) as video:  # type: ignore[arg-type]
             assert np.array_equal(video.read([4]).numpy(), frames[[4]])
             try:
-                assert np.array_equal(video.read([5]).numpy(), frames[[5]])  # not all bytes are pixels
+                assert np.array_equal(video.read([5]).numpy(), frames[[5]])  # not every bit affects pixels
             except VideoError:
                 refused += 1
     assert refused >= 8
 
 
-def test_what_is_cut_off_is_refused(tmp_path: Path) -> None:
-    noise(tmp_path / "clip", 9, (32, 48))
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
+    make_noise(tmp_path / "clip", 9, (32, 48))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4")
     whole = (tmp_path / "clip.mp4").read_bytes()
     for share in (0.2, 0.9, 0.99):
@@ -117,8 +117,8 @@ def test_what_is_cut_off_is_refused(tmp_path: Path) -> None:
             open_video(tmp_path / "cut.mp4")
 
 
-def test_what_was_cut_out_of_it_is_a_video_like_any(tmp_path: Path) -> None:
-    frames = noise(tmp_path / "clip", 9, (32, 48))
+def test_excerpt_is_an_ordinary_video(tmp_path: Path) -> None:
+    frames = make_noise(tmp_path / "clip", 9, (32, 48))
     pack_clip(tmp_path / "clip", tmp_path / "clip.mp4", gop=3)
     with av.open(str(tmp_path / "clip.mp4")) as source, av.open(str(tmp_path / "part.mp4"), "w") as part:
         part.metadata["comment"] = source.metadata["comment"]
@@ -131,7 +131,7 @@ def test_what_was_cut_out_of_it_is_a_video_like_any(tmp_path: Path) -> None:
         assert np.array_equal(video.read([0, 5]).numpy(), frames[[3, 8]])
 
 
-def test_a_clip_is_a_folder_or_a_video_of_its_name(tmp_path: Path) -> None:
+def test_find_clip_prefers_the_folder(tmp_path: Path) -> None:
     assert find_clip(tmp_path / "a.b") is None
     (tmp_path / "a.b.mp4").touch()
     assert find_clip(tmp_path / "a.b") == tmp_path / "a.b.mp4"

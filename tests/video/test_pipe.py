@@ -1,4 +1,4 @@
-"""What comes through a pipe is what the file holds, and what goes through one is read by others."""
+"""A video read from a pipe equals that read from a file, and other programs can read written pipes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,10 @@ from src.video.colorspace import Signal
 from src.video.pipe import Y4MWriter, open_pipe
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.video.clips import make_scene
 
 NTSC = Fraction(30000, 1001)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def scene(count: int, height: int = 96, width: int = 128, depth: int = 8) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 2**depth, (40, 80, 3))
-    whole = np.kron(coarse, np.ones((8, 8, 1), int)).astype(np.uint8 if depth == 8 else np.uint16)
-    return np.stack([whole[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
 
 
 def save(path: Path, frames: np.ndarray, **options: object) -> Path:
@@ -41,10 +36,10 @@ def save(path: Path, frames: np.ndarray, **options: object) -> Path:
 @pytest.mark.parametrize(
     ("name", "codec", "depth"), [("a.mkv", "h264", 8), ("a.mkv", "ffv1", 10), ("a.mkv", "hevc", 10)]
 )
-def test_a_pipe_gives_what_the_file_holds(tmp_path: Path, name: str, codec: str, depth: int) -> None:
+def test_pipe_equals_file(tmp_path: Path, name: str, codec: str, depth: int) -> None:
     signal = Signal(depth, 9, 1, 9, 16)
-    told = {"codec": codec, "signal": signal, "aspect": Fraction(4, 3), "source_size": (96, 128)}
-    path = save(tmp_path / name, scene(20, depth=depth), **told)
+    options = {"codec": codec, "signal": signal, "aspect": Fraction(4, 3), "source_size": (96, 128)}
+    path = save(tmp_path / name, make_scene(20, depth=depth), **options)
     file = open_video(path, deep=True)
     with path.open("rb") as stream, open_pipe(stream, deep=True) as pipe:
         assert (pipe.size, pipe.signal, pipe.interlaced) == (file.size, file.signal, False)
@@ -57,7 +52,7 @@ def test_a_pipe_gives_what_the_file_holds(tmp_path: Path, name: str, codec: str,
             next(pipe.frames())
 
 
-def test_a_real_process_reads_what_cat_gives(shared: Path) -> None:
+def test_pipe_from_another_process(shared: Path) -> None:
     path = shared / "data/odd/sony_a7m3_avchd.mts"
     if not path.exists():
         pytest.skip("needs sony_a7m3_avchd.mts")
@@ -71,21 +66,21 @@ with open_pipe(sys.stdin.buffer, deinterlace=True) as pipe:
     print(pipe.size, pipe.interlaced, [str(time) for time in pipe.times], digest.hexdigest())
 """
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as cat:
-        given = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", script], stdin=cat.stdout, capture_output=True, text=True, cwd=ROOT, check=True
         )
     reader = open_video(path, deinterlace=True)
     digest = hashlib.sha256()
     for frame in reader.frames():
         digest.update(frame.numpy().tobytes())
-    assert given.stdout.strip() == f"{reader.size} True {[str(t) for t in reader.times]} {digest.hexdigest()}"
+    assert done.stdout.strip() == f"{reader.size} True {[str(t) for t in reader.times]} {digest.hexdigest()}"
 
 
 @pytest.mark.parametrize("depth", [8, 10, 12])
 @pytest.mark.parametrize("full", [1, 2])
-def test_y4m_comes_back(depth: int, full: int) -> None:
-    frames, file = scene(4, 47, 63, depth), io.BytesIO()
-    # Nobody can say in y4m which matrix it is: readers take BT.601.
+def test_y4m_round_trips(depth: int, full: int) -> None:
+    frames, file = make_scene(4, 47, 63, depth), io.BytesIO()
+    # y4m has no field for the matrix: readers assume BT.601 at this size.
     signal = Signal(depth, 6, full)
     with Y4MWriter(file, NTSC, aspect=Fraction(4, 3), signal=signal) as writer:
         for frame in frames:
@@ -104,8 +99,8 @@ def test_y4m_comes_back(depth: int, full: int) -> None:
     assert np.abs(read.astype(int) - frames).max() <= 3
 
 
-def test_y4m_goes_through_a_real_pipe(tmp_path: Path) -> None:
-    frames = scene(4, depth=10)
+def test_y4m_to_another_process(tmp_path: Path) -> None:
+    frames = make_scene(4, depth=10)
     script = """
 import sys
 from fractions import Fraction
@@ -123,23 +118,23 @@ with Y4MWriter(sys.stdout.buffer, Fraction(25), signal=Signal(10, 1, 1)) as writ
     assert process.returncode == 0
 
 
-def test_a_reader_that_goes_away_is_one_sentence() -> None:
+def test_closed_pipe_is_an_error() -> None:
     far, near = os.pipe()
     os.close(far)
     match = "standard output was closed by its reader"
     with os.fdopen(near, "wb") as file, pytest.raises(VideoError, match=match), Y4MWriter(file, NTSC) as writer:
-        for frame in scene(40):
+        for frame in make_scene(40):
             writer.write(frame)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video " * 1000])
-def test_what_is_no_video_is_one_sentence(content: bytes) -> None:
+def test_other_data_is_refused(content: bytes) -> None:
     with pytest.raises(VideoError, match=r"standard input (cannot be read as video|has no readable video)") as caught:
         open_pipe(io.BytesIO(content))
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipe_that_gives_nothing_is_given_up() -> None:
+def test_silent_pipe_times_out() -> None:
     far, near = os.pipe()
     with os.fdopen(far, "rb") as file, pytest.raises(VideoError, match=r"made no progress for 0.3 s"):
         try:
@@ -148,8 +143,8 @@ def test_a_pipe_that_gives_nothing_is_given_up() -> None:
             os.close(near)
 
 
-def test_a_pipe_that_is_cut_gives_what_came(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.mkv", scene(40), codec="h264")
+def test_truncated_pipe_yields_the_frames_before(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mkv", make_scene(40), codec="h264")
     data = path.read_bytes()
     with open_pipe(io.BytesIO(data[: len(data) // 2])) as pipe:
         count = sum(1 for _ in pipe.frames())
@@ -157,8 +152,8 @@ def test_a_pipe_that_is_cut_gives_what_came(tmp_path: Path) -> None:
     assert len(pipe.times) == count
 
 
-def test_colours_of_an_untagged_source_are_read_as_ever(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.mkv", scene(3), codec="h264", signal=Signal(), source_size=(96, 128))
+def test_untagged_colors_are_read_as_by_pyav(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mkv", make_scene(3), codec="h264", signal=Signal(), source_size=(96, 128))
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with path.open("rb") as stream, open_pipe(stream) as pipe:

@@ -1,4 +1,4 @@
-"""What is written is read back: pixels, colours, times, sound; and nothing is left behind by what fails."""
+"""Written videos read back: pixels, colors, times and audio; failures leave no files behind."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from src.errors import VideoError
 from src.video.colorspace import Signal
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.video.clips import make_scene
 
 NTSC = Fraction(30000, 1001)
-
-
-def scene(count: int, height: int = 96, width: int = 128) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8)
-    whole = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
-    return np.stack([whole[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
 
 
 def save(path: Path, frames: np.ndarray, fps: Fraction = NTSC, **options: object) -> Path:
@@ -35,8 +30,8 @@ def save(path: Path, frames: np.ndarray, fps: Fraction = NTSC, **options: object
 
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)])
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "lossless"), ("a.mkv", "lossless"), ("a.mkv", "ffv1")])
-def test_lossless_is_exact_whoever_reads(tmp_path: Path, name: str, codec: str, size: tuple[int, int]) -> None:
-    frames = scene(30, *size)
+def test_lossless_codecs_are_exact(tmp_path: Path, name: str, codec: str, size: tuple[int, int]) -> None:
+    frames = make_scene(30, *size)
     path = save(tmp_path / name, frames, codec=codec)
     order = [17, 3, 3, 29, *range(30)]
     for backend in ("pyav", "decord") if codec == "lossless" else ("pyav",):
@@ -45,26 +40,24 @@ def test_lossless_is_exact_whoever_reads(tmp_path: Path, name: str, codec: str, 
 
 @pytest.mark.parametrize("size", [(96, 128), (97, 131)])
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "h264"), ("a.mov", "hevc"), ("a.mkv", "hevc")])
-def test_every_frame_comes_back_in_order_at_its_rate(
-    tmp_path: Path, name: str, codec: str, size: tuple[int, int]
-) -> None:
-    frames = scene(40, *size)
+def test_frames_keep_order_and_rate(tmp_path: Path, name: str, codec: str, size: tuple[int, int]) -> None:
+    frames = make_scene(40, *size)
     reader = open_video(save(tmp_path / name, frames, codec=codec))
     assert (len(reader), reader.size, reader.fps) == (40, size, NTSC)
     read = torch.stack(list(reader.frames())).numpy()
     luma = (read @ [0.2126, 0.7152, 0.0722])[:, None] - (frames @ [0.2126, 0.7152, 0.0722])[None]  # (40, 40, H, W)
     assert (np.abs(luma).mean(axis=(2, 3)).argmin(axis=1) == np.arange(40)).all()
-    if name != "a.mkv":  # whose times are whole milliseconds
+    if name != "a.mkv":  # Matroska rounds times to milliseconds
         assert reader.times == tuple(i / NTSC for i in range(40))
 
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(120), Fraction(1165000, 39039)])
 def test_frame_rates_are_kept(tmp_path: Path, fps: Fraction) -> None:
-    assert open_video(save(tmp_path / "a.mp4", scene(8), fps)).fps == fps
+    assert open_video(save(tmp_path / "a.mp4", make_scene(8), fps)).fps == fps
 
 
-def test_quality_is_a_choice(tmp_path: Path) -> None:
-    frames = scene(10)
+def test_quality_changes_the_size(tmp_path: Path) -> None:
+    frames = make_scene(10)
     fine, coarse = (save(tmp_path / f"{q}.mp4", frames, quality=q).stat().st_size for q in (5, 40))
     assert coarse < fine / 2
 
@@ -73,7 +66,7 @@ PATCHES = np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128], [255, 0, 0], [0
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
-def test_colours_are_bt709_limited_and_tagged_so(tmp_path: Path, codec: str) -> None:
+def test_colors_are_limited_bt709(tmp_path: Path, codec: str) -> None:
     frame = np.kron(PATCHES[None].astype(np.uint8), np.ones((32, 32, 1), np.uint8))
     path = save(tmp_path / "a.mp4", np.stack([frame] * 3), codec=codec, quality=4)
     with av.open(str(path)) as container:
@@ -98,37 +91,37 @@ def test_variable_times_are_kept(tmp_path: Path) -> None:
     times = [tick * k for k in (0, 23, 60, 118, 1198, 1221, 1222)]
     for name in ("a.mp4", "a.mov"):
         with VideoWriter(tmp_path / name, Fraction(7), tick=tick) as writer:
-            for frame, time in zip(scene(7), times, strict=True):
+            for frame, time in zip(make_scene(7), times, strict=True):
                 writer.write(frame, time)
         assert open_video(tmp_path / name).times == tuple(times)
     with VideoWriter(tmp_path / "b.mp4", Fraction(7), tick=tick) as writer:
-        writer.write(scene(1)[0], times[3])
+        writer.write(make_scene(1)[0], times[3])
         with pytest.raises(ValueError, match="not later than"):
-            writer.write(scene(1)[0], times[3])
+            writer.write(make_scene(1)[0], times[3])
 
 
-def test_shape_of_pixels_and_words_are_kept(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.mp4", scene(3), aspect=Fraction(64, 45), metadata={"title": "Aspen"})
+def test_aspect_and_title_are_kept(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mp4", make_scene(3), aspect=Fraction(64, 45), metadata={"title": "Aspen"})
     assert open_video(path).aspect == Fraction(64, 45)
     with av.open(str(path)) as container:
         assert container.metadata["title"] == "Aspen"
 
 
-def sound(path: Path) -> tuple[list[bytes], Fraction]:
-    """Payloads of the audio packets, and when the first is heard, from the first frame on."""
+def read_audio(path: Path) -> tuple[list[bytes], Fraction]:
+    """Read the payloads of the audio packets, and the start of the first relative to the first frame."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(audio=0) if packet.size]
         payloads = [bytes(packet) for packet in packets]
         return payloads, packets[0].pts * packets[0].time_base - open_video(path).times[0]
 
 
-def with_sound(path: Path, codec: str, layout: str = "mono", form: str = "fltp") -> Path:
-    """Two seconds of video, and a tone that begins half a second after it."""
+def write_with_audio(path: Path, codec: str, layout: str = "mono", form: str = "fltp") -> Path:
+    """Write two seconds of video and a tone that starts half a second later."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
         audio = container.add_stream(codec, rate=48000, layout=layout)
-        for frame in scene(50):
+        for frame in make_scene(50):
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(video.encode(None))
         for start in range(0, 72000, 1024):
@@ -141,57 +134,57 @@ def with_sound(path: Path, codec: str, layout: str = "mono", form: str = "fltp")
 
 
 @pytest.mark.parametrize("target", ["a.mp4", "a.mkv", "a.mov"])
-@pytest.mark.parametrize("source", ["clip.mp4", "clip.ts"])  # a transport stream begins at 1.4 s
-def test_sound_is_copied_in_step(tmp_path: Path, source: str, target: str) -> None:
-    origin = with_sound(tmp_path / source, "aac")
-    path = save(tmp_path / target, scene(50), Fraction(25), audio_from=origin)
-    (before, heard), (after, heard_now) = sound(origin), sound(path)
-    assert abs(heard_now - heard) <= Fraction(2, 1000)
+@pytest.mark.parametrize("source", ["clip.mp4", "clip.ts"])  # a transport stream starts at 1.4 s
+def test_audio_is_copied_in_sync(tmp_path: Path, source: str, target: str) -> None:
+    origin = write_with_audio(tmp_path / source, "aac")
+    path = save(tmp_path / target, make_scene(50), Fraction(25), audio_from=origin)
+    (before, start), (after, new_start) = read_audio(origin), read_audio(path)
+    assert abs(new_start - start) <= Fraction(2, 1000)
     assert len(after) == len(before) > 60
-    strip = 7 if source == "clip.ts" else 0  # transport streams put a header before each packet
+    strip = 7 if source == "clip.ts" else 0  # transport streams prefix each packet with a header
     assert after == [payload[strip:] for payload in before]
     assert len(open_video(path)) == 50
 
 
-def test_sound_of_a_real_file_keeps_its_packets(shared: Path, tmp_path: Path) -> None:
+def test_audio_of_a_real_file_keeps_its_packets(shared: Path, tmp_path: Path) -> None:
     origin = shared / "data/train/gopro_karma_drone.mp4"
     if not origin.exists():
         pytest.skip("needs gopro_karma_drone.mp4")
-    path = save(tmp_path / "a.mp4", scene(20), audio_from=origin)
-    assert sound(path) == sound(origin)
+    path = save(tmp_path / "a.mp4", make_scene(20), audio_from=origin)
+    assert read_audio(path) == read_audio(origin)
 
 
-def test_sound_that_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    origin = with_sound(tmp_path / "clip.mkv", "pcm_u8")
+def test_unsupported_audio_is_dropped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    origin = write_with_audio(tmp_path / "clip.mkv", "pcm_u8")
     with caplog.at_level(logging.WARNING):
-        path = save(tmp_path / "a.mp4", scene(5), audio_from=origin)
+        path = save(tmp_path / "a.mp4", make_scene(5), audio_from=origin)
     assert "cannot store the audio" in caplog.text
     assert "pcm_u8" in caplog.text
     with av.open(str(path)) as container:
         assert not container.streams.audio
-    assert len(sound(save(tmp_path / "a.mkv", scene(5), audio_from=origin))[0]) > 10
+    assert len(read_audio(save(tmp_path / "a.mkv", make_scene(5), audio_from=origin))[0]) > 10
 
 
-def interrupted(path: Path) -> None:
-    """Begin to write and be stopped."""
-    there = path.exists()
+def interrupt_writing(path: Path) -> None:
+    """Interrupt a writer after some frames."""
+    existed = path.exists()
     writer = VideoWriter(path, NTSC)
     with pytest.raises(KeyboardInterrupt), writer:
-        for frame in scene(80):
+        for frame in make_scene(80):
             writer.write(frame)
-        assert path.exists() == there
+        assert path.exists() == existed
         raise KeyboardInterrupt
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    path = save(tmp_path / "new" / "folder" / "a.mp4", scene(3))
+def test_file_appears_only_when_complete(tmp_path: Path) -> None:
+    path = save(tmp_path / "new" / "folder" / "a.mp4", make_scene(3))
     old = path.read_bytes()
-    interrupted(path)
+    interrupt_writing(path)
     assert path.read_bytes() == old
     assert [entry.name for entry in path.parent.iterdir()] == ["a.mp4"]
-    save(path, scene(4))
+    save(path, make_scene(4))
     assert len(open_video(path)) == 4
-    interrupted(tmp_path / "frames")
+    interrupt_writing(tmp_path / "frames")
     with pytest.raises(VideoError, match="no frames"), VideoWriter(tmp_path / "none.mp4", NTSC):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
@@ -199,7 +192,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["frames", "frames.v2/"])
 def test_folders_of_frames(tmp_path: Path, name: str) -> None:
-    frames = scene(11, 21, 33)
+    frames = make_scene(11, 21, 33)
     target = f"{tmp_path}/sub/{name}"
     with VideoWriter(target, NTSC) as writer:
         for frame in torch.from_numpy(frames.copy()):
@@ -229,38 +222,36 @@ def test_folders_of_frames(tmp_path: Path, name: str) -> None:
         ("a.mp4", {"audio_from": Path("gone.mp4")}, r"gone.mp4 cannot be opened to copy its audio"),
     ],
 )
-def test_what_cannot_be_written_is_one_sentence(
-    tmp_path: Path, name: str, options: dict[str, object], sentence: str
-) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, name: str, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(VideoError, match=sentence) as caught:
-        save(tmp_path / name, scene(2), **options)  # type: ignore[arg-type]
+        save(tmp_path / name, make_scene(2), **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_encoder_or_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+def test_write_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"a.mp4 cannot be written: Invalid argument"):
-        save(tmp_path / "a.mp4", scene(1, 8, 8), codec="hevc")  # x265 begins at 16 pixels
+        save(tmp_path / "a.mp4", make_scene(1, 8, 8), codec="hevc")  # x265 begins at 16 pixels
     (tmp_path / "b").touch()
     for name in ("b/a.mp4", "b/frames"):
         with pytest.raises(VideoError, match=r"cannot be written: (File exists|Not a directory)"):
-            save(tmp_path / name, scene(1))
+            save(tmp_path / name, make_scene(1))
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 
 
-def test_names_that_look_like_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_look_like_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    frames = scene(4)
+    frames = make_scene(4)
     path = save(Path("take:2 %03d.mp4"), frames, codec="lossless")
     for backend in ("pyav", "decord"):
         assert np.array_equal(open_video(path, backend=backend).read(range(4)).numpy(), frames)
-    with_sound(tmp_path / "x:y.mp4", "aac")
-    assert len(sound(save(Path("b:c.mp4"), frames, audio_from=Path("x:y.mp4")).absolute())[0]) > 10
+    write_with_audio(tmp_path / "x:y.mp4", "aac")
+    assert len(read_audio(save(Path("b:c.mp4"), frames, audio_from=Path("x:y.mp4")).absolute())[0]) > 10
 
 
-def test_frames_must_be_alike(tmp_path: Path) -> None:
+def test_frames_must_have_equal_sizes(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", NTSC) as writer:
-        writer.write(scene(1)[0])
+        writer.write(make_scene(1)[0])
         with pytest.raises(ValueError, match=r"frame 1 is \(64, 64\)"):
             writer.write(np.zeros((64, 64, 3), np.uint8))
         with pytest.raises(ValueError, match="uint8"):
@@ -279,7 +270,7 @@ TAGS = [(1, 1, 1, 1), (6, 1, 6, 6), (9, 1, 9, 16), (1, 2, 1, 13), (5, 1, 5, 4)] 
         *(("a.mov", "prores"), ("a.mkv", "ffv1"), ("a.mp4", "lossless")),
     ],
 )
-def test_what_a_source_says_is_said_again(tmp_path: Path, name: str, codec: str, tags: tuple[int, ...]) -> None:
+def test_color_tags_are_kept(tmp_path: Path, name: str, codec: str, tags: tuple[int, ...]) -> None:
     depth = 8 if codec in ("h264", "lossless") else 10
     top = 2**depth - 1
     frame = np.kron(np.rint(PATCHES[None] / 255 * top), np.ones((64, 32, 1))).astype(
@@ -297,7 +288,7 @@ def test_what_a_source_says_is_said_again(tmp_path: Path, name: str, codec: str,
     assert (read.depth, read.matrix, read.range, read.primaries, read.transfer) == (depth, *expected)
     assert tuple(map(int, stream[2:])) == tags[2:]
     back = next(open_video(path, deep=True).frames()).int().numpy()
-    # By another matrix or range than was written the colours would be off by tens of 255.
+    # A wrong matrix or range would change colors by tens of 255 steps.
     assert np.abs(back[32, 16::32] - frame[32, 16::32].astype(int)).max() / top <= (0 if rgb else 0.02)
 
 
@@ -305,19 +296,19 @@ def test_what_a_source_says_is_said_again(tmp_path: Path, name: str, codec: str,
     ("size", "source", "matrix"),
     [((96, 128), (96, 128), 2), ((640, 32), (160, 32), 6), ((640, 32), (720, 32), 2), ((160, 32), (640, 32), 1)],
 )
-def test_what_nobody_said_stays_unsaid_unless_players_guess_otherwise(
+def test_untagged_stays_untagged_unless_players_guess_differently(
     tmp_path: Path, size: tuple[int, int], source: tuple[int, int], matrix: int
 ) -> None:
     frames = np.kron(PATCHES[None].astype(np.uint8), np.ones((*size, 1), np.uint8))[None, : size[0], : size[1]]
     path = save(tmp_path / "a.mp4", frames, codec="h264", quality=1, signal=Signal(), source_size=source)
     with av.open(str(path)) as container:
         picture = next(container.decode(video=0))
-    said = picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc
-    assert tuple(map(int, said)) in ((matrix, 0, 2, 2), (matrix, 1, 2, 2))  # H.264 has no matrix without a range
+    tags = picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc
+    assert tuple(map(int, tags)) in ((matrix, 0, 2, 2), (matrix, 1, 2, 2))  # H.264 has no matrix without a range
 
 
 @pytest.mark.parametrize("depth", [8, 10, 12, 16])
-def test_archives_are_exact_at_every_depth(tmp_path: Path, depth: int) -> None:
+def test_ffv1_is_exact_at_every_depth(tmp_path: Path, depth: int) -> None:
     kind = np.uint8 if depth == 8 else np.uint16
     frames = np.random.default_rng(depth).integers(0, 2**depth, (5, 49, 67, 3)).astype(kind)
     signal = Signal(depth, 9, 1, 9, 16)
@@ -325,7 +316,7 @@ def test_archives_are_exact_at_every_depth(tmp_path: Path, depth: int) -> None:
     reader = open_video(path, deep=True)
     assert reader.signal == Signal(depth, 0, 2, 9, 16)
     assert np.array_equal(np.stack([frame.numpy() for frame in reader.frames()]), frames)
-    assert abs(reader.aspect - Fraction(16, 11)) < Fraction(1, 100)  # to half a column of what is shown
+    assert abs(reader.aspect - Fraction(16, 11)) < Fraction(1, 100)  # to half a column of the display size
     with VideoWriter(tmp_path / "frames", NTSC, signal=signal) as writer:
         for frame in torch.from_numpy(frames.copy()):
             writer.write(frame)
@@ -349,10 +340,10 @@ def test_archives_are_exact_at_every_depth(tmp_path: Path, depth: int) -> None:
         ("a.m4v", "auto", 8, "yuv420p"),
     ],
 )
-def test_pixels_are_as_deep_as_the_codec_has_them(
+def test_bit_depth_by_codec(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, depth: int, pixels: str
 ) -> None:
-    frames = scene(2).astype(np.uint8 if depth == 8 else np.uint16) << (depth - 8)
+    frames = make_scene(2).astype(np.uint8 if depth == 8 else np.uint16) << (depth - 8)
     with caplog.at_level(logging.WARNING):
         path = save(tmp_path / name, frames, codec=codec, signal=Signal(depth))
     with av.open(str(path)) as container:
@@ -361,10 +352,10 @@ def test_pixels_are_as_deep_as_the_codec_has_them(
 
 
 @pytest.mark.parametrize("codec", ["hevc", "av1"])
-def test_light_of_hdr_is_carried(tmp_path: Path, codec: str) -> None:
+def test_hdr_metadata_is_kept(tmp_path: Path, codec: str) -> None:
     display = [Fraction(n, 50000) for n in (34000, 16000, 13250, 34500, 7500, 3000, 15635, 16450)]
     signal = Signal(10, 9, 1, 9, 16, (*display, Fraction(1, 100), Fraction(1000)), (1000, 400))
-    path = save(tmp_path / "a.mp4", scene(2).astype(np.uint16) * 4, codec=codec, signal=signal)
+    path = save(tmp_path / "a.mp4", make_scene(2).astype(np.uint16) * 4, codec=codec, signal=signal)
     read = open_video(path, deep=True).signal
     assert read.light == (1000, 400)
     assert all(abs(a - b) < Fraction(1, 1000) for a, b in zip(read.mastering, signal.mastering, strict=True))
@@ -372,23 +363,23 @@ def test_light_of_hdr_is_carried(tmp_path: Path, codec: str) -> None:
 
 @pytest.mark.parametrize(("codec", "presets"), [("h264", ("ultrafast", "slow")), ("av1", ("12", "4"))])
 def test_presets_trade_time_for_size(tmp_path: Path, codec: str, presets: tuple[str, str]) -> None:
-    fast, slow = (save(tmp_path / f"{p}.mkv", scene(12), codec=codec, preset=p).stat().st_size for p in presets)
+    fast, slow = (save(tmp_path / f"{p}.mkv", make_scene(12), codec=codec, preset=p).stat().st_size for p in presets)
     assert slow < fast
 
 
-def test_an_odd_size_that_a_codec_has_not_is_one_sentence(tmp_path: Path) -> None:
+def test_unsupported_odd_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         VideoError, match=r"av1 does not support odd sizes such as 65x48; choose h264, hevc, ffv1"
     ) as caught:
-        save(tmp_path / "a.webm", scene(1, 48, 65))
+        save(tmp_path / "a.webm", make_scene(1, 48, 65))
     assert "\n" not in str(caught.value)
-    path = save(tmp_path / "a.mov", scene(1, 47, 65), codec="prores")
+    path = save(tmp_path / "a.mov", make_scene(1, 47, 65), codec="prores")
     assert open_video(path).size == (47, 65)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mov"]
 
 
 @pytest.mark.parametrize("name", ["rotated90_h264.mov", "rotate_and_reflect.mp4"])
-def test_what_was_turned_is_upright(shared: Path, tmp_path: Path, name: str) -> None:
+def test_rotated_source_is_written_upright(shared: Path, tmp_path: Path, name: str) -> None:
     origin = shared / "data/odd" / name
     if not origin.exists():
         pytest.skip(f"needs {name}")
@@ -409,10 +400,10 @@ def test_what_was_turned_is_upright(shared: Path, tmp_path: Path, name: str) -> 
     ("name", "aspect"), [("a.mp4", Fraction(64, 45)), ("a.mkv", Fraction(64, 45)), ("a.webm", Fraction(8, 9))]
 )
 @pytest.mark.parametrize("codec", ["h264", "av1", "ffv1"])
-def test_pixels_that_are_not_square(tmp_path: Path, codec: str, name: str, aspect: Fraction) -> None:
+def test_aspect_by_codec_and_container(tmp_path: Path, codec: str, name: str, aspect: Fraction) -> None:
     if (codec, name) in (("ffv1", "a.mp4"), ("ffv1", "a.webm"), ("h264", "a.webm")):
         return
-    frames = scene(3, 144, 180)
+    frames = make_scene(3, 144, 180)
     path = save(tmp_path / name, frames, codec=codec, aspect=aspect)
     reader = open_video(path)
     assert reader.aspect == aspect
@@ -422,13 +413,13 @@ def test_pixels_that_are_not_square(tmp_path: Path, codec: str, name: str, aspec
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
 def test_equal_frames_give_equal_bytes(tmp_path: Path, codec: str) -> None:
-    rng = np.random.default_rng(0)  # 41 blocks of 16 side by side: what x264's AVX-512 code reads beyond the last
+    rng = np.random.default_rng(0)  # 41 macroblocks per row: x264's AVX-512 code reads past the last
     whole = np.kron(rng.integers(0, 256, (30, 44, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
     noise = rng.integers(0, 24, whole.shape, dtype=np.uint8)
     whole = np.minimum(whole, 231) + noise
     frames = np.stack([whole[2 * i : 2 * i + 416, 3 * i : 3 * i + 656] for i in range(12)])
     contents = set()
     for number in range(4):
-        rng.integers(0, 256, 1 << (20 + number), dtype=np.uint8)  # memory that is not as it was
+        rng.integers(0, 256, 1 << (20 + number), dtype=np.uint8)  # change the state of the heap
         contents.add(save(tmp_path / f"{number}.mp4", frames, codec=codec).read_bytes())
     assert len(contents) == 1
