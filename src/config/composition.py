@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
-from src.config.overrides import translate
+from src.config.overrides import by_place, translate
 from src.config.signatures import signature_of
 from src.config.suggestions import closest
 from src.errors import UserError
@@ -136,7 +136,8 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
 def described(overrides: Sequence[str]) -> str:
     """Overrides as the name of a folder; empty where none of them is to be named."""
-    named = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(UNNAMED) and o != "test=own"]
+    overrides = [by_place(override).lstrip("+~") for override in overrides]
+    named = [override for override in overrides if not override.startswith(UNNAMED) and override != "test=own"]
     pairs = sorted(override.partition("=")[::2] for override in named)
     parts = [f"{key}={_short(key, value)}" for key, value in pairs]
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 
-ABLATIONS = Path(__file__).resolve().parents[2] / "conf" / "ablation"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
+NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names
     "size.imagenet": "size.pretrained",
     "size.vtsr_rate": "size.rate",
@@ -36,17 +39,42 @@ FORMER_CHOICES = {  # choices that are several overrides today
 
 
 def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
-    """Rewrite the overrides of a command line: older names as today's, named points as what they stand for.
+    """Rewrite the overrides of a command line as Hydra reads them.
+
+    Older names become today's, a named point its overrides, and a part such as ``model/network/align=pcd`` the choice
+    of the paper's group, ``model/edvr/align=pcd``.
 
     Args:
         arguments: of a command line.
         sweep: select the points ``point=<name>,<name>`` of a multirun, and leave out the study's others.
 
     Raises:
-        UserError: the study has no such point.
+        UserError: the study has no such point, or no paper has such a part.
     """
-    arguments = [_rename(argument) for argument in arguments]
-    return expand_points([new for old in arguments for new in FORMER_CHOICES.get(old, (old,))], sweep=sweep)
+    arguments = expand_points([_rename(argument) for argument in arguments], sweep=sweep)
+    return [_by_paper(new) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
+
+
+def by_place(override: str) -> str:
+    """Return an override with a paper's part under its place: the reverse of what ``translate`` does with one."""
+    key, equals, value = override.partition("=")
+    match = re.fullmatch(r"([+~]*)model/(?!network/)([a-z]+)/([a-z/]+)", key)
+    return f"{match[1]}{PLACES.get(match[3], NETWORK + match[3])}{equals}{value}" if match else override
+
+
+def _by_paper(argument: str) -> str:
+    key, _, choices = argument.partition("=")
+    name = key.lstrip("+~")
+    part = next((part for part, place in PLACES.items() if place == name), name.removeprefix(NETWORK))
+    folders = sorted((CONF / "model").glob(f"*/{part}")) if part != name or name in PLACES.values() else []
+    if not folders or not choices:
+        return argument
+    having = [folder for folder in folders if (folder / f"{choices.split(',')[0]}.yaml").is_file()]
+    if not having:
+        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        hint = "".join(f" Did you mean {name}={near}?" for near in get_close_matches(choices, known, 1))
+        raise UserError(f"There is no {name}={choices}: choose one of {', '.join(known)}.{hint}")
+    return f"{key[: len(key) - len(name)]}model/{having[0].relative_to(CONF / 'model')}={choices}"
 
 
 def _rename(argument: str) -> str:
@@ -67,7 +95,7 @@ def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]
         UserError: the study has no such point.
     """
     options = dict(argument.partition("=")[::2] for argument in arguments)
-    file = ABLATIONS / f"{options.get('ablation')}.yaml"
+    file = CONF / "ablation" / f"{options.get('ablation')}.yaml"
     if "point" not in options or not file.is_file():
         return list(arguments)
     study: Any = OmegaConf.to_container(OmegaConf.load(file))

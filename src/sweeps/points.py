@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.composition import UNSAID, described, quoted
-from src.config.overrides import fold_point
+from src.config.overrides import by_place, fold_point
 
 PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # not a point's business
 
@@ -140,8 +141,9 @@ def label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
 
 
 def _typed(config: DictConfig) -> dict[str, list[str]]:
-    """The overrides of a command line, ``task`` and ``hydra``, as they were typed: without values for ``${...}``."""
-    return OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[return-value]
+    """Return the overrides of a command line, ``task`` and ``hydra``, as they were typed: ``${...}`` unresolved."""
+    typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return {kind: [by_place(override) for override in overrides] for kind, overrides in typed.items()}
 
 
 def _unquoted(override: str) -> str:

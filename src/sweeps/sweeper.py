@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
+from src.config.overrides import translate
+
 
 class Points(BasicSweeper):
     """``hydra/sweeper=points``, the default.
@@ -29,11 +31,15 @@ class Points(BasicSweeper):
         self.overrides, self.batch_index = None, 0
         self.hydra_context = self.config = self.launcher = None
 
+    def _parse_config(self) -> list[str]:
+        return translate(BasicSweeper._parse_config(self))
+
     def split_arguments(  # type: ignore[override]  # a static method there
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         (combinations,) = BasicSweeper.split_arguments(overrides, None)
         typed = {override.get_key_element() for override in overrides}
-        named = [[o for o in point if o.partition("=")[0] not in typed] for point in self.points.values()]
+        points = map(translate, self.points.values())
+        named = [[override for override in point if override.partition("=")[0] not in typed] for point in points]
         jobs = [[*point, *combination] for point in named or [[]] for combination in combinations]
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from src.config.composition import CONF, compose
+from src.config.composition import CONF, compose, described
+from src.config.overrides import by_place, translate
+from src.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 RECIPE = sorted(key for key in OmegaConf.load(CONF / "recipe" / "common.yaml") if key != "defaults")
@@ -50,3 +52,25 @@ def test_a_size_scales_every_papers_rate_by_one_rule(model, full, mini):
 def test_former_names_of_options_are_accepted():
     assert compose("model=vtsr", "size.imagenet=false", "size.frozen=0.5").size.pretrained is False
     assert compose("model=vtsr", "size.vtsr_rate=3e-4").model.optimizer.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("short", "group"),
+    [
+        ("model/network/align=pcd", "model/edvr/align=pcd"),
+        ("model/network/align=unaligned,affine", "model/vtsr/align=unaligned,affine"),
+        ("model/scheme=multilevel", "model/vtsr/scheme=multilevel"),
+        ("+model/network/reconstruct/body=wide", "+model/wdvr/reconstruct/body=wide"),
+        ("model.network.align.groups=1", "model.network.align.groups=1"),
+        ("--help", "--help"),
+    ],
+)
+def test_a_part_is_chosen_by_its_place_whichever_paper_it_belongs_to(short, group):
+    assert translate([short]) == [group]
+    assert by_place(group) == short
+    assert described([short]) == described([group])
+
+
+def test_an_unknown_part_names_the_nearest():
+    with pytest.raises(UserError, match=r"^There is no model/network/align=pdc: .* Did you mean .*align=pcd\?"):
+        translate(["model/network/align=pdc"])

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.config.build import build_data, build_network, build_restorer
 from src.config.composition import CONF, compose
-from src.config.overrides import FORMER_CHOICES, fold_point, translate
+from src.config.overrides import FORMER_CHOICES, by_place, fold_point, translate
 from src.config.validation import validate
 from src.errors import UserError
 from src.sweeps.aggregate import Point, draw, draw_frames, markdown, order, tabulate
@@ -162,8 +162,9 @@ def points_of(study: DictConfig) -> list[list[str]]:
     """List the overrides of every point of a study, as its sweeper does."""
     sweeper = OmegaConf.to_container(study.hydra.sweeper)
     parser = OverridesParser.create()
-    params = parser.parse_overrides([f"{key}={values}" for key, values in sweeper.get("params", {}).items()])
-    (jobs,) = Points(points=sweeper.get("points")).split_arguments(params, None)
+    params = translate([f"{key}={values}" for key, values in sweeper.get("params", {}).items()])
+    (jobs,) = Points(points=sweeper.get("points")).split_arguments(parser.parse_overrides(params), None)
+    jobs = [[by_place(override) for override in job] for job in jobs]
     return [sorted(job, key=lambda override: not override.startswith("experiment")) for job in jobs]
 
 
@@ -238,8 +239,8 @@ def test_named_points_are_crossed_with_params_and_typed_options_replace_their_ow
     parse = OverridesParser.create().parse_overrides
     (jobs,) = sweeper.split_arguments(parse(["test=own,vid4", "model=edvr_m"]), None)
     assert jobs == [
-        ["model/network/guide=none", "test=own", "model=edvr_m"],
-        ["model/network/guide=none", "test=vid4", "model=edvr_m"],
+        ["model/zsm/guide=none", "test=own", "model=edvr_m"],
+        ["model/zsm/guide=none", "test=vid4", "model=edvr_m"],
         ["test=own", "model=edvr_m"],
         ["test=vid4", "model=edvr_m"],
     ]
@@ -249,7 +250,9 @@ def test_named_points_are_crossed_with_params_and_typed_options_replace_their_ow
 def test_a_named_point_is_a_short_name_of_its_overrides():
     study = "ablation=zsm_modules"
     own = ["model/network/guide=none", "model/network/aggregate=none"]
-    assert translate([study, "point=zsm_deformable", "seed=1"]) == [study, "seed=1", *own]
+    translated = translate([study, "point=zsm_deformable", "seed=1"])
+    assert translated == [study, "seed=1", "model/zsm/guide=none", "model/zsm/aggregate=none"]
+    assert [by_place(override) for override in translated] == [study, "seed=1", *own]
     selected = translate([study, "point=zsm,zsm_deformable"], sweep=True)
     assert selected == [study, *(f"~hydra.sweeper.points.{n}" for n in (
         "zsm_naive", "zsm_convlstm", "zsm_deformable_convlstm", "zsm_unguided",

@@ -119,4 +119,4 @@ def test_a_sweep_runs_the_points_of_its_study(a_point):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*command[2:], *values], return_hydra_config=True)
     assert config.hydra.mode.name == "RUN"
-    assert config.hydra.runtime.choices["model/network/trunk"] == "stas"
+    assert config.hydra.runtime.choices["model/wdvr/trunk"] == "stas"
