@@ -1,4 +1,4 @@
-"""Whatever is in a file of weights: it becomes a network of the suite, or one sentence; nothing in it is executed."""
+"""Files of weights load as a network of the suite or raise one sentence; code in them is never executed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.checkpoints import DEEPEST, build, contents, from_reference, load
+from src.checkpoints import MAX_DEPTH, build, from_reference, load, read_contents
 from src.config.composition import compose, plain
 from src.engine.cascade import Cascade
 from src.errors import CheckpointError, UserError
@@ -25,7 +25,7 @@ from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
 
 
 class Payload:
-    """Does something when it is unpickled by a loader that trusts it."""
+    """Make a folder when unpickled without restrictions."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -58,9 +58,9 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, name, form):
     ) as caught:
         load(file)
     assert one_sentence(caught)
-    assert "weights_only" not in str(caught.value)  # no advice to load it all the same
+    assert "weights_only" not in str(caught.value)  # no advice to load it anyway
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Payload(trace)))  # it would have
+    pickle.loads(pickle.dumps(Payload(trace)))  # unrestricted unpickling executes it
     assert trace.exists()
 
 
@@ -74,7 +74,7 @@ def test_code_in_imagenet_weights_is_not_executed(tmp_path, form):
     assert not (tmp_path / "trace").exists()
 
 
-def test_code_in_the_checkpoint_of_a_run_that_goes_on_is_not_executed(tmp_path, clips):  # noqa: F811
+def test_code_in_the_checkpoint_of_a_resumed_run_is_not_executed(tmp_path, clips):  # noqa: F811
     command = ["model=wdvr2d", *TINY, f"data.root={clips}", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
     command += ["data.test_frames=1", "callbacks.samples=null", "resume=true"]
     run(*command)
@@ -92,38 +92,38 @@ def saved(file: Path, network: object, state: object = None) -> Path:
     return file
 
 
-WELL = {"_target_": "src.papers.baselines.Blend", "scale": 2, "frames": 3}
+VALID = {"_target_": "src.papers.baselines.Blend", "scale": 2, "frames": 3}
 
 
-def test_what_a_description_may_be(tmp_path):
-    assert load(saved(tmp_path / "a.ckpt", WELL)).geometry.window == 3
+def test_a_description_of_plain_values_builds(tmp_path):
+    assert load(saved(tmp_path / "a.ckpt", VALID)).geometry.window == 3
 
 
 @pytest.mark.parametrize(
     ("description", "sentence"),
     [
-        ({"_target_": "os.system", "command": "mkdir trace"}, "wants to build 'os.system'"),
-        ({**WELL, "frames": {"_target_": "os.mkdir", "path": "trace"}}, "wants to build 'os.mkdir'"),
-        ({**WELL, "frames": [[{"_target_": "os.mkdir", "path": "trace"}]]}, "wants to build 'os.mkdir'"),
-        ({"_target_": "hydra.utils.get_method", "path": "os.mkdir"}, "wants to build"),
-        ({"_target_": "src.nn.warm_start.torch.load", "f": "evil"}, "wants to build"),
-        ({"_target_": "src.nn.backbones.load_imagenet", "file": "evil"}, "wants to build"),
-        ({"_target_": "src.checkpoints.cascade", "stages": ["a.ckpt"]}, "wants to build"),  # might load itself
-        ({"_target_": "torch.nn.Module.__call__"}, "wants to build"),
-        ({"_target_": ["os.mkdir"]}, "wants to build"),
-        ({**WELL, "_partial_": True}, "wants to build"),
-        ({**WELL, "_args_": [1]}, "wants to build"),
-        ({**WELL, 1: 2}, "wants to build"),
-        ({**WELL, "scale": "${oc.env:HOME}"}, "is to be replaced"),
-        ({**WELL, "scale": torch.ones(1)}, "a Tensor in its network"),
-        ({**WELL, "frames": 10**9}, "larger than any has"),
-        ({**WELL, "frames": float("inf")}, "larger than any has"),
-        ({**WELL, "frame": 1}, "cannot be built here: .*unexpected keyword"),
-        ({**WELL, "frames": 0}, "cannot be built here: .*ascend"),
-        ({"_target_": "src.papers.baselines.Blend2"}, "wants to build"),
+        ({"_target_": "os.system", "command": "mkdir trace"}, "has the target 'os.system'"),
+        ({**VALID, "frames": {"_target_": "os.mkdir", "path": "trace"}}, "has the target 'os.mkdir'"),
+        ({**VALID, "frames": [[{"_target_": "os.mkdir", "path": "trace"}]]}, "has the target 'os.mkdir'"),
+        ({"_target_": "hydra.utils.get_method", "path": "os.mkdir"}, "has the target"),
+        ({"_target_": "src.nn.warm_start.torch.load", "f": "evil"}, "has the target"),
+        ({"_target_": "src.nn.backbones.load_imagenet", "file": "evil"}, "has the target"),
+        ({"_target_": "src.checkpoints.cascade", "stages": ["a.ckpt"]}, "has the target"),  # might load itself
+        ({"_target_": "torch.nn.Module.__call__"}, "has the target"),
+        ({"_target_": ["os.mkdir"]}, "has the target"),
+        ({**VALID, "_partial_": True}, "has the target"),
+        ({**VALID, "_args_": [1]}, "has the target"),
+        ({**VALID, 1: 2}, "has the target"),
+        ({**VALID, "scale": "${oc.env:HOME}"}, "has an interpolation"),
+        ({**VALID, "scale": torch.ones(1)}, "contains a Tensor"),
+        ({**VALID, "frames": 10**9}, "a number that is too large"),
+        ({**VALID, "frames": float("inf")}, "a number that is too large"),
+        ({**VALID, "frame": 1}, "cannot be built: .*unexpected keyword"),
+        ({**VALID, "frames": 0}, "cannot be built: .*ascend"),
+        ({"_target_": "src.papers.baselines.Blend2"}, "has the target"),
         ({"scale": 4}, "describes no network"),
         (["a"], "describes no network"),
-        ("text", "cannot be built here|describes no network"),
+        ("text", "cannot be built|describes no network"),
         (None, "describes no network"),
         ({"_target_": "torch.nn.Linear", "in_features": 10**6, "out_features": 10**6}, "cannot be built"),
         (
@@ -133,7 +133,7 @@ def test_what_a_description_may_be(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_a_description_that_is_no_network_is_one_sentence(tmp_path, monkeypatch, description, sentence):
+def test_a_description_without_a_network_raises_one_sentence(tmp_path, monkeypatch, description, sentence):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=sentence) as caught:
         load(saved(tmp_path / "evil.ckpt", description))
@@ -174,17 +174,17 @@ def nested(depth: int) -> dict:
     return node
 
 
-def test_descriptions_that_are_deep_wide_or_fold_into_themselves_are_refused():
+def test_deep_wide_and_circular_descriptions_raise():
     many: list = ["x"]
     for _ in range(60):
-        many = [many] * 10  # more parts than there are atoms
+        many = [many] * 10  # 10^60 parts
     circle: dict = {"_target_": "torch.nn.Identity"}
     circle["x"] = circle
     for description in (nested(100_000), {"x": [0] * 10**6}, {"x": many}, circle):
-        with pytest.raises(CheckpointError, match=f"more than {DEEPEST} levels or 10,000 parts") as caught:
+        with pytest.raises(CheckpointError, match=f"more than {MAX_DEPTH} levels or 10,000 parts") as caught:
             build(description, "evil.ckpt")
         assert one_sentence(caught)
-    assert isinstance(build(nested(DEEPEST - 2), "a.ckpt"), nn.Identity)
+    assert isinstance(build(nested(MAX_DEPTH - 2), "a.ckpt"), nn.Identity)
 
 
 @pytest.mark.parametrize("model", ["zsm", "edvr_l", "edvr_s2", "dsfn", "wdvr3d", "vtsr"])
@@ -194,22 +194,22 @@ def test_no_network_of_the_suite_is_too_large(model):
     assert count_parameters(network) > 100_000
 
 
-def test_a_run_may_have_a_cascade_of_checkpoints(tmp_path):
-    stage = str(saved(tmp_path / "a.ckpt", WELL))
+def test_a_run_can_have_a_cascade_of_checkpoints(tmp_path):
+    stage = str(saved(tmp_path / "a.ckpt", VALID))
     description = {"_target_": "src.checkpoints.cascade", "stages": [stage, stage]}
-    assert build(description, "config.yaml", of_files=True).geometry.scale == 4
+    assert build(description, "config.yaml", allow_cascade=True).geometry.scale == 4
     for stages in (5, ["nowhere.ckpt"], [5], [str(tmp_path)]):
-        with pytest.raises(CheckpointError, match="cannot be built here"):
-            build({**description, "stages": stages}, "config.yaml", of_files=True)
+        with pytest.raises(CheckpointError, match="cannot be built"):
+            build({**description, "stages": stages}, "config.yaml", allow_cascade=True)
 
 
-def test_an_archive_that_grows_in_memory_is_refused(tmp_path):
+def test_a_compressed_archive_raises(tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(10**6)}}, tmp_path / "plain.ckpt")
     with zipfile.ZipFile(tmp_path / "plain.ckpt") as given, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as packed:
         for part in given.infolist():
             packed.writestr(part.filename, given.read(part), zipfile.ZIP_DEFLATED)
-    assert contents(tmp_path / "plain.ckpt")["state_dict"]["w"].shape == (10**6,)
-    with pytest.raises(CheckpointError, match="packed more tightly than torch packs") as caught:
+    assert read_contents(tmp_path / "plain.ckpt")["state_dict"]["w"].shape == (10**6,)
+    with pytest.raises(CheckpointError, match="is compressed, unlike torch's files") as caught:
         load(tmp_path / "bomb.ckpt")
     assert one_sentence(caught)
 
@@ -218,9 +218,9 @@ def test_an_archive_that_grows_in_memory_is_refused(tmp_path):
     "content",
     [
         {1: torch.ones(1)},
-        {"network": WELL, "state_dict": 5},
-        {"network": WELL, "state_dict": {5: 5}},
-        {"network": WELL, "state_dict": {"network.surplus": torch.ones(1)}},
+        {"network": VALID, "state_dict": 5},
+        {"network": VALID, "state_dict": {5: 5}},
+        {"network": VALID, "state_dict": {"network.surplus": torch.ones(1)}},
         {"params": {"params": {}}},
         [torch.ones(1)],
         torch.ones(1),
@@ -228,9 +228,9 @@ def test_an_archive_that_grows_in_memory_is_refused(tmp_path):
         {"pcd_align.cas_dcnpack.weight": torch.ones(1)},
     ],
 )
-def test_strange_contents_are_one_sentence(tmp_path, content):
+def test_odd_contents_raise_one_sentence(tmp_path, content):
     torch.save(content, tmp_path / "strange.pth")
-    if content == {"network": WELL, "state_dict": {5: 5}}:  # a network without weights has none to miss
+    if content == {"network": VALID, "state_dict": {5: 5}}:  # this network has no weights
         assert load(tmp_path / "strange.pth").geometry.scale == 2
         return
     with pytest.raises(CheckpointError) as caught:
@@ -238,14 +238,14 @@ def test_strange_contents_are_one_sentence(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_dictionary_that_holds_itself_ends():
+def test_a_circular_dictionary_raises():
     circle: dict = {}
     circle["params"] = circle
     with pytest.raises(CheckpointError, match="no known implementation"):
         from_reference(circle)
 
 
-def test_a_published_checkpoint_cannot_ask_for_more_blocks_than_it_has(tmp_path):
+def test_a_published_checkpoint_with_a_huge_block_number_raises(tmp_path):
     state, *_ = golden_network("edvr_tsa")
     state = {name: value.float() for name, value in state.items()}
     torch.save(state, tmp_path / "edvr.pth")
@@ -255,13 +255,13 @@ def test_a_published_checkpoint_cannot_ask_for_more_blocks_than_it_has(tmp_path)
         load(tmp_path / "edvr.pth")
 
 
-def test_damaged_files_are_one_sentence(tmp_path):
-    """Bytes turned at random: a network, since some do no harm, or one sentence."""
+def test_damaged_files_raise_one_sentence(tmp_path):
+    """Random bytes change: the file still loads, if they are harmless, or raises one sentence."""
     description = plain(compose("model=wdvr2d", "size=mini", "size.width=0.125", "size.depth=0.01").model.network)
     state = {f"network.{name}": value for name, value in build(description, "config.yaml").state_dict().items()}
     whole = saved(tmp_path / "whole.ckpt", description, state).read_bytes()
     assert isinstance(load(tmp_path / "whole.ckpt"), nn.Module)
-    rng, said = np.random.default_rng(0), list[str]()
+    rng, messages = np.random.default_rng(0), list[str]()
     for number in range(150):
         damaged = bytearray(whole)
         for place in rng.integers(0, len(whole), 1 + number % 5 * 40):
@@ -270,6 +270,6 @@ def test_damaged_files_are_one_sentence(tmp_path):
         try:
             load(tmp_path / "damaged.ckpt")
         except CheckpointError as error:
-            said.append(str(error))
-    assert len(said) > 50
-    assert not [sentence for sentence in said if "\n" in sentence]
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert not [message for message in messages if "\n" in message]

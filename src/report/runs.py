@@ -225,7 +225,7 @@ def _count(key: str) -> dict[str, int]:
 
 
 def _build(key: str) -> Any:
-    return build(json.loads(key), "its config.yaml", of_files=True)
+    return build(json.loads(key), "its config.yaml", allow_cascade=True)
 
 
 @cache

@@ -54,7 +54,7 @@ class Point:
 
     def _network(self) -> Any:
         description = OmegaConf.to_container(self.config.model.network)
-        return build(description, self.directory / "config.yaml", of_files=True)
+        return build(description, self.directory / "config.yaml", allow_cascade=True)
 
     def value(self, source: str) -> Any:
         """What a column's source (see :class:`Study`) says of this run."""

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from src.checkpoints import contents
+from src.checkpoints import read_contents
 from src.config.build import build_data, build_loggers, build_restorer, build_trainer, start_network
 from src.config.composition import UNSAID, claim, commit, plain
 from src.errors import UserError
@@ -50,7 +50,7 @@ def _fit_and_score(
     parameters = count_parameters(restorer.network)
     print(f"{parameters:,} parameters; this run: {directory}", flush=True)
     resume_from = find_last_checkpoint(directory) if config.resume else None
-    saved = contents(resume_from) if resume_from else {}
+    saved = read_contents(resume_from) if resume_from else {}
     if trainer.is_global_zero:
         cast(MetricsFile, trainer.loggers[0]).rewind(saved)
     wandb.log_config(
@@ -61,7 +61,7 @@ def _fit_and_score(
     try:
         trainer.fit(restorer, datamodule=data, ckpt_path=resume_from, weights_only=True if resume_from else None)
         last = directory / "checkpoints" / "last.ckpt"
-        saved = contents(last) if last.exists() else {}
+        saved = read_contents(last) if last.exists() else {}
         if saved.get("global_step") != trainer.global_step:
             raise UserError(
                 f"The weights of step {trainer.global_step} could not be saved, see the warning above. Free disk space "

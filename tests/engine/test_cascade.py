@@ -127,10 +127,10 @@ def test_checkpoints_one_after_another(tmp_path):
         train(config, tmp_path / "run")
     with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):
         build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
-    with pytest.raises(InstantiationException, match=r"A cascade is a list: give model.network.stages=\[a.ckpt,"):
+    with pytest.raises(InstantiationException, match=r"A cascade is a list: set model.network.stages=\[a.ckpt,"):
         build_network(compose("model=cascade", "model.network.stages=a.ckpt"))
 
 
 def test_a_cascade_of_nothing():
-    with pytest.raises(InstantiationException, match=r"give model.network.stages=\[<checkpoint>,<checkpoint>\]"):
+    with pytest.raises(InstantiationException, match=r"set model.network.stages=\[<checkpoint>,<checkpoint>\]"):
         build_network(compose("model=cascade"))

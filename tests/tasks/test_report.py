@@ -363,7 +363,7 @@ def test_a_run_with_a_foreign_network_is_shown_without_parameters(tmp_path, netw
     page, _, _ = make_report(runs)
     text = Texts(page).text
     assert "26.500" in text
-    assert "its config.yaml wants to build" in text or "its config.yaml has the number" in text
+    assert "network in its config.yaml has the target" in text or "number that is too large" in text
     assert not trace.exists()
 
 

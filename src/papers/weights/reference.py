@@ -1,4 +1,4 @@
-"""How a published implementation's weights become ours."""
+"""Conversion of a published implementation's weights to the suite's names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Reference(NamedTuple):
     """One published implementation.
 
     Args:
-        name: what it is called, for messages.
-        marker: a parameter name that only its state dicts have.
-        rules: ``(pattern, replacement)``, the first regular expression that matches a whole name renames it.
-        build: makes our network, sizes read from the *renamed* tensors.
+        name: its name, for messages.
+        marker: a parameter name that is unique to its state dicts.
+        rules: ``(pattern, replacement)``; the first regular expression that matches a whole name renames it.
+        build: build the suite's network, with sizes from the *renamed* tensors.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Reference(NamedTuple):
     build: Callable[[Mapping[str, Tensor]], nn.Module]
 
     def rename(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Our names for the tensors of ``state_dict``, and the names that no rule knows."""
+        """Return the tensors of ``state_dict`` under the suite's names, and the names without a rule."""
         renamed, unknown = {}, []
         for name, tensor in state_dict.items():
             for pattern, replacement in self.rules:
@@ -40,6 +40,6 @@ class Reference(NamedTuple):
 
 
 def count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered entries ``prefix.0``, ``prefix.1``, ... a state dict has."""
+    """Count the numbered entries ``prefix.0``, ``prefix.1``, ... of a state dict."""
     numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state_dict)
     return 1 + max((int(match[1]) for match in numbers if match), default=-1)

@@ -15,7 +15,7 @@ DIRECTION = "parametrizations.weight.original1"  # of a weight-normalised kernel
 
 
 def _rule(theirs: str, ours: str | Callable[[re.Match[str]], str]) -> Rule:
-    """The rule for weight-normalised convolutions: the names that PyTorch gave their tensors, and gives them now."""
+    """Return the rule for weight-normalised convolutions, from PyTorch's former tensor names to the current ones."""
     names = {"bias": "bias", "weight_g": "parametrizations.weight.original0", "weight_v": DIRECTION}
 
     def rename(match: re.Match[str]) -> str:
@@ -26,7 +26,7 @@ def _rule(theirs: str, ours: str | Callable[[re.Match[str]], str]) -> Rule:
 
 
 def _sizes(state: Mapping[str, Tensor], widened: int) -> tuple[dict[str, int], int]:
-    """Sizes of the trunk, whose layer number ``widened`` makes the activations, and the scale."""
+    """Return the sizes of the trunk and the scale; layer ``widened`` of a block outputs the activations."""
     units = state[f"head.{DIRECTION}"].shape[0]
     activations = state[f"trunk.blocks.0.{widened}.{DIRECTION}"].shape[0]
     scale = math.isqrt(state[f"tail.{DIRECTION}"].shape[0] // 3)
@@ -40,7 +40,7 @@ def _build_2d(state: Mapping[str, Tensor]) -> WDVR2D:
 
 def _build_3d(state: Mapping[str, Tensor]) -> WDVR3D:
     sizes, scale = _sizes(state, 1)
-    return WDVR3D(trunk=TSAS(**sizes), clip=10, padding=0, scale=scale)  # as the published code trains it
+    return WDVR3D(trunk=TSAS(**sizes), clip=10, padding=0, scale=scale)  # the training window of the published code
 
 
 WDSR_BURST = Reference(
