@@ -162,7 +162,7 @@ def _check_samples(data: Any) -> None:
     if known and set(known.counts) == {"test"}:
         raise UserError(f"{name} has nothing but clips to test on: train on other data, or add task=evaluate.")
     geometry, variants = data.training_geometry, data.degradation.variants(data.training_geometry)
-    extent = max(variant.timeline(geometry).take(geometry).extent for variant in variants)
+    extent = max(variant.timeline(geometry).sample_frames(geometry).extent for variant in variants)
     if known and isinstance(known.frames, int) and known.frames < extent:
         raise UserError(
             f"A training sample of this network takes {extent} source frames, and every clip of {name} has "

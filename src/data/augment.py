@@ -1,4 +1,4 @@
-"""What a training sample might as well have been: mirrored, turned, run backwards, in other colours, noisier.
+"""Augmentation of training samples: flips, rotation, time reversal, colour jitter, noise.
 
 Shapes: T frames, C channels, H and W pixels, S the side of a square patch; clips are (T, C, H, W) in [0, 1].
 """
@@ -18,24 +18,24 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Jitter:
-    """Other colours, the same for all frames of a sample: it is the scene that changes, not what a network shall do.
+    """Colour jitter, equal for all frames of a sample: it changes the scene, not the task of the network.
 
-    Each change maps the three values of a pixel linearly, whatever lies around it. It therefore makes no difference
-    whether a scene is recoloured before its frames are averaged or reduced or after that, but for values that leave
-    [0, 1] and are clamped, and for a gamma. This is why contrast is not about a picture's mean, and why neither
-    saturation nor hue is HSV's: turned by half a circle there (kornia's ``adjust_hue``), the average of red and green
-    is not that of what red and green become.
+    Each adjustment is a linear map of the three values of a pixel, independent of other pixels. It therefore commutes
+    with the averaging and downscaling of frames, except for clamping to [0, 1] and for a gamma. For this reason,
+    contrast does not refer to the mean of a frame, and saturation and hue are not those of HSV: HSV's hue rotation
+    (kornia's ``adjust_hue``) by half a circle maps the average of red and green to a colour other than the average of
+    the mapped red and green.
 
-    Each change is drawn uniformly from both sides of none.
+    Each adjustment is drawn uniformly and symmetrically about none.
 
     Args:
-        brightness: at most so much is added or taken away, in [0, 1], for pixels in [0, 1].
-        contrast: values are multiplied by 1 -/+ at most this, in [0, 1].
+        brightness: largest offset, in [0, 1], for pixels in [0, 1].
+        contrast: all values are multiplied by 1 -/+ at most this, in [0, 1].
         saturation: distances from a pixel's grey are multiplied by 1 -/+ at most this, in [0, 1].
-        hue: colours are turned about the axis of greys by at most this part of a circle, in [0, 0.5].
+        hue: largest rotation about the grey axis, as a fraction of a circle, in [0, 0.5].
 
     Raises:
-        UserError: a strength is out of its range.
+        UserError: a strength is out of range.
     """
 
     brightness: float = 0.0
@@ -47,36 +47,36 @@ class Jitter:
         for field in fields(self):
             strength, most = getattr(self, field.name), 0.5 if field.name == "hue" else 1
             if not isinstance(strength, int | float) or not 0 <= strength <= most:
-                raise UserError(f"data.jitter.{field.name} is {strength}, but must lie within [0, {most}]; 0 is off")
+                raise UserError(f"data.jitter.{field.name} must be within [0, {most}] (0 is off), got {strength}")
 
     def __call__(self, clip: Tensor, draws: np.ndarray) -> Tensor:
-        """Recolours (T, 3, H, W) by these parts, each in [-1, 1], of the four strengths."""
-        lift, gain, purity, turn = (float(draw) for draw in draws)
+        """Jitter (T, 3, H, W) by draws in [-1, 1], relative to the four strengths."""
+        brightness, contrast, saturation, hue = (float(draw) for draw in draws)
         if self.contrast:
-            clip = adjust_contrast(clip, 1 + gain * self.contrast, clip_output=False)
+            clip = adjust_contrast(clip, 1 + contrast * self.contrast, clip_output=False)
         if self.brightness:
-            clip = adjust_brightness(clip, lift * self.brightness, clip_output=False)
+            clip = adjust_brightness(clip, brightness * self.brightness, clip_output=False)
         if self.hue:
-            clip = turn_hue(clip, turn * self.hue)
-        if self.saturation:  # the last, since it clamps
-            clip = adjust_saturation_with_gray_subtraction(clip, 1 + purity * self.saturation)
+            clip = rotate_hue(clip, hue * self.hue)
+        if self.saturation:  # last, since it clamps
+            clip = adjust_saturation_with_gray_subtraction(clip, 1 + saturation * self.saturation)
         return clip.clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training sample. With all of it off, a sample is what was cut from the video.
+    """Random changes of a training sample. With all of them off, a sample is an unchanged crop of the video.
 
     Args:
-        flip: mirror half of the samples left to right.
-        flip_vertical: turn half of them upside down, as in a mirror below.
-        rotate: turn them by a random multiple of 90 degrees.
-        reverse: run half of them backwards.
-        jitter: other colours, for inputs and targets alike; ``None`` for their own.
-        noise: standard deviation of Gaussian noise on the inputs alone, for pixels in [0, 1]. Every value has its
-            own; the sum is clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.corruptions.Noise`. The
-            DSFN paper (Section 4.1) adds "N(0, 0.01)", which is 0.01 here: were that the variance, the deviation
-            would be 0.1, more than the blur itself hides.
+        flip: flip half of the samples left to right.
+        flip_vertical: flip half of them top to bottom.
+        rotate: rotate them by a random multiple of 90 degrees.
+        reverse: reverse half of them in time.
+        jitter: of the colours of inputs and targets; ``None`` is off.
+        noise: standard deviation of independent Gaussian noise on the inputs alone, for pixels in [0, 1]. The sum is
+            clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.corruptions.Noise`. The DSFN paper
+            (Section 4.1) adds "N(0, 0.01)", interpreted as a standard deviation of 0.01: a variance of 0.01 would be a
+            deviation of 0.1, and hide more than the blur does.
 
     Raises:
         UserError: ``noise`` is negative.
@@ -91,22 +91,22 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:
-            raise UserError(f"data.noise is {self.noise}, but a standard deviation is a number of 0 or more; 0 is off")
+            raise UserError(f"data.noise must be a standard deviation of 0 or more (0 is off), got {self.noise}")
 
     def __call__(self, inputs: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Augments float32 inputs (T, C, s, s) and targets (T', C, S, S): the same way, apart from noise.
+        """Augment float32 inputs (T, C, s, s) and targets (T', C, S, S) equally, apart from noise.
 
-        Whatever is on, all is drawn (noise last): switching one thing on or off leaves the others as they were.
+        All draws happen in any case (noise last), so that switching one augmentation leaves the others unchanged.
         """
-        mirror, turns, backwards = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5
-        upend, colours = rng.random() < 0.5, rng.uniform(-1, 1, 4)
+        flip, quarters, reverse = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5
+        flip_vertical, colours = rng.random() < 0.5, rng.uniform(-1, 1, 4)
         inputs, targets = (
             orient(
                 part,
-                mirror=self.flip and mirror,
-                upend=self.flip_vertical and upend,
-                turns=turns if self.rotate else 0,
-                backwards=self.reverse and backwards,
+                flip=self.flip and flip,
+                flip_vertical=self.flip_vertical and flip_vertical,
+                quarters=quarters if self.rotate else 0,
+                reverse=self.reverse and reverse,
             )
             for part in (inputs, targets)
         )
@@ -118,24 +118,24 @@ class Augmentation:
         return inputs, targets
 
 
-def orient(clip: Tensor, *, mirror: bool, upend: bool, turns: int, backwards: bool) -> Tensor:
-    """Mirrors (T, C, S, S) left to right and top to bottom, then turns it by 90 degrees so often, runs it backwards."""
-    axes = [axis for axis, wanted in ((-1, mirror), (-2, upend)) if wanted]
+def orient(clip: Tensor, *, flip: bool, flip_vertical: bool, quarters: int, reverse: bool) -> Tensor:
+    """Flip (T, C, S, S) left to right and top to bottom, rotate it by quarter turns, then reverse it in time."""
+    axes = [axis for axis, enabled in ((-1, flip), (-2, flip_vertical)) if enabled]
     if axes:
         clip = clip.flip(axes)
-    if turns:
-        clip = clip.rot90(turns, (-2, -1))
-    if backwards:
+    if quarters:
+        clip = clip.rot90(quarters, (-2, -1))
+    if reverse:
         clip = clip.flip(0)
     return clip.contiguous()
 
 
-def turn_hue(clip: Tensor, part: float) -> Tensor:
-    """Turns the colours of (..., 3, H, W) about the axis of greys, which stay, by a part of a circle; not clamped.
+def rotate_hue(clip: Tensor, fraction: float) -> Tensor:
+    """Rotate the colours of (..., 3, H, W) about the grey axis by a fraction of a circle; not clamped.
 
-    Haeberli, "Matrix Operations for Image Processing" (1993). A third of a circle makes red green, green blue and
-    blue red, as it does in HSV.
+    Haeberli, "Matrix Operations for Image Processing" (1993). A third of a circle maps red to green, green to blue and
+    blue to red, as in HSV.
     """
-    angle = 2 * math.pi * part
+    angle = 2 * math.pi * fraction
     both, apart = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
     return (1 - 2 * both) * clip + (both + apart) * clip.roll(1, -3) + (both - apart) * clip.roll(-1, -3)

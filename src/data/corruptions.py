@@ -1,6 +1,6 @@
-"""What can happen to the pixels of a clip on its way to a network: reduction, noise, compression.
+"""Corruptions of the pixels of a clip: downscaling, noise, compression.
 
-Every step returns 8-bit values, as the files of published data sets do.
+Every corruption returns 8-bit values, like the files of published data sets.
 
 Shapes: T frames, C channels, H and W pixels; a clip is (T, C, H, W) in [0, 1].
 """
@@ -23,22 +23,22 @@ from torch import Tensor
 from src.errors import UserError
 from src.ops.resize import imresize
 
-TIE = 1e-4  # of a grey level: more than a float32 pixel is off, so that halves round up wherever a crop begins
+TIE = 1e-4  # grey levels, above the error of a float32 pixel: halves round up at every position of a crop
 
 
 class Corruption(Protocol):
-    """One thing that happens to the pixels of a clip.
+    """A function of the pixels of a clip.
 
     Attributes:
-        kind: what data sets that bring frames to which it has happened call it.
-        scale: how many times smaller the result is.
-        margin: pixels of its input around a patch that a step must see to treat the patch as in the whole frame.
-        alignment: pixels of its input after which its grid repeats; a patch must begin on that grid.
-        together: frames of a whole clip that it must be given at a time, 1 where each is treated by itself.
+        kind: its name among the precomputed frames of a data set.
+        scale: size of its input relative to its output.
+        margin: input pixels around a patch that the patch depends on.
+        alignment: period of its grid in input pixels; a patch must begin on that grid.
+        group_size: frames of a whole clip that depend on each other, 1 if none do.
     """
 
     kind: ClassVar[str]
-    together: ClassVar[int]
+    group_size: ClassVar[int]
 
     @property
     def scale(self) -> int: ...
@@ -51,20 +51,20 @@ class Corruption(Protocol):
 
 @dataclass(frozen=True)
 class Bicubic:
-    """MATLAB's antialiased bicubic reduction, rounded to 8 bits as a published low-resolution PNG is."""
+    """MATLAB's antialiased bicubic downscaling, rounded to 8 bits like a published low-resolution PNG."""
 
     scale: int
 
     kind: ClassVar[str] = "bicubic"
-    together: ClassVar[int] = 1
+    group_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.scale < 2:
-            raise UserError(f"a bicubic reduction needs a scale of 2 or more, got {self.scale}")
+            raise UserError(f"Bicubic downscaling needs a scale of 2 or more, got {self.scale}")
 
     @property
     def margin(self) -> int:
-        return 2 * self.scale  # the antialiased cubic reaches two output pixels to either side
+        return 2 * self.scale  # the antialiased cubic extends over two output pixels on either side
 
     @property
     def alignment(self) -> int:
@@ -81,27 +81,27 @@ class Bicubic:
 class Noise:
     """Gaussian noise, then salt and pepper, clamped and rounded to 8 bits.
 
-    The ZSM paper (section 4.3.1) adds "a mixture of Gaussian noise and 10% salt-and-pepper noise" as ToFlow does and
-    gives no level for the first; ToFlow's is a standard deviation of 0.1.
+    The ZSM paper (section 4.3.1) adds "a mixture of Gaussian noise and 10% salt-and-pepper noise" like ToFlow, without
+    a level for the first; ToFlow's is a standard deviation of 0.1.
 
     Args:
         gaussian: standard deviation, for pixels in [0, 1].
-        salt_pepper: fraction of the values (each channel by itself, like MATLAB's ``imnoise``) that become 0 or 1,
-            half of them each.
+        salt_pepper: fraction of the values set to 0 or 1, half of them each; channels are independent, as in MATLAB's
+            ``imnoise``.
     """
 
     gaussian: float = 0.1
     salt_pepper: float = 0.1
 
     kind: ClassVar[str] = "noise"
-    together: ClassVar[int] = 1
+    group_size: ClassVar[int] = 1
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 0
     alignment: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.gaussian < 0 or not 0 <= self.salt_pepper <= 1:
-            raise UserError(f"noise needs a standard deviation of 0 or more and a fraction within [0, 1], got {self}")
+            raise UserError(f"Noise needs a standard deviation of 0 or more and a fraction within [0, 1], got {self}")
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         shape = tuple(clip.shape)
@@ -117,21 +117,21 @@ class Noise:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Compression by a real JPEG codec (libjpeg through Pillow), every frame an image by itself.
+    """Compression of each frame by a real JPEG codec (libjpeg through Pillow).
 
     Args:
-        quality: libjpeg's quality factor, 1 to 100; or two of them, between which one is drawn for each call
-            (a training clip; in evaluation, where frames come one by one, a frame).
-        subsampling: of the chroma; 4:2:0 is what libjpeg does unless told otherwise.
+        quality: libjpeg's quality factor, 1 to 100; or a range to draw from once per call (a training clip; in
+            evaluation, a frame).
+        subsampling: of the chroma; 4:2:0 is libjpeg's default.
     """
 
     quality: int | Sequence[int]
     subsampling: str = "4:2:0"
 
     kind: ClassVar[str] = "jpeg"
-    together: ClassVar[int] = 1
+    group_size: ClassVar[int] = 1
     scale: ClassVar[int] = 1
-    margin: ClassVar[int] = 16  # chroma is interpolated across the border of a coding unit
+    margin: ClassVar[int] = 16  # chroma is interpolated across coding units
     alignment: ClassVar[int] = 16  # the coding unit at 4:2:0
 
     def __post_init__(self) -> None:
@@ -139,24 +139,24 @@ class Jpeg:
             object.__setattr__(self, "quality", tuple(self.quality))
         low, high = self._range
         if not 1 <= low <= high <= 100:
-            raise UserError(f"a JPEG quality is a number from 1 to 100, or two of them, ascending; got {self.quality}")
+            raise UserError(f"A JPEG quality must be a number from 1 to 100, or an ascending pair, got {self.quality}")
 
     @property
     def _range(self) -> tuple[int, int]:
         if isinstance(self.quality, int):
             return self.quality, self.quality
         if len(self.quality) != 2:
-            raise UserError(f"a JPEG quality is one number or two, got {self.quality}")
+            raise UserError(f"A JPEG quality must be one number or a pair, got {self.quality}")
         return self.quality[0], self.quality[1]
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         low, high = self._range
         quality = low if low == high else int(rng.integers(low, high + 1))
         levels = (quantise(clip) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (T, H, W, C)
-        decoded = np.stack([self._code(frame, quality) for frame in levels])
+        decoded = np.stack([self._compress(frame, quality) for frame in levels])
         return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(clip) / 255).contiguous()
 
-    def _code(self, frame: np.ndarray, quality: int) -> np.ndarray:
+    def _compress(self, frame: np.ndarray, quality: int) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=self.subsampling)
         with Image.open(file) as image:
@@ -169,10 +169,10 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class Mpeg4:
-    """Compression by a real MPEG-4 (Part 2) codec at 4:2:0, the frames of a clip one video: NTIRE 2019's artefacts.
+    """Compression of a clip by a real MPEG-4 (Part 2) codec at 4:2:0, as in NTIRE 2019.
 
-    A patch is coded by itself, with what lies a little around it: motion that comes from further away is coded as
-    something new, which in a whole frame it is not.
+    A patch is coded alone with a small margin: motion from beyond the margin is coded as new content, unlike in a whole
+    frame.
 
     Args:
         quantiser: the codec's scale, 1 (best) to 31, the same for all frames.
@@ -181,26 +181,26 @@ class Mpeg4:
     quantiser: int = 8
 
     kind: ClassVar[str] = "compression"
-    together: ClassVar[int] = 12  # the codec's own distance between frames that stand by themselves
+    group_size: ClassVar[int] = 12  # the codec's default distance of key frames
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 32
     alignment: ClassVar[int] = 16  # the coding unit
 
     def __post_init__(self) -> None:
         if not 1 <= self.quantiser <= 31:
-            raise UserError(f"an MPEG-4 quantiser is a number from 1 to 31, got {self.quantiser}")
+            raise UserError(f"An MPEG-4 quantiser must be a number from 1 to 31, got {self.quantiser}")
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         height, width = clip.shape[-2:]
         even = F.pad(quantise(clip), (0, width % 2, 0, height % 2), mode="replicate")
         levels = (even * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()  # (T, H, W, C)
-        decoded = np.stack(list(self._code(levels)))[:, :height, :width]
+        decoded = np.stack(list(self._compress(levels)))[:, :height, :width]
         return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(clip) / 255).contiguous()
 
-    def _code(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+    def _compress(self, frames: np.ndarray) -> Iterator[np.ndarray]:
         encoder = av.CodecContext.create("mpeg4", "w")
         encoder.height, encoder.width = frames.shape[1:3]
-        encoder.pix_fmt, encoder.time_base, encoder.gop_size = "yuv420p", Fraction(1, 24), self.together
+        encoder.pix_fmt, encoder.time_base, encoder.gop_size = "yuv420p", Fraction(1, 24), self.group_size
         encoder.options = {"qmin": str(self.quantiser), "qmax": str(self.quantiser), "bf": "0"}
         packets = []
         for i, frame in enumerate(frames):
@@ -219,5 +219,5 @@ class Mpeg4:
 
 
 def quantise(clip: Tensor) -> Tensor:
-    """The nearest of the 256 values that an 8-bit file can hold, halves up as MATLAB rounds, clamped to [0, 1]."""
+    """Round to 8 bits, halves up like MATLAB, and clamp to [0, 1]."""
     return torch.floor(clip * 255 + (0.5 + TIE)).clamp(0, 255) / 255

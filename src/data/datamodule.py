@@ -1,4 +1,4 @@
-"""Clips into batches: what the Trainer, and whoever evaluates, is given."""
+"""The Lightning data module: training batches and whole clips to evaluate on."""
 
 from __future__ import annotations
 
@@ -20,53 +20,52 @@ from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
 from src.data.samples import ClipDataset, check_crop, collate
 from src.data.splits import Clip, DamagedClips, Splits
-from src.data.worker_pool import context, follow
+from src.data.worker_pool import exit_with_parent, worker_context
 from src.errors import UserError
 from src.geometry import Geometry
 
-MIXED = 8  # decoded stretches that batches are mixed from, where each gives patches to several; all stay in memory
+MIX = 8  # decoded spans in memory, so that batches mix them; applies if a span fills more than a step
 
 
 class DataModule(LightningDataModule):
-    """A data set as a network with a given geometry sees it through a degradation.
+    """A data set, degraded and sampled for a network with a given geometry.
 
-    Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w), ``targets`` float32 (B, T', C, H, W), both in
-    [0, 1], and ``key``, a list that tells where each patch comes from. Evaluation loaders give
-    :class:`~src.data.evaluation.EvaluationClip` objects, whole clips one by one, without a batch axis.
+    Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w) and ``targets`` float32 (B, T', C, H, W), both
+    in [0, 1], and ``key``, a list of the origins of the patches. Evaluation loaders yield
+    :class:`~src.data.evaluation.EvaluationClip` objects, one by one and without a batch axis.
 
-    Each rank takes its own share; the Trainer must be told ``use_distributed_sampler=False``.
+    Each rank reads its own share; the Trainer needs ``use_distributed_sampler=False``.
 
     Args:
         layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
-        root: where the data set is.
+        root: folder of the data set.
         geometry: of the network.
-        training_geometry: of what its training is given, where that has more targets than the network has outputs.
-        degradation: what the inputs have suffered.
+        training_geometry: of its training, if that has more targets than the network has outputs.
+        degradation: of the inputs.
         crop: side of a training patch, in target pixels.
-        batch_size: patches a step and a rank.
-        workers: processes that decode; 0 decodes in the training process; None: one for each core that the training
-            processes of this machine leave free, at least 1 and at most 8.
-        patches_per_read: patches cut from each stretch that is decoded. It divides ``batch_size``, or ``batch_size``
-            divides it: then some stretches are kept at a time, and every batch mixes patches of them.
-            Batches whose gradients are accumulated count as one.
+        batch_size: patches per step and rank.
+        workers: processes that decode; 0 decodes in the training process; ``None``: one per core not used by the
+            training processes of this machine, at least 1 and at most 8.
+        patches_per_read: patches cut from each decoded span. It divides ``batch_size``, or is a multiple of it: then
+            several spans stay in memory, and every batch mixes their patches. Batches with accumulated gradients count
+            as one.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         seed: of crops, augmentation, noise and order.
-        span: source frames that a training segment has; see :class:`~src.data.samples.ClipDataset`.
-        samples: stretches of each clip that an epoch trains on, whatever ``span`` says.
-        resize: (height, width) that training frames are made before patches are cut, for networks that do not enlarge.
-        validate_clips, validate_frames: limits of early validation: so many clips, evenly chosen, and so many
-            input frames of each.
-        test_frames: limit of input frames a clip in the test.
-        skip_damaged: so many different clips that turn out to be damaged are trained without. Each is told once, and
-            their number logged as ``train/damaged``; one more, and training ends with a sentence that names them. Each
-            rank counts those that it meets, anew when training goes on. A layout that opens files has an option of its
-            own for it. Clips to evaluate are never left out.
-        timeout: seconds after which training ends with a sentence where the processes that decode give no batch. A
-            decoder that gives nothing is given up before (see :func:`src.video.reader.open_video`), unless it keeps
-            the interpreter's lock. Without workers there is nobody to end one that does.
+        span: source frames per training segment; see :class:`~src.data.samples.ClipDataset`.
+        samples: segments per clip and epoch; overrides ``span``.
+        resize: (height, width) of training frames before patches are cut, for networks of scale 1.
+        validate_clips: number of clips, evenly spread, in validation during training.
+        validate_frames: number of input frames of each.
+        test_frames: number of input frames per clip in the test.
+        skip_damaged: number of damaged clips to train without. Each is logged once, and their number as
+            ``train/damaged``; one more ends training with an error that lists them. Each rank counts its own, from zero
+            when training is resumed. A layout that opens files has its own option. Evaluation never skips a clip.
+        timeout: seconds without a batch from the workers after which training ends with an error. A decoder that hangs
+            is abandoned earlier (see :func:`src.video.reader.open_video`), unless it holds the interpreter's lock.
+            Without workers, such a decoder hangs the training.
 
     Raises:
-        UserError: the degradation contradicts the network, or sizes do not go together. No data is read for it.
+        UserError: degradation and network contradict each other, or sizes do not match. No data is read.
     """
 
     def __init__(
@@ -99,15 +98,14 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_crop(crop, geometry, degradation, reverse)
-        if min(patches_per_read, batch_size) < 1 or max(patches_per_read, batch_size) % min(
-            patches_per_read, batch_size
-        ):
+        small, large = sorted((patches_per_read, batch_size))
+        if small < 1 or large % small:
             raise UserError(
-                f"data.batch_size={batch_size} counts patches, and one of it and data.patches_per_read="
-                f"{patches_per_read} must be a multiple of the other: change one of them"
+                f"data.batch_size={batch_size} and data.patches_per_read={patches_per_read} do not match: one must be "
+                "a multiple of the other"
             )
         if timeout <= 0:
-            raise UserError(f"data.timeout counts seconds that a batch may take to be read, got {timeout}")
+            raise UserError(f"data.timeout must be more than 0 seconds, got {timeout}")
         self.damaged, self.timeout = DamagedClips(skip_damaged), float(timeout)
         self.layout = layout
         self.root = Path(root).expanduser()
@@ -125,23 +123,23 @@ class DataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> Splits:
-        """The clips of the data set. Finding them may render the built-in scenes."""
+        """The clips of the data set. The first access may render the built-in scenes."""
         return self.layout(self.root)
 
     def prepare_data(self) -> None:
-        """Finds the data set, or makes it; Lightning calls this in one process a machine."""
+        """Find or render the data set. Lightning calls this in one process per machine."""
         _ = self.splits
 
     @property
-    def step(self) -> int:
-        """Patches a step, of all ranks and all batches whose gradients are accumulated."""
+    def patches_per_step(self) -> int:
+        """Patches of all ranks and all batches with accumulated gradients."""
         batches = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
-        return self.batch_size * batches * self._place[1]
+        return self.batch_size * batches * self._rank_and_world[1]
 
     @property
-    def mixed(self) -> int:
-        """Stretches that are kept at a time."""
-        return 1 if self.patches_per_read <= self.step else MIXED
+    def mix(self) -> int:
+        """Decoded spans in memory."""
+        return 1 if self.patches_per_read <= self.patches_per_step else MIX
 
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
@@ -151,7 +149,7 @@ class DataModule(LightningDataModule):
                 geometry=self.training_geometry,
                 degradation=self.degradation,
                 crop=self.crop,
-                stretches=self.mixed,
+                cache_size=self.mix,
                 augmentation=self.augmentation,
                 seed=self.seed,
                 span=self.span,
@@ -164,37 +162,37 @@ class DataModule(LightningDataModule):
         if self.training is None:
             self.setup("fit")
         assert self.training is not None
-        rank, world = self._place
+        rank, world = self._rank_and_world
         sampler = EpochSampler(
             len(self.training),
             seed=self.seed,
             rank=rank,
             world=world,
             batch=self.batch_size,
-            step=self.step,
+            step=self.patches_per_step,
             patches=self.patches_per_read,
-            mixed=self.mixed,
+            mix=self.mix,
         )
-        if self.trainer is not None:  # workers start on the first epoch before Lightning says which one it is
+        if self.trainer is not None:  # workers start on the first epoch before Lightning sets its number
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
-        if self.damaged:  # already, since some could not be opened
+        if self.damaged:  # clips that could not be opened
             self._log_damaged()
-        workers = self._spare_cores if self.workers is None else self.workers
+        workers = self._free_cores if self.workers is None else self.workers
         return Loader(
             self.training,
             sampler=sampler,
             batch_size=self.batch_size,
             num_workers=workers,
-            multiprocessing_context=context("src.data.samples") if workers else None,
-            worker_init_fn=follow,
+            multiprocessing_context=worker_context("src.data.samples") if workers else None,
+            worker_init_fn=exit_with_parent,
             persistent_workers=workers > 0,
-            patience=self.timeout,
+            time_limit=self.timeout,
             collate_fn=collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            generator=torch.Generator().manual_seed(self.seed),  # leaves the global generator alone
+            generator=torch.Generator().manual_seed(self.seed),  # keeps the global generator untouched
             damaged=self.damaged,
-            tell=self._log_damaged,
+            on_damage=self._log_damaged,
         )
 
     def _log_damaged(self) -> None:
@@ -206,16 +204,16 @@ class DataModule(LightningDataModule):
         clips = self.splits.validate
         if self.validate_clips is not None and self.validate_clips < len(clips):
             clips = [clips[k * len(clips) // self.validate_clips] for k in range(self.validate_clips)]
-        return self._evaluation(clips, self.validate_frames) if clips else []
+        return self._evaluation_loader(clips, self.validate_frames) if clips else []
 
     def test_dataloader(self) -> DataLoader:
         if not self.splits.test:
-            raise UserError(f"the data set at {self.root} has no test clips: choose another, e.g. data=vid4")
-        return self._evaluation(self.splits.test, self.test_frames)
+            raise UserError(f"The data set in {self.root} has no test clips: choose another, e.g. data=vid4")
+        return self._evaluation_loader(self.splits.test, self.test_frames)
 
-    def _evaluation(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
-        rank, world = self._place
-        whole = EvaluationClips(
+    def _evaluation_loader(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
+        rank, world = self._rank_and_world
+        dataset = EvaluationClips(
             EvaluationClip(
                 clip,
                 geometry=self.geometry,
@@ -226,17 +224,15 @@ class DataModule(LightningDataModule):
             )
             for index, clip in enumerate(clips)
         )
-        return DataLoader(
-            whole, sampler=share_of_rank(len(whole), rank, world), batch_size=None, generator=torch.Generator()
-        )
+        sampler = share_of_rank(len(dataset), rank, world)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 
     @property
-    def _spare_cores(self) -> int:
+    def _free_cores(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = self.trainer.num_devices if self.trainer is not None else 1
         return min(8, max(1, cores // processes - 1))
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """Rank and number of ranks."""
+    def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

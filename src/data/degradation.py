@@ -1,10 +1,10 @@
-"""Forward models: how the frames that a network is given come about from the frames that it shall return.
+"""Forward models: degraded network inputs from the frames of a video.
 
-A degradation is an exposure (which source frames make an input frame) and a tuple of corruptions of pixels
-(:mod:`src.data.corruptions`), in the order in which they happen. For networks that restore exposures the shutter is
-open until the next input frame begins, and targets are means of source frames, too (VTSR thesis, Equation 3.2).
+A degradation is an exposure (the source frames averaged for an input frame) and an ordered tuple of corruptions of
+pixels (:mod:`src.data.corruptions`). For networks that restore exposures, the shutter stays open until the next input
+frame begins, and targets are means of source frames, too (VTSR thesis, Equation 3.2).
 
-Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip here is (T, C, H, W) in [0, 1].
+Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip is (T, C, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class SampleFrames(NamedTuple):
-    """The source frames of a sample, counted from the first that its first input is made of."""
+    """The source frames of a sample, counted from the first frame of its first input."""
 
-    inputs: list[range]  # of which each input is the mean
-    targets: list[range]  # of which each target is the mean
+    inputs: list[range]  # averaged for each input
+    targets: list[range]  # averaged for each target
 
     @property
     def first(self) -> int:
@@ -45,83 +45,83 @@ class SampleFrames(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Which source frames make the input frames, and which the targets.
+    """The source frames of inputs and targets.
 
     Args:
         every: source frames from one input frame to the next.
-        exposure: source frames that are averaged for an input frame. Where frames are instants, it lies at the middle
-            one's time.
+        exposure: source frames averaged for an input frame. If frames are instants, it lies at the time of the middle
+            one.
     """
 
     every: int
     exposure: int = 1
 
-    def frames(self, i: int) -> range:
-        """Source frames that input frame ``i`` is made of."""
+    def input_frames(self, i: int) -> range:
+        """Return the source frames averaged for input frame ``i``."""
         return range(i * self.every, i * self.every + self.exposure)
 
-    def source(self, i: int) -> int:
-        """The source frame at whose time input frame ``i`` lies."""
-        return self.frames(i)[self.exposure // 2]
+    def centre(self, i: int) -> int:
+        """Return the source frame at the time of input frame ``i``."""
+        return self.input_frames(i)[self.exposure // 2]
 
     def target(self, time: Fraction | int) -> int:
-        """The source frame at ``time`` (in input frames).
+        """Return the source frame at ``time`` (in input frames).
 
         Raises:
-            UserError: no source frame lies there.
+            UserError: there is no source frame at this time.
         """
-        place = Fraction(time) * self.every
-        if place.denominator != 1:
+        position = Fraction(time) * self.every
+        if position.denominator != 1:
             raise UserError(
-                f"the network returns a frame at time {time} of its input frames, where no source frame lies with "
-                f"every={self.every} (source frames from one input to the next): set degradation.every to a multiple "
-                f"of {Fraction(time).denominator}"
+                f"The network outputs a frame at time {time} of its input frames. With every={self.every} source "
+                f"frames per input frame, no source frame lies there: set degradation.every to a multiple of "
+                f"{Fraction(time).denominator}"
             )
-        return int(place) + self.exposure // 2
+        return int(position) + self.exposure // 2
 
     def target_frames(self, time: Fraction, exposure: Fraction | None = None) -> range:
-        """Source frames whose mean is the target of an output at ``time``, exposed so long; one for an instant."""
+        """Return the source frames averaged for the target at ``time``: those of an exposure, or one for an instant."""
         if exposure is None:
             return range(self.target(time), self.target(time) + 1)
         begin, end = ((time + half) * self.every for half in (-exposure / 2, exposure / 2))
         return range(int(begin), int(end))
 
-    def take(self, geometry: Geometry) -> SampleFrames:
-        """What one pass of a network with this geometry takes."""
+    def sample_frames(self, geometry: Geometry) -> SampleFrames:
+        """Return the frames of one pass of a network with this geometry."""
         outputs = zip(geometry.times, geometry.exposures or (None,) * len(geometry.times), strict=True)
-        inputs = [self.frames(i) for i in range(geometry.window)]
+        inputs = [self.input_frames(i) for i in range(geometry.window)]
         return SampleFrames(inputs, [self.target_frames(*output) for output in outputs])
 
-    def inputs(self, sources: int) -> int:
-        """How many input frames come of ``sources`` source frames."""
-        return max(0, (sources - len(self.frames(0))) // self.every + 1)
+    def count_inputs(self, sources: int) -> int:
+        """Return the number of input frames from ``sources`` source frames."""
+        return max(0, (sources - self.exposure) // self.every + 1)
 
 
 class Span(NamedTuple):
-    """A stretch of pixels along one axis."""
+    """A range of pixels along one axis."""
 
     start: int
     stop: int
 
     def within(self, outer: Span) -> slice:
-        """Where it lies in what begins at ``outer``."""
+        """Return its slice of an array that begins at ``outer``."""
         return slice(self.start - outer.start, self.stop - outer.start)
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """An exposure and an ordered composition of steps.
+    """An exposure and an ordered composition of corruptions.
 
     Args:
-        steps: what happens to the pixels, in this order.
-        every: source frames from one input frame to the next; ``None`` takes the least with which each output of
-            the network has a source frame (2 for Zooming SlowMo: it is given the odd frames only). For networks that
-            restore exposures it is the exposure.
-        exposure: source frames that are averaged for an input frame: an odd number, whose middle one is the target; for
-            networks that restore exposures one that divides into them, each of which is averaged for its target.
-        gamma: exponent that makes light of pixel values before they are averaged: 1 averages them as they are.
-        mixed: exposures between which each training sample of such a network draws; those that do not divide into what
-            its training asks for are left out. Evaluation is of ``exposure``.
+        steps: the corruptions, in order.
+        every: source frames from one input frame to the next; ``None`` is the smallest number with a source frame for
+            each output of the network (2 for Zooming SlowMo: its inputs are the odd frames). For networks that restore
+            exposures it is the exposure.
+        exposure: source frames averaged for an input frame: an odd number, with the middle one as the target. For
+            networks that restore exposures, a multiple of their outputs per input, each of them the mean of its part.
+        gamma: exponent from pixel values to light, for averaging; 1 averages pixel values.
+        mixed: exposures to draw from for each training sample of such a network; those that cannot be divided into its
+            training targets are excluded. Evaluation uses ``exposure``.
     """
 
     steps: Sequence[Corruption] = ()
@@ -134,10 +134,10 @@ class Degradation:
         object.__setattr__(self, "steps", tuple(self.steps))
         object.__setattr__(self, "mixed", None if self.mixed is None else tuple(self.mixed))
         if self.every is not None and self.every < 1:
-            raise UserError(f"degradation.every counts source frames from one input to the next, got {self.every}")
+            raise UserError(f"degradation.every must be 1 or more source frames per input frame, got {self.every}")
         if min((self.exposure, *(self.mixed or ()))) < 1:
             raise UserError(
-                "degradation.exposure and those of degradation.mixed count source frames that are averaged, got "
+                "degradation.exposure and the entries of degradation.mixed must be 1 or more source frames, got "
                 f"{', '.join(map(str, (self.exposure, *(self.mixed or ()))))}"
             )
         if not self.gamma > 0:
@@ -145,11 +145,11 @@ class Degradation:
 
     @property
     def scale(self) -> int:
-        """How many times smaller than the source frames the input frames are."""
+        """Size of the source frames relative to the input frames."""
         return math.prod(step.scale for step in self.steps)
 
     def timeline(self, geometry: Geometry) -> Timeline:
-        """Where the frames of a network with this geometry lie among the source frames.
+        """Return the positions of a network's frames among the source frames.
 
         Raises:
             UserError: an output would lie between source frames, or begin or end within one.
@@ -157,134 +157,135 @@ class Degradation:
         if geometry.exposures is None:
             self._check_instants()
             timeline = Timeline(self.every or geometry.subdivision, self.exposure)
-            timeline.take(geometry)
+            timeline.sample_frames(geometry)
             return timeline
         if self.every not in (None, self.exposure):
             raise UserError(
-                f"degradation.every is {self.every} and degradation.exposure {self.exposure}, but this network takes "
-                "frames that are exposed until the next begins: set degradation.every=null"
+                f"degradation.every={self.every} and degradation.exposure={self.exposure} differ, but the inputs of "
+                "this network are exposed until the next begins: set degradation.every=null"
             )
         if self.exposure % geometry.subdivision:
             raise UserError(
-                f"inputs averaged of degradation.exposure={self.exposure} source frames cannot be divided into "
-                f"{geometry.subdivision} equal exposures, as this network does: set degradation.exposure to a multiple "
-                f"of {geometry.subdivision}"
+                f"degradation.exposure={self.exposure} source frames cannot be divided into the "
+                f"{geometry.subdivision} equal exposures of this network: set it to a multiple of "
+                f"{geometry.subdivision}"
             )
         return Timeline(self.exposure, self.exposure)
 
     def _check_instants(self) -> None:
-        """Refuses what only networks that restore exposures can be given."""
+        """Refuse options for networks that restore exposures."""
         if self.mixed is not None:
             raise UserError(
-                "degradation.mixed is for networks that restore exposures, and this one restores instants: choose "
+                "degradation.mixed is for networks that restore exposures; this network restores instants: choose "
                 "another degradation"
             )
         if self.exposure % 2 == 0:
             raise UserError(
-                f"degradation.exposure is {self.exposure}, but must be odd, so that one frame lies in its middle: "
-                "3, 5, 7, ..."
+                f"degradation.exposure must be odd (3, 5, 7, ...) to have a middle frame, got {self.exposure}"
             )
 
     def variants(self, geometry: Geometry) -> tuple[Degradation, ...]:
-        """The degradations between which each training sample of a network draws, itself alone where none are mixed.
+        """Return the degradations to draw from for each training sample: one per mixed exposure, or only itself.
 
         Raises:
-            UserError: none of the mixed exposures suits the network.
+            UserError: no mixed exposure suits the network.
         """
         if self.mixed is None or geometry.exposures is None:
             return (self,)
         fitting = [exposure for exposure in self.mixed if exposure % geometry.subdivision == 0]
         if not fitting:
             raise UserError(
-                f"none of degradation.mixed=[{', '.join(map(str, self.mixed))}] can be divided into "
-                f"{geometry.subdivision} equal exposures, as training this network does: add a multiple of "
+                f"No entry of degradation.mixed=[{', '.join(map(str, self.mixed))}] can be divided into the "
+                f"{geometry.subdivision} equal exposures of this network's training: add a multiple of "
                 f"{geometry.subdivision}"
             )
         for exposure in set(self.mixed).difference(fitting):
-            log.warning("degradation.mixed: %d does not divide by %d and is left out", exposure, geometry.subdivision)
+            log.warning("degradation.mixed: %d is no multiple of %d; excluded", exposure, geometry.subdivision)
         return tuple(replace(self, exposure=exposure, every=None, mixed=None) for exposure in fitting)
 
     def check(self, geometry: Geometry) -> None:
-        """Refuses what contradicts the network, before any data is read.
+        """Refuse a network that this degradation contradicts, before any data is read.
 
         Raises:
-            UserError: the network's scale is not the degradation's, or its outputs would not have whole source frames.
+            UserError: the scales differ, or the network's outputs have no whole source frames.
         """
         if geometry.scale != self.scale:
             fitting = (
                 f"bicubic_x{geometry.scale}" if geometry.scale > 1 else "exposure" if geometry.exposures else "blur"
             )
             raise UserError(
-                f"the network enlarges {geometry.scale} times but the degradation ({self}) makes frames {self.scale} "
-                f"times smaller: choose another degradation, such as {fitting}, or a model of scale {self.scale}"
+                f"The network upscales by {geometry.scale}, but the degradation ({self}) downscales by {self.scale}: "
+                f"choose another degradation, e.g. degradation={fitting}, or a model of scale {self.scale}"
             )
         self.timeline(geometry)
 
     @property
-    def together(self) -> int:
-        """Frames of a whole clip that must be degraded at a time."""
-        return max((step.together for step in self.steps), default=1)
+    def group_size(self) -> int:
+        """Frames of a whole clip to degrade at a time."""
+        return max((step.group_size for step in self.steps), default=1)
 
-    def after(self, done: Sequence[str], factor: int) -> Degradation | None:
-        """What remains to be done to frames that a data set brings ready-made.
+    def after(self, corruptions: Sequence[str], factor: int) -> Degradation | None:
+        """Return the rest of this degradation for precomputed frames.
 
         Args:
-            done: what has happened to them: ``blur`` for an exposure, then kinds of steps.
-            factor: how many times smaller than the source frames they are.
+            corruptions: applied to the frames already: ``blur`` for an exposure, then kinds of steps.
+            factor: size of the source frames relative to them.
 
         Returns:
-            ``None`` where this degradation does not begin with that very thing.
+            ``None`` if this degradation does not begin with exactly these corruptions.
         """
-        begins = [*(["blur"] if self.exposure > 1 else []), *(step.kind for step in self.steps)]
-        blurred = len(begins) - len(self.steps)
-        count = len(done) - blurred
-        if list(done) != begins[: len(done)] or count < 0 or math.prod(s.scale for s in self.steps[:count]) != factor:
+        kinds = [*(["blur"] if self.exposure > 1 else []), *(step.kind for step in self.steps)]
+        blurred = len(kinds) - len(self.steps)
+        count = len(corruptions) - blurred
+        if list(corruptions) != kinds[: len(corruptions)] or count < 0:
+            return None
+        if math.prod(step.scale for step in self.steps[:count]) != factor:
             return None
         return replace(self, steps=self.steps[count:], exposure=1)
 
     def expose(self, frames: Tensor) -> Tensor:
-        """The mean of uint8 frames (N, H, W, C) as light, rounded: uint8 (H, W, C)."""
+        """Average uint8 frames (N, H, W, C) as light, rounded: uint8 (H, W, C)."""
         if len(frames) == 1:
             return frames[0]
         light = frames.to(torch.float32).div(255).pow(self.gamma).mean(0).pow(1 / self.gamma)
         return light.mul(255).add(0.5 + TIE).floor().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Degrades whole frames: (T, C, H, W) -> (T, C, h, w)."""
+        """Degrade whole frames: (T, C, H, W) -> (T, C, h, w)."""
         for step in self.steps:
             clip = step(clip, rng)
         return clip
 
-    def patch(self, frames: Tensor, top: int, left: int, side: int, rng: np.random.Generator) -> Tensor:
-        """What degrading whole frames and then cropping would give, noise apart, at the cost of the patch alone.
+    def degrade_patch(self, frames: Tensor, top: int, left: int, side: int, rng: np.random.Generator) -> Tensor:
+        """Degrade a patch. Apart from noise, the result is a crop of the degraded whole, at the cost of the patch.
 
         Args:
             frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
             top, left, side: the patch, in pixels of the result.
-            rng: for the steps that draw something.
+            rng: for random corruptions.
 
         Returns:
             float32 (T, C, side, side) in [0, 1].
         """
         rows = self._spans(Span(top, top + side), frames.shape[1])
         columns = self._spans(Span(left, left + side), frames.shape[2])
-        clip = as_clip(frames[:, slice(*rows[0]), slice(*columns[0])])
+        clip = to_clip(frames[:, slice(*rows[0]), slice(*columns[0])])
         for k, step in enumerate(self.steps):
             clip = step(clip, rng)
-            have = [Span(s.start // step.scale, s.stop // step.scale) for s in (rows[k], columns[k])]
-            clip = clip[..., rows[k + 1].within(have[0]), columns[k + 1].within(have[1])]
+            outer = [Span(s.start // step.scale, s.stop // step.scale) for s in (rows[k], columns[k])]
+            clip = clip[..., rows[k + 1].within(outer[0]), columns[k + 1].within(outer[1])]
         return clip.contiguous()
 
-    def _spans(self, wanted: Span, size: int) -> list[Span]:
-        """Along one axis of ``size`` source pixels: what each step must be given, then what is wanted at the end."""
-        room = size // self.scale
-        spans = [wanted]
+    def _spans(self, result: Span, size: int) -> list[Span]:
+        """Return the input span of each step along an axis of ``size`` source pixels, then the span of the result."""
+        length = size // self.scale
+        spans = [result]
         for step in reversed(self.steps):
-            room *= step.scale
+            length *= step.scale
             start, stop = spans[0].start * step.scale - step.margin, spans[0].stop * step.scale + step.margin
             start -= start % step.alignment
             stop += -stop % step.alignment
-            spans.insert(0, Span(max(0, start), min(room, stop)))
+            spans.insert(0, Span(max(0, start), min(length, stop)))
         return spans
 
     def __str__(self) -> str:
@@ -293,13 +294,13 @@ class Degradation:
         return ", ".join([*exposure, *map(str, self.steps)]) or "none"
 
 
-def as_clip(frames: Tensor) -> Tensor:
-    """uint8 (T, H, W, C) -> float32 (T, C, H, W) in [0, 1]."""
+def to_clip(frames: Tensor) -> Tensor:
+    """Convert uint8 (T, H, W, C) to float32 (T, C, H, W) in [0, 1]."""
     return frames.permute(0, 3, 1, 2).to(torch.float32).div(255).contiguous()
 
 
-def resized(frames: Tensor, size: Sequence[int]) -> Tensor:
-    """uint8 (T, H, W, C) at another (height, width): bilinear, antialiased, rounded."""
+def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize uint8 (T, H, W, C) to (height, width): bilinear, antialiased, rounded."""
     pixels = frames.permute(0, 3, 1, 2).to(torch.float32)
     pixels = F.interpolate(pixels, list(size), mode="bilinear", antialias=True, align_corners=False)
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

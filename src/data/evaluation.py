@@ -1,6 +1,6 @@
 """Whole clips to evaluate on, streamed frame by frame.
 
-Noise is a function of (seed, clip, frame). A damaged clip has no substitute: a score over fewer clips is another score.
+Noise is a function of (seed, clip, frame). A damaged clip has no substitute: a mean over fewer clips is another score.
 
 Shapes: C channels, H and W target pixels, h and w input pixels.
 """
@@ -20,23 +20,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.degradation import Degradation, as_clip, crop_to_multiple
-from src.data.readers import Readers, precomputed, without_precomputed
+from src.data.degradation import Degradation, crop_to_multiple, to_clip
+from src.data.readers import Readers, find_precomputed, without_precomputed
 from src.data.splits import Clip, open_clip
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
 
 class EvaluationClip:
-    """A whole clip, frame by frame in constant memory: what a network is given, and the truth about what it returns.
+    """Inputs and targets of a whole clip, streamed in constant memory.
 
     Args:
-        clip: where it is.
+        clip: the source.
         geometry: of the network.
         degradation: of the inputs.
-        seed: of noise, which is a function of (seed, clip name, frame).
-        max_frames: at most so many input frames.
-        index: its number in the data set, under which scores are kept.
+        seed: of noise, a function of (seed, clip name, frame).
+        max_frames: limit of input frames.
+        index: number of the clip in the data set, the key of its scores.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class EvaluationClip:
         return f"EvaluationClip({self.name!r}, {self.clip.path})"
 
     @cached_property
-    def _about(self) -> tuple[int, tuple[int, int], Fraction]:
-        """Source frames, (height, width) and frame rate of the file."""
+    def _source(self) -> tuple[int, tuple[int, int], Fraction]:
+        """Number of source frames, (height, width) and frame rate of the file."""
         with open_clip(self.clip.path) as reader:
             stop = len(reader) if self.clip.stop is None else min(self.clip.stop, len(reader))
             return len(range(self.clip.start, stop, self.clip.step)), reader.size, reader.fps
@@ -68,96 +68,97 @@ class EvaluationClip:
     @cached_property
     def frames(self) -> int:
         """Number of input frames."""
-        frames = self.timeline.inputs(self._about[0])
+        frames = self.timeline.count_inputs(self._source[0])
         if frames < 1:
             raise UserError(
-                f"clip {self.name} ({self.clip.path}) has {self._about[0]} frames from frame {self.clip.start} on, and "
-                f"an input takes {self.timeline.exposure}: hold back more of it, or lower degradation.exposure"
+                f"Clip {self.name} ({self.clip.path}) has {self._source[0]} frames from frame {self.clip.start} on, "
+                f"fewer than the {self.timeline.exposure} of one input: hold back more of the clip, or lower "
+                "degradation.exposure"
             )
         return frames if self.max_frames is None else min(frames, self.max_frames)
 
-    def _truth(self, geometry: Geometry | None) -> dict[Fraction, range]:
-        """By time, the source frames whose mean is the target."""
+    def _target_frames(self, geometry: Geometry | None) -> dict[Fraction, range]:
+        """Return the source frames averaged for each target, by its time."""
         geometry = geometry or self.geometry
         timeline = replace(self.degradation, every=self.timeline.every).timeline(geometry)
         moments = (time % geometry.stride for time in geometry.times)
         exposures = dict(zip(moments, geometry.exposures or (), strict=False))
-        truth = {
+        frames_at = {
             time: timeline.target_frames(time, exposures[time % geometry.stride] if exposures else None)
             for time in geometry.output_times(self.frames)
         }
-        return {time: frames for time, frames in truth.items() if frames[0] >= 0 and frames[-1] < self._about[0]}
+        return {time: frames for time, frames in frames_at.items() if frames[0] >= 0 and frames[-1] < self._source[0]}
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the targets: the file's, cut to a multiple of the scale."""
+        """(height, width) of the targets: those of the file, cropped to a multiple of the scale."""
         scale = self.degradation.scale
-        height, width = self._about[1]
+        height, width = self._source[1]
         return height - height % scale, width - width % scale
 
     @property
     def fps(self) -> Fraction:
         """Frame rate of the inputs."""
-        return self._about[2] / self.clip.step / self.timeline.every
+        return self._source[2] / self.clip.step / self.timeline.every
 
     def inputs(self) -> Iterator[Tensor]:
-        """Input frames in order: float32 (C, h, w) in [0, 1]."""
+        """Yield the input frames in order: float32 (C, h, w) in [0, 1]."""
         readers = Readers()
-        ready = precomputed(self.clip, self._about[1], self.degradation, readers)
+        precomputed = find_precomputed(self.clip, self._source[1], self.degradation, readers)
         readers.close()
-        path, degradation = ready or (self.clip.path, self.degradation)
-        ranges = [self.timeline.frames(i) for i in range(self.frames)]
-        if ready:
-            ranges = [range(self.timeline.source(i), self.timeline.source(i) + 1) for i in range(self.frames)]
-        name, count = zlib.crc32(self.name.encode()), degradation.together
-        exposed = self._exposed(path, ranges, degradation)
+        path, degradation = precomputed or (self.clip.path, self.degradation)
+        ranges = [self.timeline.input_frames(i) for i in range(self.frames)]
+        if precomputed:
+            ranges = [range(self.timeline.centre(i), self.timeline.centre(i) + 1) for i in range(self.frames)]
+        name, count = zlib.crc32(self.name.encode()), degradation.group_size
+        exposed = self._expose(path, ranges, degradation)
         for first in range(0, self.frames, count):
-            some = torch.stack(list(islice(exposed, count)))
+            frames = torch.stack(list(islice(exposed, count)))
             rng = np.random.default_rng([self.seed, name, first])
-            yield from degradation(as_clip(crop_to_multiple(some, degradation.scale)), rng)
+            yield from degradation(to_clip(crop_to_multiple(frames, degradation.scale)), rng)
 
-    def _exposed(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
-        """One uint8 (H, W, C) for each range of source frames, ascending; only frames of one range are kept."""
-        needed = sorted(set(chain(*ranges)))
-        frames = zip(needed, self._frames(path, needed), strict=True)
+    def _expose(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
+        """Yield one uint8 (H, W, C) per range of source frames, ascending. Keeps the frames of one range in memory."""
+        numbers = sorted(set(chain(*ranges)))
+        frames = zip(numbers, self._frames(path, numbers), strict=True)
         held: dict[int, Tensor] = {}
-        for wanted in ranges:
-            held = {number: frame for number, frame in held.items() if number >= wanted[0]}
-            while wanted[-1] not in held:
+        for exposure in ranges:
+            held = {number: frame for number, frame in held.items() if number >= exposure[0]}
+            while exposure[-1] not in held:
                 number, frame = next(frames)
                 held[number] = frame
-            yield degradation.expose(torch.stack([held[number] for number in wanted]))
+            yield degradation.expose(torch.stack([held[number] for number in exposure]))
 
     def targets(self, geometry: Geometry | None = None) -> Iterator[tuple[Fraction, Tensor]]:
-        """Time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
+        """Yield time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
 
         Args:
-            geometry: whose outputs, from the same inputs; by default the network's, and ``geometry.again(2)`` for what
-                it makes of its own output.
+            geometry: of other outputs from the same inputs, e.g. ``geometry.again(2)`` for a network applied to its own
+                output; by default the network's.
         """
-        scale, truth = self.degradation.scale, self._truth(geometry)
-        frames = self._exposed(self.clip.path, [*truth.values()], self.degradation)
-        for time, frame in zip(truth, frames, strict=True):
-            yield time, as_clip(crop_to_multiple(frame[None], scale))[0]
+        scale, frames_at = self.degradation.scale, self._target_frames(geometry)
+        frames = self._expose(self.clip.path, [*frames_at.values()], self.degradation)
+        for time, frame in zip(frames_at, frames, strict=True):
+            yield time, to_clip(crop_to_multiple(frame[None], scale))[0]
 
-    def _frames(self, path: Path, sources: Sequence[int]) -> Iterator[Tensor]:
-        """The given source frames of a file, ascending: uint8 (H, W, C). Reads it once from front to back."""
-        wanted = iter(self.clip.start + source * self.clip.step for source in sources)
-        want = next(wanted, None)
-        if want is None:
+    def _frames(self, path: Path, numbers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield source frames by ascending numbers: uint8 (H, W, C). Reads the file once, from front to back."""
+        remaining = iter(self.clip.start + number * self.clip.step for number in numbers)
+        wanted = next(remaining, None)
+        if wanted is None:
             return
         with open_clip(path) as reader:
             for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
-                if i == want:
+                if i == wanted:
                     yield frame
-                    want = next(wanted, None)
-                    if want is None:
+                    wanted = next(remaining, None)
+                    if wanted is None:
                         return
-        raise VideoError(f"{path} ends before frame {want}, which clip {self.name} needs: the file is damaged")
+        raise VideoError(f"{path} is damaged: it ends before frame {wanted} of clip {self.name}")
 
 
 class EvaluationClips(Dataset[EvaluationClip]):
-    """Whole clips; nothing is open_clip before a clip is asked for its frames."""
+    """Whole clips. A file is opened only when its frames are read."""
 
     def __init__(self, clips: Iterator[EvaluationClip] | Sequence[EvaluationClip]) -> None:
         self.clips = list(clips)
@@ -170,9 +171,9 @@ class EvaluationClips(Dataset[EvaluationClip]):
 
 
 def share_of_rank(clips: int, rank: int, world: int) -> list[int]:
-    """The clips that a rank evaluates: every one goes to exactly one rank, so that none counts twice.
+    """Return the clips that a rank evaluates. Every clip belongs to exactly one rank, so that none counts twice.
 
-    Only where there are more ranks than clips, those left over repeat one, since Lightning cannot validate on some
-    ranks alone; scores are kept by clip, so that it counts once even then.
+    With more ranks than clips, the surplus ranks repeat one, since Lightning cannot validate on a part of the ranks.
+    Scores are kept by clip, so it counts once even then.
     """
     return list(range(rank, clips, world)) or [rank % clips]

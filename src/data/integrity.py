@@ -1,6 +1,6 @@
-"""What is the matter with the files of a data set, found before a training stumbles over it.
+"""Detection of damaged files before training.
 
-Each is read in a process that may die of it (:mod:`src.data.worker_pool`), through the readers that training uses.
+Each file is read in an expendable process (:mod:`src.data.worker_pool`), by the readers of training.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from src.video.images import is_deep
 from src.video.probe import VideoIndex, probe
 from src.video.reader import open_video
 
-PATIENCE = 60  # seconds after which a decoder that gives nothing is given up
+TIME_LIMIT = 60  # seconds without output before a decoder is abandoned
 LARGE = 1 << 25  # pixels of a frame, about those of 8K
 TRANSFERS = {16: "PQ", 18: "HLG"}  # of HDR, by ITU-T H.273
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about a clip.
+    """The result for one clip.
 
     Args:
         path: the file or folder.
-        fault: a sentence on what is damaged; empty where nothing is.
-        frames: that it shows; 0 where nobody knows.
-        readable: that can be read; of a video from the first on.
-        skipped: ``data.skip_damaged`` trains without it. Else readers pass over the fault, so that a training is given
-            pictures that are wrong, or fewer; or it ends the process that reads.
-        notes: what is as it may be, and worth to be known.
+        fault: a sentence on the damage; empty for an intact clip.
+        frames: number of frames; 0 if unknown.
+        readable: number of readable frames; of a video, those before the first damage.
+        skipped: ``True`` if ``data.skip_damaged`` trains without the clip. Otherwise the fault is invisible to readers,
+            and training gets wrong or missing frames; or it kills the reading process.
+        notes: remarks on harmless properties.
     """
 
     path: Path
@@ -52,88 +52,90 @@ class Finding:
     notes: tuple[str, ...] = ()
 
 
-def check_clips(paths: Sequence[Path], *, read: bool, processes: int, patience: float = PATIENCE) -> Iterator[Finding]:
-    """What is found out about each clip, as it comes; a bad one does not stop the others.
+def check_clips(
+    paths: Sequence[Path], *, read: bool, processes: int, time_limit: float = TIME_LIMIT
+) -> Iterator[Finding]:
+    """Yield a finding for each clip, as they finish; a damaged clip does not stop the others.
 
     Args:
         paths: video files and folders of frames.
-        read: decode every frame; else clips are only opened.
-        processes: so many clips at a time.
-        patience: seconds after which a decoder that gives nothing is given up.
+        read: decode every frame; otherwise only open the clips.
+        processes: clips at a time.
+        time_limit: seconds without output before a decoder is abandoned.
     """
-    work = partial(examine, read=read, patience=patience)
-    return map_isolated(work, paths, processes, lost=_lost, patience=2 * patience)
+    work = partial(check_clip, read=read, time_limit=time_limit)
+    return map_isolated(work, paths, processes, on_loss=_report_loss, time_limit=2 * time_limit)
 
 
-def _lost(path: Path, how: str) -> Finding:
-    return Finding(path, f"{path} cannot be read by any process: the one that did {how}", skipped=False)
+def _report_loss(path: Path, reason: str) -> Finding:
+    return Finding(path, f"{path} cannot be read: the process that read it {reason}", skipped=False)
 
 
-def examine(path: Path, read: bool, patience: float = PATIENCE) -> Finding:
-    """What is found out about one clip, in this process."""
+def check_clip(path: Path, read: bool, time_limit: float = TIME_LIMIT) -> Finding:
+    """Return the finding for one clip, in this process."""
     try:
         if not path.exists():
             raise VideoError(f"{path} does not exist")
-        return _folder(path, read) if path.is_dir() else _file(path, read, patience)
-    except UserError as problem:
-        return Finding(path, str(problem))
-    except Exception as error:  # decoders raise whatever they like
+        return _check_folder(path, read) if path.is_dir() else _check_file(path, read, time_limit)
+    except UserError as error:
+        return Finding(path, str(error))
+    except Exception as error:  # decoders raise any type
         return Finding(path, f"{path} cannot be read: {describe_error(error)}")
 
 
 # --- Folders of frames ---
 
 
-def _folder(path: Path, read: bool) -> Finding:
+def _check_folder(path: Path, read: bool) -> Finding:
     with open_video(path) as reader:
-        notes = _large(reader.size) + (
-            ("more than 8 bits a channel, read as 8",) if is_deep(list_images(path)[0]) else ()
-        )
-        bad = {}
+        notes = _note_size(reader.size)
+        if is_deep(list_images(path)[0]):
+            notes += ("more than 8 bits per channel, read as 8",)
+        damaged = {}
         for number in range(len(reader) if read else 0):
             try:
                 reader.read([number])
             except VideoError as error:
-                bad[number] = str(error)
+                damaged[number] = str(error)
         frames = len(reader)
-    more = f", and {len(bad) - 1} more of its frames are damaged" if len(bad) > 1 else ""
-    return Finding(path, next(iter(bad.values()), "") + more, frames, frames - len(bad), notes=notes)
+    more = f", and {len(damaged) - 1} more of its frames are damaged" if len(damaged) > 1 else ""
+    return Finding(path, next(iter(damaged.values()), "") + more, frames, frames - len(damaged), notes=notes)
 
 
 # --- Video files ---
 
 
-def _file(path: Path, read: bool, patience: float) -> Finding:
-    watchdog = Watchdog(path, patience)
+def _check_file(path: Path, read: bool, time_limit: float) -> Finding:
+    watchdog = Watchdog(path, time_limit)
     index = watchdog.run(lambda: packed.read_index(path) or probe(path, watchdog.reset))
-    if index.checksums:  # it tells all of itself by its checksums
-        with open_video(path, timeout=patience) as reader:
+    if index.checksums:  # checksums of all frames
+        with open_video(path, timeout=time_limit) as reader:
             for _frame in reader.frames(0, None if read else 1):
                 pass
         return Finding(path, frames=index.count, readable=index.count)
-    fault, readable, noticed = "", index.count, False
+    fault, readable, visible = "", index.count, False
     if read:
-        fault, readable, noticed = watchdog.run(lambda: _decoded(path, index, watchdog.reset))
-        if not noticed:
-            with open_video(path, timeout=patience) as reader:  # at random another decoder may read it
+        fault, readable, visible = watchdog.run(lambda: _decode_all(path, index, watchdog.reset))
+        if not visible:
+            with open_video(path, timeout=time_limit) as reader:  # random access may use another decoder
                 reader.read(sorted({0, index.count // 2, index.count - 1}))
     container, stream = watchdog.run(lambda: open_stream(path, index.stream))
     with container:
-        lacks, notes = _promises(container, stream, index, path.stat().st_size), _notes(index)
-    if lacks:
-        fault = f"{fault}; it {lacks}" if fault else f"{path} {lacks}"
-    return Finding(path, fault, index.count, readable, noticed, notes)
+        cut, notes = _detect_cut(container, stream, index, path.stat().st_size), _note_properties(index)
+    if cut:
+        fault = f"{fault}; it {cut}" if fault else f"{path} {cut}"
+    return Finding(path, fault, index.count, readable, visible, notes)
 
 
-def _decoded(path: Path, index: VideoIndex, beat: Callable[[], None]) -> tuple[str, int, bool]:
-    """A sentence on what is damaged, the frames before it, and whether readers notice it."""
+def _decode_all(path: Path, index: VideoIndex, reset: Callable[[], None]) -> tuple[str, int, bool]:
+    """Return a sentence on the damage, the number of frames before it, and ``True`` if it is visible to readers."""
     numbers = {mark: number for number, mark in enumerate(index.timestamps)}
-    reached, patched = 0, list[int]()
+    reached, concealed = 0, list[int]()
     container, stream = open_stream(path, index.stream)
     with container:
         try:
             for frame in decode(container, stream):
-                beat()
+                reset()
                 check_frame_size(path, reached, frame, index.coded_size)
                 number = numbers.get(cast(int, frame.pts), -1) if numbers else reached
                 if number > reached:
@@ -141,62 +143,62 @@ def _decoded(path: Path, index: VideoIndex, beat: Callable[[], None]) -> tuple[s
                 if number == reached:
                     reached += 1
                     if frame.is_corrupt:
-                        patched.append(number)
-            why = f"frame {reached} is missing"
+                        concealed.append(number)
+            reason = f"frame {reached} is missing"
         except av.FFmpegError as error:
-            why = describe_error(error)
+            reason = describe_error(error)
         except VideoError as error:
             return str(error), reached, True
     if reached < index.count:
-        return f"{path} breaks at frame {reached} of {index.count}: {why}", reached, True
-    if patched:
-        where = f"{len(patched)} frames" if len(patched) > 1 else "a frame"
-        fault = f"{path} has {where} that the decoder had to make up in part, from frame {patched[0]} on"
-        return fault, patched[0], False
+        return f"{path} breaks at frame {reached} of {index.count}: {reason}", reached, True
+    if concealed:
+        frames = f"{len(concealed)} frames" if len(concealed) > 1 else "a frame"
+        fault = f"{path} has {frames} with errors that the decoder conceals, from frame {concealed[0]} on"
+        return fault, concealed[0], False
     return "", reached, False
 
 
-def _promises(container: Any, stream: Any, index: VideoIndex, size: int) -> str:
-    """What a container says that it holds, and does not."""
+def _detect_cut(container: Any, stream: Any, index: VideoIndex, size: int) -> str:
+    """Compare the length in the container's header with its content. Return the end of a sentence, or nothing."""
     kind = container.format.name
     if kind.startswith("mov,"):
         table = list(stream.index_entries)
-        behind = sum(entry.pos + entry.size > size for entry in table)
-        return f"is cut off: {behind} of the {len(table)} frames that it lists lie behind its end" if behind else ""
+        beyond = sum(entry.pos + entry.size > size for entry in table)
+        return f"is cut off: {beyond} of its {len(table)} frames lie beyond the end of the file" if beyond else ""
     if kind.startswith("matroska,"):
         spacing = max((b - a for a, b in pairwise(index.timestamps)), default=0)
         if spacing and index.last_duration > 2 * spacing:
-            said, there = (
+            expected, actual = (
                 float((index.timestamps[-1] + ticks) * index.time_base) for ticks in (index.last_duration, spacing)
             )
-            return f"is cut off: it says that it lasts {said:.2f} s, and its frames end at {there:.2f} s"
+            return f"is cut off: its header lists {expected:.2f} s, but its frames end at {actual:.2f} s"
         return ""
     if stream.frames > index.count:
-        return f"says that it has {stream.frames} frames, and has {index.count}: it is cut off, or says too many"
+        return f"is cut off, or its header is wrong: it lists {stream.frames} frames, but has {index.count}"
     return ""
 
 
-def _notes(index: VideoIndex) -> tuple[str, ...]:
+def _note_properties(index: VideoIndex) -> tuple[str, ...]:
     a, b, c, d = index.orientation
-    turned, mirrored = index.orientation != UPRIGHT, a * d - b * c < 0
+    rotated, mirrored = index.orientation != UPRIGHT, a * d - b * c < 0
     gaps = [after - before for before, after in pairwise(index.timestamps)]
     uneven = bool(gaps) and max(gaps) - min(gaps) > 2 and max(gaps) > 1.25 * min(gaps)
     shortest, longest = (1000 * float(gap * index.time_base) for gap in (min(gaps, default=0), max(gaps, default=0)))
-    found = {
-        f"{'mirrored' if mirrored else 'turned'}, read upright": turned,
-        f"variable frame rate, {shortest:.0f} to {longest:.0f} ms a frame, read as if it were even": uneven,
+    properties = {
+        f"{'mirrored' if mirrored else 'rotated'}, read upright": rotated,
+        f"variable frame rate, {shortest:.0f} to {longest:.0f} ms per frame, read as constant": uneven,
         f"HDR ({TRANSFERS.get(index.signal.transfer)}), read without tone mapping": index.signal.transfer in TRANSFERS,
-        f"{index.signal.depth} bits a channel, read as 8": index.signal.depth > 8,
-        "interlaced, read as frames of two fields": index.interlaced,
-        f"pixels of {_ratio(index.aspect)} (anamorphic), read as they are stored": index.aspect != 1,
+        f"{index.signal.depth} bits per channel, read as 8": index.signal.depth > 8,
+        "interlaced, read without deinterlacing": index.interlaced,
+        f"anamorphic pixels of {_format_ratio(index.aspect)}, read as stored": index.aspect != 1,
     }
-    return (*(words for words, holds in found.items() if holds), *_large(index.coded_size))
+    return (*(note for note, applies in properties.items() if applies), *_note_size(index.coded_size))
 
 
-def _ratio(aspect: Fraction) -> str:
+def _format_ratio(aspect: Fraction) -> str:
     return f"{aspect.numerator}:{aspect.denominator}"
 
 
-def _large(size: tuple[int, int]) -> tuple[str, ...]:
+def _note_size(size: tuple[int, int]) -> tuple[str, ...]:
     pixels = size[0] * size[1]
     return (f"frames of {format_size(size)}, {3 * pixels / 2**20:.0f} MiB each",) if pixels >= LARGE else ()

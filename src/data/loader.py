@@ -1,4 +1,4 @@
-"""Batches for training: their order, the loader, and the end of workers that hang or die."""
+"""Training batches: their order, the loader, and the end of workers that hang or die."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from src.data.splits import DamagedClips
 from src.errors import UserError
 
 KILLED = (
-    "a process that reads training data was killed, most likely because memory ran out (in a container shared memory): "
-    "lower data.workers, data.batch_size or data.patches_per_read and go on with resume=true; where it happens again, "
+    "A data loading worker was killed, most likely because memory ran out (in a container: shared memory). Lower "
+    "data.workers, data.batch_size or data.patches_per_read, and continue with resume=true. If it happens again, "
     "task=doctor doctor.read=true finds files that crash a decoder"
 )
 STUCK = (
-    "no training data has come for {:g} s: a decoder is stuck, which task=doctor doctor.read=true finds, or the disk "
-    "does not answer; go on with resume=true, and with a larger data.timeout where reading is only slow"
+    "No training batch for {:g} s: a decoder hangs, or the disk does not respond. task=doctor doctor.read=true finds "
+    "files that hang a decoder; continue with resume=true, and raise data.timeout if reading is merely slow"
 )
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):
-    """Keys (epoch, index, patch) in an order that is a function of (seed, epoch), of which each rank takes its share.
+    """Keys (epoch, index, patch) of one rank, in an order that is a function of (seed, epoch).
 
-    What a step is made of does not depend on the number of ranks. What makes no whole step is left out, something else
-    each epoch. Where there are fewer indices than a step takes, they go round; an index beyond ``size`` is the same
-    stretch with other draws.
+    The keys of a step do not depend on the number of ranks. An incomplete last step is dropped; its indices differ from
+    epoch to epoch. If a step needs more indices than there are, they repeat; an index beyond ``size`` is the same
+    segment with other draws.
 
     Args:
         size: number of indices.
         seed: of the order.
-        rank, world: whose share.
-        batch: keys that a rank takes at a time.
-        step: keys that whole steps of all ranks take, a multiple of ``batch * world``; those by default.
-        patches: of each index.
-        mixed: indices whose patches come in random order, on all ranks; those of all others stay together.
+        rank, world: rank and number of ranks.
+        batch: keys per batch of a rank.
+        step: keys per step of all ranks, a multiple of ``batch * world``, the default.
+        patches: per index.
+        mix: consecutive indices with patches shuffled together, over all ranks; otherwise the patches of an index are
+            consecutive.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         batch: int = 1,
         step: int | None = None,
         patches: int = 1,
-        mixed: int = 1,
+        mix: int = 1,
     ) -> None:
-        self.multiple = math.lcm(step or batch * world, patches) // patches  # indices that whole steps take
+        self.multiple = math.lcm(step or batch * world, patches) // patches  # indices per whole number of steps
         self.size = size * -(-self.multiple // size)
         self.seed, self.rank, self.world, self.batch = seed, rank, world, batch
-        self.patches, self.mixed = patches, mixed
+        self.patches, self.mix = patches, mix
         self.epoch, self.skip = 0, 0
 
     @property
@@ -78,29 +79,29 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.size, generator=generator).tolist()[: self._indices]
         keys = []
-        for first in range(0, len(order), self.mixed):
-            group = [(index, patch) for index in order[first : first + self.mixed] for patch in range(self.patches)]
-            if self.mixed > 1:
+        for first in range(0, len(order), self.mix):
+            group = [(index, patch) for index in order[first : first + self.mix] for patch in range(self.patches)]
+            if self.mix > 1:
                 group = [group[k] for k in torch.randperm(len(group), generator=generator).tolist()]
             keys += group
-        mine = [key for place, key in enumerate(keys) if place // self.batch % self.world == self.rank]
-        for index, patch in mine[self.skip :]:
+        own = [key for position, key in enumerate(keys) if position // self.batch % self.world == self.rank]
+        for index, patch in own[self.skip :]:
             yield self.epoch, index, patch
 
 
 class Loader(DataLoader[Sample]):
-    """A loader that goes on where a checkpoint left it, in the middle of an epoch too.
+    """A loader that resumes from a checkpoint, also in the middle of an epoch.
 
-    Lightning keeps ``state_dict()`` in its checkpoints and gives it back before the first batch.
+    Lightning stores ``state_dict()`` in its checkpoints and loads it before the first batch.
 
     Args:
-        damaged: counts the clips that samples say are damaged; None: none may be.
-        tell: is called when there are more of them.
-        patience: seconds after which processes that give no batch are ended, whatever they are in.
-        arguments, options: those of torch's; workers are persistent.
+        damaged: counts the damaged clips reported by samples; ``None`` allows none.
+        on_damage: called when their number grows.
+        time_limit: seconds without a batch after which the workers are killed.
+        arguments, options: of torch's loader; workers are persistent.
 
     Attributes:
-        waited: seconds so far that it took to give batches, from when each was asked for.
+        waited: total time spent waiting for batches, in seconds.
     """
 
     sampler: EpochSampler
@@ -109,55 +110,53 @@ class Loader(DataLoader[Sample]):
         self,
         *arguments: Any,
         damaged: DamagedClips | None = None,
-        tell: Callable[[], None] = lambda: None,
-        patience: float = 600,
+        on_damage: Callable[[], None] = lambda: None,
+        time_limit: float = 600,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._given = 0  # batches of this epoch
-        self._damaged, self._tell = DamagedClips() if damaged is None else damaged, tell
-        self.patience = patience
+        self._batches = 0  # of this epoch, so far
+        self._damaged, self._on_damage = DamagedClips() if damaged is None else damaged, on_damage
+        self.time_limit = time_limit
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._given = self.sampler.skip // (self.batch_size or 1)
-        with self._watched():
-            batches = super().__iter__()  # workers begin to read here, not at the first batch
-        return self._counted(batches)
+        self._batches = self.sampler.skip // (self.batch_size or 1)
+        with self._limit_time():
+            batches = super().__iter__()  # workers start to read here, not at the first batch
+        return self._iterate(batches)
 
-    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _iterate(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             try:
-                with self._watched():
+                with self._limit_time():
                     batch = next(batches)
             except StopIteration:
                 return
-            except UserError as problem:  # torch wraps a worker's message in its traceback, which ends with the message
-                sentence = str(problem).strip().splitlines()[-1]
-                raise type(problem)(
-                    sentence.removeprefix(f"{type(problem).__module__}.{type(problem).__name__}: ")
-                ) from None
-            self._count(batch.pop("damaged", {}))
-            self._given += 1
+            except UserError as error:  # torch puts a worker's message at the end of its traceback
+                message = str(error).strip().splitlines()[-1]
+                raise type(error)(message.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+            self._count_damaged(batch.pop("damaged", {}))
+            self._batches += 1
             yield batch
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Ends workers that are waited for too long, and says what a person can do where one is gone.
+    def _limit_time(self) -> Iterator[None]:
+        """Kill the workers after the time limit. Raise a ``UserError`` if they were killed or have died.
 
-        torch's own time limit does not hold where a worker keeps back what it has announced.
+        torch's own time limit fails if a worker announces a batch and does not send it.
         """
-        stuck = threading.Event()
+        expired = threading.Event()
 
         def workers() -> list[Any]:
             return getattr(self._iterator, "_workers", [])
 
-        def end() -> None:
-            stuck.set()
+        def kill_workers() -> None:
+            expired.set()
             for process in workers():
                 process.kill()
 
-        timer = threading.Timer(self.patience, end)
+        timer = threading.Timer(self.time_limit, kill_workers)
         timer.daemon = True
         if self.num_workers:
             timer.start()
@@ -166,32 +165,32 @@ class Loader(DataLoader[Sample]):
             yield
             self.waited += time.perf_counter() - start
         except (RuntimeError, OSError, EOFError) as error:
-            if stuck.is_set():
-                raise UserError(STUCK.format(self.patience)) from error
-            cut = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # while it handed something over
-            if str(error).startswith("DataLoader worker") or (cut and _one_is_gone(workers())):
+            if expired.is_set():
+                raise UserError(STUCK.format(self.time_limit)) from error
+            cut_off = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # while sending a batch
+            if str(error).startswith("DataLoader worker") or (cut_off and _any_exited(workers())):
                 raise UserError(KILLED) from error
             raise
         finally:
             timer.cancel()
 
-    def _count(self, damaged: Mapping[str, str]) -> None:
+    def _count_damaged(self, damaged: Mapping[str, str]) -> None:
         before = len(self._damaged)
         for path, sentence in damaged.items():
             self._damaged.skip(path, sentence)
         if len(self._damaged) > before:
-            self._tell()
+            self._on_damage()
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.sampler.epoch, "batches": self._given}
+        return {"epoch": self.sampler.epoch, "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        over = state["batches"] >= len(self)
-        self.sampler.set_epoch(state["epoch"] + over)
-        self.sampler.skip = 0 if over else state["batches"] * (self.batch_size or 1)
-        self._given = 0 if over else state["batches"]
+        epoch_is_over = state["batches"] >= len(self)
+        self.sampler.set_epoch(state["epoch"] + epoch_is_over)
+        self.sampler.skip = 0 if epoch_is_over else state["batches"] * (self.batch_size or 1)
+        self._batches = 0 if epoch_is_over else state["batches"]
 
 
-def _one_is_gone(processes: Sequence[Any]) -> bool:
-    """Whether a process has ended, of which word may take a moment."""
+def _any_exited(processes: Sequence[Any]) -> bool:
+    """Return ``True`` if a process has exited; the system may report it with a short delay."""
     return bool(wait([process.sentinel for process in processes], timeout=5))

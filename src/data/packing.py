@@ -1,9 +1,9 @@
-"""Data sets of folders of frames, packed into a lossless video for each clip: as many files as clips, the same pixels.
+"""Packing of frame folders into one lossless video per clip: fewer files, the same pixels.
 
-The tree stays as it is: where the folder ``train_sharp/000`` was, the video ``train_sharp/000.mp4`` is, and layouts
-find either. A clip has its name only when every frame of it, read back, has been compared with the image that it was
-packed from; the data set has its name only when all clips are there. Until then it lies beside, hidden, and the same
-call goes on with what is missing.
+The tree is unchanged: the video ``train_sharp/000.mp4`` replaces the folder ``train_sharp/000``, and layouts find
+either. A clip gets its final name after every frame has been read back and compared with its image; the data set gets
+its final name when all clips are complete. Until then it is a hidden folder beside the target, and the same call
+continues with the missing clips.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from src.atomic import atomic_write, file_lock, fsync
 from src.data.integrity import check_clips
 from src.data.splits import abbreviate
-from src.data.worker_pool import context, follow
+from src.data.worker_pool import exit_with_parent, worker_context
 from src.errors import UserError, VideoError
 from src.video import packed
 from src.video.containers import make_write_error
@@ -33,16 +33,16 @@ from src.video.discovery import PACKED_SUFFIX, find_videos
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
-GOP = 2  # frames from key frame to key frame; more is smaller and costs more of each read (experiments/speed/data.md)
-SHORT = 8  # frames of a clip that is one group, as it is read whole
+GOP = 2  # distance of key frames; larger means smaller files and slower reads (experiments/speed/data.md)
+SHORT = 8  # frames of the longest clip with a single key frame, since it is read whole
 RECORD = "packed.json"  # marks a packed data set
 
 Work = Callable[[Path, Any], str]
-Tell = Callable[[Iterable[str], int], Iterable[str]]
+Track = Callable[[Iterable[str], int], Iterable[str]]
 
 
-class Packed(NamedTuple):
-    """What there is in a packed data set: clips, those of them that were packed now, and bytes of all files."""
+class PackedSize(NamedTuple):
+    """Size of a packed data set: clips, newly packed clips, and bytes of all clips."""
 
     clips: int
     new: int
@@ -55,110 +55,112 @@ def pack(
     *,
     gop: int = GOP,
     processes: int = 1,
-    watch: Tell = lambda done, total: done,
-) -> Packed:
-    """Packs every folder of frames in and under ``root`` into a video of the same name in and under ``target``.
+    track: Track = lambda done, total: done,
+) -> PackedSize:
+    """Pack every frame folder under ``root`` into a video of the same name under ``target``.
 
-    Videos and lists (``*.txt`` in ``root`` and the folders in it) are copied. Frames are packed as training reads them:
-    RGB of 8 bits. A clip that cannot be packed does not stop the others. A clip that is there already is left alone, so
-    that a packed data set in which one is missing is mended by the same call.
+    Videos and lists (``*.txt`` in ``root`` and its subfolders) are copied. Frames are packed as training reads them:
+    RGB of 8 bits. A clip that cannot be packed does not stop the others. Existing clips are kept, so the same call
+    repairs a packed data set with missing clips.
 
     Args:
         root: the data set.
-        target: a folder that is not there yet, or one that was packed before.
-        gop: frames from one key frame to the next at most; clips of 8 frames and fewer have one.
-        processes: so many clips at a time.
-        watch: is given the outcomes as they come and their number, and gives them back; a progress bar.
+        target: a new folder, or a packed data set.
+        gop: largest distance of key frames; clips of 8 frames and fewer have one.
+        processes: clips at a time.
+        track: passes on the results as they finish, given their number; a progress bar.
 
     Raises:
-        UserError: there is nothing to pack, ``target`` is something else, or clips could not be packed; the sentence
-            names them.
+        UserError: there is nothing to pack, ``target`` is something else, or clips could not be packed; the message
+            lists them.
     """
     root, target = Path(root).expanduser(), Path(target).expanduser().absolute()
     if gop < 1:
-        raise UserError(f"gop counts the frames from one key frame to the next, got {gop}")
-    inside = target.resolve()
-    if inside == root.resolve() or root.resolve() in inside.parents or inside in root.resolve().parents:
-        raise UserError(f"{target} and {root} lie in each other: name a folder elsewhere to pack into")
-    made = (target / RECORD).is_file()
-    if target.exists() and not made and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there and was not packed before: name a new folder to pack into")
-    jobs = _jobs(root)
+        raise UserError(f"gop must be 1 or more frames from one key frame to the next, got {gop}")
+    inner, outer = root.resolve(), target.resolve()
+    if outer == inner or inner in outer.parents or outer in inner.parents:
+        raise UserError(f"{target} and {root} overlap: set pack=<folder> to a folder elsewhere")
+    is_packed = (target / RECORD).is_file()
+    if target.exists() and not is_packed and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists and is no packed data set: set pack=<folder> to a new folder")
+    jobs = _list_jobs(root)
     if not any(source.is_dir() for source, _ in jobs):
-        raise UserError(f"{root} holds no folders of frames, which are what is packed: videos are read as they are")
-    place = target if made else target.with_name(f".{target.name}.packing")
-    with _held(place, target):
-        missing = [(source, place / goal) for source, goal in jobs if not (place / goal).exists()]
-        for folder in sorted({goal.parent for _, goal in missing}):
+        raise UserError(f"{root} holds no frame folders to pack; videos need no packing")
+    staging = target if is_packed else target.with_name(f".{target.name}.packing")
+    with _lock(staging, target):
+        missing = [
+            (source, staging / destination) for source, destination in jobs if not (staging / destination).exists()
+        ]
+        for folder in sorted({destination.parent for _, destination in missing}):
             folder.mkdir(parents=True, exist_ok=True)
-        said = [*watch(_each(partial(_one, gop=gop), missing, processes), len(missing))]
-        if bad := [sentence for sentence in said if sentence]:
+        results = [*track(_map(partial(_pack_or_copy, gop=gop), missing, processes), len(missing))]
+        if errors := [error for error in results if error]:
             raise UserError(
-                f"{len(bad)} of {len(jobs)} files of {root} could not be packed: {abbreviate(bad)}. The others are "
-                f"kept in {place}: repair or remove these files and repeat the command"
+                f"{len(errors)} of {len(jobs)} files of {root} could not be packed: {abbreviate(errors)}. The others "
+                f"are kept in {staging}: repair or remove these files and repeat the command"
             )
-        clips = [goal for source, goal in jobs if source.is_dir()]
-        copied = [goal.as_posix() for source, goal in jobs if not source.is_dir()]
+        clips = [destination for source, destination in jobs if source.is_dir()]
+        copied = [destination.as_posix() for source, destination in jobs if not source.is_dir()]
         record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop}
-        with atomic_write(place / RECORD) as stream:
+        with atomic_write(staging / RECORD) as stream:
             stream.write(json.dumps(record, indent=1) + "\n")
-    if place != target:
+    if staging != target:
         if target.is_dir():
             target.rmdir()  # it is empty
-        os.replace(place, target)
+        os.replace(staging, target)
         fsync(target.parent)
     new = sum(source.is_dir() for source, _ in missing)
-    return Packed(len(clips), new, sum((target / goal).stat().st_size for goal in clips))
+    return PackedSize(len(clips), new, sum((target / destination).stat().st_size for destination in clips))
 
 
-def damaged(root: Path | str, *, processes: int = 1, watch: Tell = lambda done, total: done) -> list[str]:
-    """Reads every frame of every clip in and under ``root``; a sentence for each clip that cannot be read whole.
+def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda done, total: done) -> list[str]:
+    """Read every frame of every clip under ``root``. Return a sentence for each damaged or missing clip.
 
-    Frames of packed videos have to be what was packed, and a packed data set has to have all of them; of other files
-    only that they can be decoded is known.
+    Packed videos are verified by the checksums of their frames, a packed data set by its number of clips. Other files
+    only have to be decodable.
     """
     root = Path(root).expanduser()
-    clips, bad = find_videos(root), []
+    clips, absent = find_videos(root), []
     if (root / RECORD).is_file():
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))
         sealed = {clip for clip in clips if clip.relative_to(root).as_posix() not in record["copied"]}
         if len(sealed) < record["clips"]:
-            bad = [f"{record['clips'] - len(sealed)} of {record['clips']} clips are not there, pack them again"]
+            absent = [f"{record['clips'] - len(sealed)} of {record['clips']} clips are missing: pack them again"]
     else:
         sealed = set()
-    torn = {
-        clip: f"{clip} is damaged: what was packed with its frames is lost; remove the file and pack it again"
+    unsealed = {
+        clip: f"{clip} is damaged: its table of checksums is unreadable; remove the file and pack it again"
         for clip in sealed
         if packed.read_index(clip) is None
     }
-    found = check_clips([clip for clip in clips if clip not in torn], read=True, processes=processes)
-    said = watch((finding.fault for finding in found), len(clips) - len(torn))
-    return [*bad, *sorted(filter(None, [*torn.values(), *said]))]
+    findings = check_clips([clip for clip in clips if clip not in unsealed], read=True, processes=processes)
+    faults = track((finding.fault for finding in findings), len(clips) - len(unsealed))
+    return [*absent, *sorted(filter(None, [*unsealed.values(), *faults]))]
 
 
-# --- What is to be done ---
+# --- Jobs ---
 
 
-def _jobs(root: Path) -> list[tuple[Path, Path]]:
-    """What is packed or copied, and where to, relative to the packed data set."""
+def _list_jobs(root: Path) -> list[tuple[Path, Path]]:
+    """Return (source, destination relative to the packed data set) of each clip and list."""
     jobs: dict[Path, Path] = {}
     lists = sorted({*root.glob("*.txt"), *root.glob("*/*.txt")})
     for source in [*find_videos(root), *(path for path in lists if not path.name.startswith("."))]:
         inner = Path(source.name) if source == root else source.relative_to(root)
-        goal = inner.with_name(inner.name + PACKED_SUFFIX) if source.is_dir() else inner
-        if goal in jobs:
-            raise UserError(f"{jobs[goal]} and {source} would both be packed as {goal}: keep one of them")
-        jobs[goal] = source
-    return [(source, goal) for goal, source in jobs.items()]
+        destination = inner.with_name(inner.name + PACKED_SUFFIX) if source.is_dir() else inner
+        if destination in jobs:
+            raise UserError(f"{jobs[destination]} and {source} would both be packed as {destination}: keep one of them")
+        jobs[destination] = source
+    return [(source, destination) for destination, source in jobs.items()]
 
 
 @contextmanager
-def _held(place: Path, target: Path) -> Iterator[None]:
-    """Keeps others from packing the same, and clears away what one that was killed has left unfinished."""
-    place.mkdir(parents=True, exist_ok=True)
-    lock = place / ".held"
+def _lock(staging: Path, target: Path) -> Iterator[None]:
+    """Lock the data set against other commands, and remove the drafts of a killed one."""
+    staging.mkdir(parents=True, exist_ok=True)
+    lock = staging / ".held"
     with file_lock(lock, f"{target} is being packed by another command: wait for it, or end it"):
-        for draft in [path for pattern in (".*.part*", ".*.draft*") for path in place.rglob(pattern)]:
+        for draft in [path for pattern in (".*.part*", ".*.draft*") for path in staging.rglob(pattern)]:
             draft.unlink(missing_ok=True)
         try:
             yield
@@ -166,71 +168,71 @@ def _held(place: Path, target: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _each(work: Work, jobs: Sequence[tuple[Path, Any]], processes: int) -> Iterator[str]:
-    """What ``work`` says to each job, in their order."""
+def _map(work: Work, jobs: Sequence[tuple[Path, Any]], processes: int) -> Iterator[str]:
+    """Yield the result of ``work`` for each job, in order."""
     if processes <= 1 or len(jobs) < 2:
         yield from (work(*job) for job in jobs)
         return
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context(__name__), _begin)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), worker_context(__name__), _start_worker)
     try:
         yield from pool.map(work, *zip(*jobs, strict=True))
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that packs was killed, mostly because memory ran out: the same command goes on, with processes=1"
+            "A packing process was killed, most likely because memory ran out: repeat the command with processes=1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    follow()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, which lets a clip be finished
+def _start_worker() -> None:
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, after the current clips
     torch.set_num_threads(1)
 
 
 # --- One clip ---
 
 
-def _one(source: Path, goal: Path, *, gop: int) -> str:
-    """Packs or copies one; what went wrong, or nothing."""
-    draft = goal.with_name(f".{goal.stem}.draft{goal.suffix}")
+def _pack_or_copy(source: Path, destination: Path, *, gop: int) -> str:
+    """Pack or copy one clip. Return the error message, or an empty string."""
+    draft = destination.with_name(f".{destination.stem}.draft{destination.suffix}")
     try:
         if source.is_dir():
             pack_clip(source, draft, gop=gop)
         else:
             shutil.copyfile(source, draft)
             fsync(draft)
-        os.replace(draft, goal)
-        fsync(goal.parent)
-    except UserError as problem:
-        return str(problem)
+        os.replace(draft, destination)
+        fsync(destination.parent)
+    except UserError as error:
+        return str(error)
     except OSError as error:
-        return str(make_write_error(goal, error))
+        return str(make_write_error(destination, error))
     finally:
         draft.unlink(missing_ok=True)
     return ""
 
 
-def pack_clip(source: Path, goal: Path, *, gop: int = GOP) -> None:
-    """Packs one folder of frames into the video ``goal`` and compares every frame of it with its image.
+def pack_clip(source: Path, destination: Path, *, gop: int = GOP) -> None:
+    """Pack a frame folder into the video ``destination``, and compare every frame with its image.
 
     Raises:
-        VideoError: an image cannot be read or differs in size, the disk is full, or a frame does not come back as it
-            was. What is at ``goal`` is then not to be used.
+        VideoError: an image cannot be read or differs in size, the disk is full, or a frame read back differs. The file
+            at ``destination`` is then unusable.
     """
     with open_video(source) as images:
         gop = len(images) if len(images) <= SHORT else gop
-        sums: list[int] = []
-        # Any other preset codes arithmetically, which takes three to four times as long to decode.
+        checksums: list[int] = []
+        # Any other preset uses arithmetic coding, three to four times slower to decode.
         options: dict[str, Any] = {"codec": "lossless", "preset": "ultrafast", "gop": gop, "signal": images.signal}
-        with VideoWriter(goal, images.fps, **options) as writer:
+        with VideoWriter(destination, images.fps, **options) as writer:
             for frame in images.frames():
                 writer.write(frame)
-                sums.append(packed.compute_checksum(frame.numpy()))
-            writer.metadata["comment"] = packed.format_tag(sums)
-        if packed.read_index(goal) is None:
-            raise VideoError(f"{source} was packed into {goal}, which cannot be read by its table")
-        with open_video(goal) as video:
+                checksums.append(packed.compute_checksum(frame.numpy()))
+            writer.metadata["comment"] = packed.format_tag(checksums)
+        if packed.read_index(destination) is None:
+            raise VideoError(f"{source} was packed into {destination}, but its table of checksums is unreadable")
+        with open_video(destination) as video:
             for number, (before, after) in enumerate(zip(images.frames(), video.frames(), strict=True)):
                 if not torch.equal(before, after):
-                    raise VideoError(f"frame {number} of {source} does not come back as it was from {goal}")
+                    raise VideoError(f"frame {number} of {source} differs in {destination} after packing")

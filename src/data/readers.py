@@ -1,4 +1,4 @@
-"""Readers of a data set's frames, as recorded and as precomputed degraded copies."""
+"""Readers of a data set's frames, original and precomputed."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from src.video.reader import FrameReader
 
 
 class Readers:
-    """Readers of videos, each probed once; only the last few keep their decoder, which may hold hundreds of frames.
+    """A cache of video readers. Each video is probed once; the last few keep their decoder with hundreds of frames.
 
-    What is open stays in its process: a copy sent to a worker starts empty.
+    Open readers stay in their process: a pickled copy is empty.
     """
 
     def __init__(self, limit: int = 3) -> None:
         self.limit = limit
-        self._known: dict[Path, FrameReader] = {}
-        self._stuck: dict[Path, str] = {}  # what has cost the time limit once is not tried again by this process
-        self._recent: list[Path] = []  # whose decoders may be open, the last used last
+        self._readers: dict[Path, FrameReader] = {}
+        self._stuck: dict[Path, str] = {}  # a decoder that hung once is not tried again in this process
+        self._recent: list[Path] = []  # may have open decoders; the most recent is last
 
     def __call__(self, path: Path) -> FrameReader:
         if path in self._stuck:
             raise VideoError(self._stuck[path])
-        if path not in self._known:
-            with self._limited(path):
-                self._known[path] = open_clip(path)
+        if path not in self._readers:
+            with self._remember_stuck(path):
+                self._readers[path] = open_clip(path)
         if path in self._recent:
             self._recent.remove(path)
         self._recent.append(path)
         while len(self._recent) > self.limit:
-            self._known[self._recent.pop(0)].close()
-        return self._known[path]
+            self._readers[self._recent.pop(0)].close()
+        return self._readers[path]
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
-        """The given frames, uint8 (T, H, W, C).
+        """Read frames by number: uint8 (T, H, W, C).
 
         Raises:
-            VideoError: one of them cannot be decoded, or the clip has fewer.
+            VideoError: a frame cannot be decoded, or the clip is too short.
         """
         reader = self(path)
         if max(frames) >= len(reader):
-            raise VideoError(f"{path} has {len(reader)} frames, and frame {max(frames)} is needed: it is not whole")
-        with self._limited(path):
+            raise VideoError(f"{path} is incomplete: it has {len(reader)} frames, and frame {max(frames)} is needed")
+        with self._remember_stuck(path):
             return reader.read(frames)
 
     @contextmanager
-    def _limited(self, path: Path) -> Iterator[None]:
+    def _remember_stuck(self, path: Path) -> Iterator[None]:
         try:
             yield
         except DecodeTimeoutError as error:
@@ -65,31 +65,31 @@ class Readers:
 
     def close(self) -> None:
         for path in self._recent:
-            self._known[path].close()
+            self._readers[path].close()
         self._recent.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_known": {}, "_stuck": {}, "_recent": []}
+        return {"limit": self.limit, "_readers": {}, "_stuck": {}, "_recent": []}
 
 
 def without_precomputed(clip: Clip, geometry: Geometry) -> Clip:
-    """The clip without degraded frames that it brings, where they would have to be exposed until the next begins."""
+    """Remove precomputed frames if the network restores exposures: theirs do not last until the next frame."""
     return replace(clip, precomputed={}) if geometry.exposures else clip
 
 
-def precomputed(
+def find_precomputed(
     clip: Clip, size: tuple[int, int], degradation: Degradation, readers: Readers
 ) -> tuple[Path, Degradation] | None:
-    """A folder of frames of a clip that are degraded already, and what is to be done yet to them.
+    """Return a clip's folder of precomputed degraded frames and the rest of the degradation.
 
-    Of those that the data set brings the one with which least is left to do; ``None`` where none fits.
+    Of several folders, the one with the shortest rest; ``None`` if none matches.
     """
-    found = []
-    for done, path in clip.precomputed.items():
+    matches = []
+    for corruptions, path in clip.precomputed.items():
         if path.exists():
             height, width = readers(path).size
             factor = max(1, size[0] // height)
-            rest = degradation.after(done, factor)
+            rest = degradation.after(corruptions, factor)
             if rest is not None and (height, width) == (size[0] // factor, size[1] // factor):
-                found.append((len(rest.steps), path, rest))
-    return min(found, key=lambda entry: entry[0])[1:] if found else None
+                matches.append((len(rest.steps), path, rest))
+    return min(matches, key=lambda match: match[0])[1:] if matches else None

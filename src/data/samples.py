@@ -1,8 +1,7 @@
-"""What a sample is: patches of a stretch of video to train on, whole clips to evaluate on.
+"""Training samples: patches of short spans of video.
 
-Everything random is a function of (seed, epoch, index), or of (seed, clip, frame) in evaluation: the number of workers,
-of ranks and of interruptions changes nothing. That holds for what takes the place of a sample that cannot be read, too.
-Clips to evaluate have no substitute, since a score over fewer clips is another score.
+All randomness is a function of (seed, epoch, index), independent of the number of workers and ranks and of
+interruptions. That includes the substitute for a sample that cannot be read.
 
 Shapes: T input frames, T' output frames, C channels, H and W target pixels, h and w input pixels.
 """
@@ -19,20 +18,21 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.data.augment import Augmentation
-from src.data.degradation import Degradation, SampleFrames, as_clip, crop_to_multiple, resized
-from src.data.readers import Readers, precomputed, without_precomputed
+from src.data.degradation import Degradation, SampleFrames, crop_to_multiple, resize_frames, to_clip
+from src.data.readers import Readers, find_precomputed, without_precomputed
 from src.data.splits import Clip, DamagedClips, abbreviate
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
-ATTEMPTS = 100  # stretches drawn in place of one that cannot be read
+ATTEMPTS = 100  # substitutes drawn for a span that cannot be read
 
 
 class Sample(TypedDict):
-    """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1]; ``key``: clip and first frame.
+    """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1].
 
-    ``draw``: with which numbers the dataset gives it again, ``epoch,index,patch``.
-    ``damaged`` is there where the sample takes the place of others: by path of their clips, what is wrong with them.
+    ``key``: clip and first frame.
+    ``draw``: the dataset key of the same sample, ``epoch,index,patch``.
+    ``damaged``: in a substitute sample, a sentence on each damaged clip, by path.
     """
 
     inputs: Tensor
@@ -43,7 +43,7 @@ class Sample(TypedDict):
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """A batch of samples; what they say is damaged comes as one dictionary, or not at all."""
+    """Batch samples. Merge their ``damaged`` entries into one dictionary; omit it if there are none."""
     damaged = {path: sentence for sample in samples for path, sentence in sample.pop("damaged", {}).items()}
     batch: dict[str, Any] = default_collate(list(samples))
     return {**batch, "damaged": damaged} if damaged else batch
@@ -53,39 +53,40 @@ class DecodedSpan(NamedTuple):
     """Decoded frames to cut patches from."""
 
     clip: Clip
-    frame: int  # of the source, where it begins
+    frame: int  # first source frame
     inputs: Tensor  # uint8 (T, h, w, C)
     targets: Tensor  # uint8 (T', H, W, C)
-    degradation: Degradation  # what is to be done yet to the inputs
-    damaged: dict[str, str]  # by clip, what was to be read in its place and cannot be
+    degradation: Degradation  # not yet applied to the inputs
+    damaged: dict[str, str]  # a sentence on each unreadable clip that this span replaces, by path
 
 
 class ClipDataset(Dataset[Sample]):
-    """Random patches of stretches of clips, with what a network is given and what it shall return.
+    """Random patches of random spans of clips: network inputs and targets.
 
-    A clip that is longer than ``span`` source frames is several segments, each an index of its own; where in its
-    segment a stretch begins is drawn (after its exposure, where the degradation mixes several), and every place where
-    one can begin belongs to one segment. Keys are ``(epoch, index, patch)``: the patch of that number of the stretch
-    that was drawn for (epoch, index). An index beyond the length goes round, with draws of its own. Where a stretch
-    cannot be read, another is drawn, from these numbers and how often that was so; samples say what was damaged.
+    A clip longer than ``span`` source frames is divided into segments, each with an index of its own. A span starts at
+    a random frame of its segment (drawn after its exposure, if the degradation mixes several); every possible start
+    belongs to exactly one segment. Keys are ``(epoch, index, patch)``: the patch of that number from the span drawn for
+    (epoch, index). An index beyond the length wraps around, with draws of its own. If a span cannot be read, a
+    substitute is drawn from these numbers and the number of failed attempts; samples report the damaged clips.
 
     Args:
-        clips: where the frames are. Clips shorter than a sample are left out.
+        clips: the source. Clips shorter than a sample are excluded.
         geometry: of the network.
         degradation: of the inputs.
         crop: side of a target patch, a multiple of the scale.
-        stretches: how many decoded stretches to remember, whose next patches then cost no decoding.
+        cache_size: number of decoded spans in memory; further patches of these need no decoding.
         augmentation: of the patches.
         seed: of all draws.
-        span: source frames of a segment; by default those of a sample.
-        samples: so many segments of each clip, whatever ``span`` says.
-        resize: (height, width) that whole frames, inputs and targets, are made before patches are cut; only for
-            degradations of scale 1.
-        damaged: counts the clips that cannot be opened; so many may be, and so many met for one sample. None: none may.
+        span: source frames per segment; by default those of a sample.
+        samples: segments per clip; overrides ``span``.
+        resize: (height, width) of whole frames, inputs and targets, before patches are cut; only for degradations of
+            scale 1.
+        damaged: counts the clips that cannot be opened. Its limit also applies to each sample by itself. ``None``
+            allows none.
 
     Raises:
-        UserError: nothing to train on, a crop that does not fit, a degradation that contradicts the network.
-        VideoError: more is damaged; from reading a sample, too.
+        UserError: there is nothing to train on, the crop does not fit, or the degradation contradicts the network.
+        VideoError: too many clips are damaged; also raised when a sample is read.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class ClipDataset(Dataset[Sample]):
         geometry: Geometry,
         degradation: Degradation,
         crop: int,
-        stretches: int = 1,
+        cache_size: int = 1,
         augmentation: Augmentation,
         seed: int = 0,
         span: int | None = None,
@@ -105,21 +106,21 @@ class ClipDataset(Dataset[Sample]):
     ) -> None:
         variants = degradation.variants(geometry)
         check_crop(crop, geometry, variants[0], augmentation.reverse)
-        self.takes = [variant.timeline(geometry).take(geometry) for variant in variants]
-        self.extent = max(take.extent for take in self.takes)  # a clip has room for the longest
+        self.sample_frames = [variant.timeline(geometry).sample_frames(geometry) for variant in variants]
+        self.extent = max(frames.extent for frames in self.sample_frames)  # a clip has room for the longest
         span = self.extent if span is None else span
         if span < self.extent:
-            raise UserError(f"data.span is {span} source frames, but a sample of this network takes {self.extent}")
+            raise UserError(f"data.span is {span} source frames, but a sample of this network needs {self.extent}")
         if samples is not None and samples < 1:
-            raise UserError(f"data.samples counts samples of a clip, got {samples}")
+            raise UserError(f"data.samples must be 1 or more samples per clip, got {samples}")
         self.resize = None if resize is None else tuple(resize)
         if self.resize and (len(self.resize) != 2 or min(self.resize) < 1 or degradation.scale > 1):
             raise UserError(
-                f"data.resize is {[*self.resize]}, but must be a height and a width where the network does not "
-                f"enlarge, and null where it does (here {degradation.scale} times)"
+                f"data.resize={[*self.resize]} must be [height, width] for a network of scale 1, and null for one of "
+                f"another scale (here {degradation.scale})"
             )
         damaged = DamagedClips() if damaged is None else damaged
-        self.skip = damaged.limit
+        self.skip_damaged = damaged.limit
         lengths = []
         for clip in clips:
             try:
@@ -127,15 +128,15 @@ class ClipDataset(Dataset[Sample]):
             except VideoError as error:
                 damaged.skip(clip.path, str(error))
         if clips and not lengths:
-            raise VideoError(f"none of the {len(clips)} training clips can be opened: {abbreviate(damaged.values())}")
+            raise VideoError(f"None of the {len(clips)} training clips can be opened: {abbreviate(damaged.values())}")
         self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
         if not self.clips:
             longest = max((length for _, length in lengths), default=0)
             raise UserError(
-                f"none of the {len(lengths)} training clips has the {self.extent} frames that a sample of this network "
-                f"takes (the longest has {longest}): point data.root at longer videos"
+                f"None of the {len(lengths)} training clips has the {self.extent} frames of a training sample of this "
+                f"network (the longest has {longest}): set data.root to longer videos"
                 if lengths
-                else "this data set has nothing to train on: choose another, e.g. data=procedural"
+                else "This data set has no training clips: choose another, e.g. data=procedural"
             )
         self.segments = [samples or max(1, length // span) for _, length in self.clips]
         self.ends = np.array(list(accumulate(self.segments)))
@@ -144,107 +145,108 @@ class ClipDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.seed = seed
         self._readers = Readers()
-        self.stretches = stretches
-        self._recent: dict[tuple[int, int], DecodedSpan] = {}
+        self.cache_size = cache_size
+        self._cache: dict[tuple[int, int], DecodedSpan] = {}
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        epoch, index, number = key
-        draws = np.random.default_rng(
-            [self.seed, epoch, index, 1 + number]
-        )  # a last 0 would repeat the stretch's draws
-        return {**self._patch(self._stretch(epoch, index), draws), "draw": f"{epoch},{index},{number}"}
+        epoch, index, patch = key
+        rng = np.random.default_rng([self.seed, epoch, index, 1 + patch])  # a last 0 would repeat the span's draws
+        return {**self._cut_patch(self._get_span(epoch, index), rng), "draw": f"{epoch},{index},{patch}"}
 
-    def _stretch(self, epoch: int, index: int) -> DecodedSpan:
-        """The decoded frames of an index, read or remembered."""
-        if (epoch, index) not in self._recent:
-            while len(self._recent) >= self.stretches:
-                del self._recent[next(iter(self._recent))]  # the oldest
-            self._recent[epoch, index] = self._drawn(epoch, index)
-        return self._recent[epoch, index]
+    def _get_span(self, epoch: int, index: int) -> DecodedSpan:
+        """Return the decoded span of an index, from the cache or the file."""
+        if (epoch, index) not in self._cache:
+            while len(self._cache) >= self.cache_size:
+                del self._cache[next(iter(self._cache))]  # the oldest
+            self._cache[epoch, index] = self._read_span(epoch, index)
+        return self._cache[epoch, index]
 
-    def _drawn(self, epoch: int, index: int) -> DecodedSpan:
-        """The stretch of an index, or the first that can be read of those that are drawn in its place."""
-        met = DamagedClips(self.skip)  # on the way to this one; over all of them it is counted by who gets the batches
-        place = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
+    def _read_span(self, epoch: int, index: int) -> DecodedSpan:
+        """Read the span of an index, or the first readable substitute."""
+        damaged = DamagedClips(self.skip_damaged)  # for this span; the loader counts over all of them
+        location = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._read(*place)._replace(damaged=dict(met))
+                return self._read(*location)._replace(damaged=dict(damaged))
             except VideoError as error:
-                met.add(place[0].path, str(error))
-            draws = np.random.default_rng([self.seed, epoch, index, 0, attempt])
-            place = self._locate(int(draws.integers(len(self))), draws)
+                damaged.add(location[0].path, str(error))
+            rng = np.random.default_rng([self.seed, epoch, index, 0, attempt])
+            location = self._locate(int(rng.integers(len(self))), rng)
         raise VideoError(
-            f"{ATTEMPTS} training samples in a row cannot be read: {abbreviate(met.values())}; replace these clips"
+            f"{ATTEMPTS} training samples in a row cannot be read: {abbreviate(damaged.values())}; replace these clips"
         )
 
     def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int, SampleFrames]:
-        """The clip of an index, the source frame where the sample begins, and what is taken from there on."""
+        """Return the clip of an index, the first source frame of the sample, and its frames from there on."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         clip, length = self.clips[number]
         segments = self.segments[number]
         segment = index - (int(self.ends[number]) - segments)
-        take = self.takes[rng.integers(len(self.takes))]  # of one nothing is drawn
-        starts = length - take.extent + 1
+        sample_frames = self.sample_frames[rng.integers(len(self.sample_frames))]  # a range of 1 draws nothing
+        starts = length - sample_frames.extent + 1
         low, high = (k * starts // segments for k in (segment, segment + 1))
-        return clip, int(rng.integers(low, max(low + 1, high))), take
+        return clip, int(rng.integers(low, max(low + 1, high))), sample_frames
 
-    def _read(self, clip: Clip, start: int, take: SampleFrames) -> DecodedSpan:
-        def places(frames: Iterable[int]) -> list[int]:
-            return [clip.start + (start - take.first + frame) * clip.step for frame in frames]
+    def _read(self, clip: Clip, start: int, sample_frames: SampleFrames) -> DecodedSpan:
+        def to_file(frames: Iterable[int]) -> list[int]:
+            return [clip.start + (start - sample_frames.first + frame) * clip.step for frame in frames]
 
         reader = self._readers(clip.path)
-        ready = precomputed(clip, reader.size, self.degradation, self._readers)
-        needed = sorted({*places(chain(*take.targets, *([] if ready else take.inputs)))})
-        frames = crop_to_multiple(self._readers.read(clip.path, needed), self.degradation.scale)
+        precomputed = find_precomputed(clip, reader.size, self.degradation, self._readers)
+        ranges = [*sample_frames.targets, *([] if precomputed else sample_frames.inputs)]
+        numbers = sorted({*to_file(chain(*ranges))})
+        frames = crop_to_multiple(self._readers.read(clip.path, numbers), self.degradation.scale)
 
-        def exposed(ranges: Sequence[range]) -> Tensor:
-            return torch.stack([self.degradation.expose(frames[[needed.index(i) for i in places(r)]]) for r in ranges])
+        def expose(ranges: Sequence[range]) -> Tensor:
+            exposures = [frames[[numbers.index(i) for i in to_file(exposure)]] for exposure in ranges]
+            return torch.stack([self.degradation.expose(exposure) for exposure in exposures])
 
-        targets = exposed(take.targets)
-        if ready is None:
-            inputs, rest = exposed(take.inputs), self.degradation
+        targets = expose(sample_frames.targets)
+        if precomputed is None:
+            inputs, rest = expose(sample_frames.inputs), self.degradation
         else:
-            path, rest = ready
-            inputs = crop_to_multiple(self._readers.read(path, places(r[len(r) // 2] for r in take.inputs)), rest.scale)
+            path, rest = precomputed
+            centres = to_file(exposure[len(exposure) // 2] for exposure in sample_frames.inputs)
+            inputs = crop_to_multiple(self._readers.read(path, centres), rest.scale)
         if self.resize:
-            inputs, targets = resized(inputs, self.resize), resized(targets, self.resize)
+            inputs, targets = resize_frames(inputs, self.resize), resize_frames(targets, self.resize)
         return DecodedSpan(clip, clip.start + start * clip.step, inputs, targets, rest, {})
 
-    def _patch(self, stretch: DecodedSpan, rng: np.random.Generator) -> Sample:
-        scale, targets = self.degradation.scale, stretch.targets
-        height, width = targets.shape[1:3]
+    def _cut_patch(self, span: DecodedSpan, rng: np.random.Generator) -> Sample:
+        scale = self.degradation.scale
+        height, width = span.targets.shape[1:3]
         if min(height, width) < self.crop:
             raise UserError(
-                f"{stretch.clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower it"
+                f"{span.clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower data.crop"
             )
         side = self.crop // scale
         top = int(rng.integers(0, height // scale - side + 1))
         left = int(rng.integers(0, width // scale - side + 1))
-        given = stretch.degradation.patch(stretch.inputs, top, left, side, rng)
+        inputs = span.degradation.degrade_patch(span.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
-        wanted = as_clip(targets[:, y : y + self.crop, x : x + self.crop])
-        given, wanted = self.augmentation(given, wanted, rng)
-        sample = Sample(inputs=given, targets=wanted, key=f"{stretch.clip.name}:{stretch.frame}")
-        return {**sample, "damaged": stretch.damaged} if stretch.damaged else sample
+        targets = to_clip(span.targets[:, y : y + self.crop, x : x + self.crop])
+        inputs, targets = self.augmentation(inputs, targets, rng)
+        sample = Sample(inputs=inputs, targets=targets, key=f"{span.clip.name}:{span.frame}")
+        return {**sample, "damaged": span.damaged} if span.damaged else sample
 
 
 def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:
-    """What can be refused before any data is read.
+    """Validate the sampling options before any data is read.
 
     Raises:
         UserError: degradation and network contradict each other, the crop is not on the grid of input pixels, or
-            reversed clips would not have their frames where the network puts its own.
+            reversed clips would have their targets at other times than the network's outputs.
     """
     degradation.check(geometry)
     if crop < 1 or crop % geometry.scale:
-        raise UserError(f"data.crop is {crop}, which is no multiple of the network's scale of {geometry.scale}")
+        raise UserError(f"data.crop={crop} must be a multiple of the network's scale, {geometry.scale}")
     edges = [geometry.interval(k) for k in range(len(geometry.times))]
     end = geometry.window - (0 if geometry.exposures else 1)
     if reverse and [(end - b, end - a) for a, b in reversed(edges)] != edges:
         raise UserError(
-            f"data.reverse=true needs output times that are their own mirror image, and this network's are "
-            f"{', '.join(map(str, geometry.times))} in a window of {geometry.window}: set data.reverse=false"
+            f"data.reverse=true needs output times symmetric about the middle of the window; this network's are "
+            f"{', '.join(map(str, geometry.times))} in a window of {geometry.window}. Set data.reverse=false"
         )

@@ -1,4 +1,4 @@
-"""Processes that read files: started clean, and ended where a file crashes a decoder or never lets go of it."""
+"""A worker pool that survives decoder crashes and hangs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ import torch
 J = TypeVar("J")
 T = TypeVar("T")
 
-SIGN = 1.0  # seconds from one sign of life to the next
-START = 60.0  # seconds more until the first
+HEARTBEAT = 1.0  # seconds from one sign of life to the next
+STARTUP = 60.0  # additional seconds before the first
 
 
-def context(preload: str) -> Any:
-    """How processes start: never by forking this one, since decord locks up in the child of one that has used it.
+def worker_context(preload: str) -> Any:
+    """Return a multiprocessing context that never forks this process: decord hangs in the child of one that used it.
 
     Args:
-        preload: a module, imported once by the clean process from which the others fork.
+        preload: a module, imported once by the clean server process that forks the workers.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    clean = multiprocessing.get_context("forkserver")
-    clean.set_forkserver_preload([__name__, preload])  # torch, whatever comes of the other
-    return clean
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, preload])  # this module loads torch, even if the other fails
+    return context
 
 
-def follow(number: int = 0) -> None:
-    """Ends this process when the one that it works for is gone, however that went; to be called first thing in it.
+def exit_with_parent(number: int = 0) -> None:
+    """End this process as soon as the main process is gone, for any reason. Call it first in a worker.
 
-    Its parent is the clean process from which it was forked, and that lives as long as any of these do.
+    The operating system's parent is the server process that forked this one; it lives as long as its workers.
 
     Args:
-        number: of a loader's worker; it is not used.
+        number: of a loader's worker; not used.
     """
-    master = multiprocessing.parent_process()
-    if master is not None:
-        threading.Thread(target=lambda: (wait([master.sentinel]), os._exit(1)), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def map_isolated(
@@ -52,105 +52,105 @@ def map_isolated(
     jobs: Sequence[J],
     processes: int,
     *,
-    lost: Callable[[J, str], T],
-    patience: float = 120,
+    on_loss: Callable[[J, str], T],
+    time_limit: float = 120,
 ) -> Iterator[T]:
-    """What ``work`` makes of each job, as it comes, while several processes work.
+    """Yield the results of ``work`` for all jobs, as they finish, from several processes.
 
-    A job of which a process dies costs that process, and no other job. So does one in which it gives no sign of life,
-    as where C code keeps the interpreter's lock and no thread of Python can watch it.
+    A job that kills its process costs that process and no other job. So does a job without a sign of life, e.g. in C
+    code that holds the interpreter's lock, out of reach of any Python thread.
 
     Args:
         work: a function that can be pickled.
-        jobs: can be, too.
+        jobs: its arguments; can be pickled, too.
         processes: at most.
-        lost: what is made of a job of which a process died, given how that ended.
-        patience: seconds without a sign of life.
+        on_loss: returns the result for a job that killed its process, from the job and the reason.
+        time_limit: seconds without a sign of life.
     """
-    start = context(getattr(work, "func", work).__module__)
-    hands: dict[Connection, _Worker[J]] = {}
+    context = worker_context(getattr(work, "func", work).__module__)
+    workers: dict[Connection, _Worker[J]] = {}
     waiting = list(reversed(jobs))
     try:
-        while waiting or hands:
-            while waiting and len(hands) < max(1, processes):
-                hand = _Worker[J](start, work)
-                hands[hand.pipe] = hand
-                hand.give(waiting.pop())
-            for pipe in wait([*hands], timeout=SIGN):
-                hand = hands[pipe]  # type: ignore[index]
-                outcome = hand.hear()
-                if outcome is None:
+        while waiting or workers:
+            while waiting and len(workers) < max(1, processes):
+                worker = _Worker[J](context, work)
+                workers[worker.pipe] = worker
+                worker.assign(waiting.pop())
+            for pipe in wait([*workers], timeout=HEARTBEAT):
+                worker = workers[pipe]  # type: ignore[index]
+                message = worker.receive()
+                if message is None:
                     continue
-                job, how = hand.job, ""
-                if outcome and waiting:
-                    hand.give(waiting.pop())
+                job, reason = worker.job, ""
+                if message and waiting:
+                    worker.assign(waiting.pop())
                 else:
-                    del hands[hand.pipe]
-                    how = hand.end(0 if outcome else 10 * SIGN)
-                yield outcome[0] if outcome else lost(job, how)
-            for hand in [hand for hand in hands.values() if time.monotonic() - hand.heard > patience]:
-                del hands[hand.pipe]
-                hand.end()
-                yield lost(hand.job, f"gave no sign of life for {patience:g} s")
+                    del workers[worker.pipe]
+                    reason = worker.stop(0 if message else 10 * HEARTBEAT)
+                yield message[0] if message else on_loss(job, reason)
+            for worker in [w for w in workers.values() if time.monotonic() - w.last_sign > time_limit]:
+                del workers[worker.pipe]
+                worker.stop()
+                yield on_loss(worker.job, f"gave no sign of life for {time_limit:g} s")
     finally:
-        for hand in hands.values():
-            hand.end()
+        for worker in workers.values():
+            worker.stop()
 
 
 class _Worker(Generic[J]):
-    """A process, and the job that it is at."""
+    """A process and its current job."""
 
-    def __init__(self, start: Any, work: Callable[[J], Any]) -> None:
-        self.pipe, theirs = start.Pipe()
-        self.process = start.Process(target=_serve, args=(theirs, work), daemon=True)
+    def __init__(self, context: Any, work: Callable[[J], Any]) -> None:
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_pipe, work), daemon=True)
         self.process.start()
-        theirs.close()
-        self.heard = time.monotonic() + START
+        child_pipe.close()
+        self.last_sign = time.monotonic() + STARTUP
 
-    def give(self, job: J) -> None:
-        self.job, self.heard = job, max(self.heard, time.monotonic())
-        with suppress(OSError):  # that it is dead is heard next
+    def assign(self, job: J) -> None:
+        self.job, self.last_sign = job, max(self.last_sign, time.monotonic())
+        with suppress(OSError):  # ``receive`` detects a dead process
             self.pipe.send(job)
 
-    def hear(self) -> tuple[Any, ...] | None:
-        """The outcome of the job; None of a sign of life, and nothing of a process that has died."""
+    def receive(self) -> tuple[Any, ...] | None:
+        """Return the job's result in a tuple, ``None`` for a sign of life, an empty tuple for a dead process."""
         try:
-            outcome: tuple[Any, ...] | None = self.pipe.recv()
+            message: tuple[Any, ...] | None = self.pipe.recv()
         except (EOFError, OSError):
             return ()
-        self.heard = time.monotonic()
-        return outcome
+        self.last_sign = time.monotonic()
+        return message
 
-    def end(self, patience: float = 0) -> str:
-        """Ends the process, if it does not end by itself within ``patience`` seconds, and says how it did."""
-        self.process.join(patience)
+    def stop(self, grace: float = 0) -> str:
+        """Kill the process unless it ends within ``grace`` seconds. Return the reason for its end."""
+        self.process.join(grace)
         code = self.process.exitcode
         self.process.kill()
-        self.process.join(SIGN)
+        self.process.join(HEARTBEAT)
         self.pipe.close()
         if code == -9:
             return "was killed, most likely because memory ran out"
-        return f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"left with code {code}"
+        return f"was ended by {signal.Signals(-code).name}" if code and code < 0 else f"exited with code {code}"
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that ends this one
     torch.set_num_threads(1)
-    turn = threading.Lock()
+    lock = threading.Lock()
 
-    def send(what: object) -> None:
-        with turn:
-            pipe.send(what)
+    def send(message: object) -> None:
+        with lock:
+            pipe.send(message)
 
-    def live() -> None:
+    def send_heartbeats() -> None:
         while True:
-            time.sleep(SIGN)
+            time.sleep(HEARTBEAT)
             try:
                 send(None)
-            except OSError:  # nobody listens any more
+            except OSError:  # the main process is gone
                 os._exit(1)
 
-    threading.Thread(target=live, daemon=True).start()
+    threading.Thread(target=send_heartbeats, daemon=True).start()
     send(None)
     with suppress(EOFError):
         while True:

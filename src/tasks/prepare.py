@@ -19,7 +19,7 @@ from rich.table import Table
 from src.config.build import build_data, build_network, build_restorer
 from src.config.composition import commit
 from src.data.datamodule import DataModule
-from src.data.packing import damaged, pack
+from src.data.packing import find_damaged, pack
 from src.data.splits import Splits
 from src.errors import UserError
 from src.tasks.throughput import machine, throughput
@@ -56,12 +56,12 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     roots = {"as it is": root}
     if options.pack:
         roots["packed"] = target = Path(options.pack).expanduser()
-        done = pack(root, target, gop=options.gop, processes=processes, watch=_bar("Packing"))
+        done = pack(root, target, gop=options.gop, processes=processes, track=_bar("Packing"))
         print(f"{target}: {done.clips} clips are packed, {done.new} of them now, {done.bytes / 2**20:,.0f} MiB")
         _compare(root, splits, target, layout(target))
     if options.check:
         for place in roots.values():
-            if bad := damaged(place, processes=processes, watch=_bar("Reading")):
+            if bad := find_damaged(place, processes=processes, track=_bar("Reading")):
                 raise UserError(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
             print(f"{place}: every frame of every clip can be read")
     if options.measure is not None:

@@ -162,7 +162,7 @@ def test_paths_are_taken_as_they_are(path):
 
 def test_contradictions_are_refused_before_any_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
-    with pytest.raises(UserError, match="enlarges 4 times"):
+    with pytest.raises(UserError, match="upscales by 4"):
         build_data(config, build_restorer(config, build_network(config)))
 
 
@@ -305,9 +305,9 @@ def test_typos_in_an_experiment_file_are_refused_too(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ("model=vtsr data=reds", r"enlarges 1 times but the degradation \(bicubic x4\) makes frames 4 times smaller"),
-        ("model=edvr_m degradation=blur", r"enlarges 4 times but the degradation \(exposure 5\) makes frames 1 times"),
-        ("model=edvr_m degradation=exposure", "enlarges 4 times"),
+        ("model=vtsr data=reds", r"upscales by 1, but the degradation \(bicubic x4\) downscales by 4"),
+        ("model=edvr_m degradation=blur", r"upscales by 4, but the degradation \(exposure 5\) downscales by 1"),
+        ("model=edvr_m degradation=exposure", "upscales by 4"),
         ("model=zsm +degradation.every=1", r"time 1/2 of its input frames.*degradation\.every to a multiple of 2"),
         ("model=edvr_m model.network.fuse.frames=7", r"not go together.*in model\.network\.fuse\.attend\.enter: "),
         ("model=edvr_m model.network.fuse.channels=24", r"not go together.*in model\.network\.fuse\.weigh"),
@@ -320,9 +320,9 @@ def test_typos_in_an_experiment_file_are_refused_too(tmp_path):
         ("model=wdvr3d data=vimeo90k", "takes 20 source frames, and every clip of vimeo90k has 7: "),
         ("model=dsfn data=vimeo90k degradation=adobe240", "takes 35 source frames, and every clip .* has 7: "),
         ("model=zsm data=vid4", "vid4 has nothing but clips to test on"),
-        ("model=zsm data=gopro recipe=vtsr", r"data\.resize is \[512, 512\], but must be .* null where it does"),
-        ("model=zsm data.span=2", r"data\.span is 2 source frames, but a sample of this network takes 7"),
-        ("data.crop=97", r"data\.crop is 97, which is no multiple of the network's scale of 4"),
+        ("model=zsm data=gopro recipe=vtsr", r"data\.resize=\[512, 512\] must be .* null for one of another scale"),
+        ("model=zsm data.span=2", r"data\.span is 2 source frames, but a sample of this network needs 7"),
+        ("data.crop=97", r"data\.crop=97 must be a multiple of the network's scale, 4"),
         ("data.batch_size=3 data.patches_per_read=2", "must be a multiple of the other"),
         ("protocol.factor=2", "factor=2 does not suit this network"),
         ("model.optimizer.betas=[0.9,1.5]", r"^model\.optimizer does not work.*Invalid beta"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.config.build import build_data, build_network, build_restorer
 from src.config.composition import compose
-from src.data.augment import Augmentation, Jitter, orient, turn_hue
+from src.data.augment import Augmentation, Jitter, orient, rotate_hue
 from src.errors import UserError
 from src.ops.resize import imresize
 
@@ -70,14 +70,14 @@ def test_options_leave_the_draws_of_the_others_alone() -> None:
         moved = applied(Augmentation(flip_vertical=True), seed)
         coloured = applied(Augmentation(flip_vertical=True, jitter=STRONG), seed)
         still = applied(replace(OFF, jitter=STRONG), seed)
-        how = [
-            {"mirror": mirror, "upend": upend, "turns": turns, "backwards": False}
-            for mirror in (False, True)
-            for upend in (False, True)
-            for turns in range(4)
+        orientations = [
+            {"flip": flip, "flip_vertical": flip_vertical, "quarters": quarters, "reverse": False}
+            for flip in (False, True)
+            for flip_vertical in (False, True)
+            for quarters in range(4)
         ]
-        (*_, way) = [some for some in how if torch.equal(orient(clip(5, 32), **some), moved[1])]
-        assert torch.equal(orient(still[1], **way), coloured[1])
+        (*_, orientation) = [o for o in orientations if torch.equal(orient(clip(5, 32), **o), moved[1])]
+        assert torch.equal(orient(still[1], **orientation), coloured[1])
         noisy = applied(Augmentation(flip_vertical=True, jitter=STRONG, noise=0.1), seed)
         assert torch.equal(noisy[1], coloured[1])
 
@@ -131,7 +131,7 @@ def test_hue_of_hsv_would_not_commute() -> None:
     averaged = red_green.mean(0, keepdim=True)
     turned = adjust_hue(red_green, math.pi / 6).mean(0, keepdim=True)
     assert (turned - adjust_hue(averaged, math.pi / 6)).abs().max() > 0.2
-    assert torch.allclose(turn_hue(red_green, 1 / 12).mean(0, keepdim=True), turn_hue(averaged, 1 / 12), atol=1e-6)
+    assert torch.allclose(rotate_hue(red_green, 1 / 12).mean(0, keepdim=True), rotate_hue(averaged, 1 / 12), atol=1e-6)
 
 
 def test_formulas() -> None:
@@ -147,11 +147,11 @@ def test_formulas() -> None:
 def test_hue_keeps_greys_and_goes_round() -> None:
     grey = torch.linspace(0, 1, 16).expand(1, 3, 4, 16)
     for part in (0.05, -0.2, 0.5):
-        assert torch.allclose(turn_hue(grey, part), grey, atol=1e-6)
+        assert torch.allclose(rotate_hue(grey, part), grey, atol=1e-6)
     pixels = clip(2, 8)
-    assert torch.equal(turn_hue(pixels, 0), pixels)
-    assert torch.allclose(turn_hue(turn_hue(pixels, 0.3), 0.7), pixels, atol=1e-6)
-    assert torch.allclose(turn_hue(pixels, 0.13).mean(-3), pixels.mean(-3), atol=1e-6)
+    assert torch.equal(rotate_hue(pixels, 0), pixels)
+    assert torch.allclose(rotate_hue(rotate_hue(pixels, 0.3), 0.7), pixels, atol=1e-6)
+    assert torch.allclose(rotate_hue(pixels, 0.13).mean(-3), pixels.mean(-3), atol=1e-6)
 
 
 # --- Noise and limits ---
@@ -179,11 +179,11 @@ def test_values_stay_within_range() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Jitter(brightness=-0.1), r"data\.jitter\.brightness is -0\.1, but must lie within \[0, 1\]"),
+        (lambda: Jitter(brightness=-0.1), r"data\.jitter\.brightness must be within \[0, 1\] .* got -0\.1"),
         (lambda: Jitter(contrast=1.1), r"data\.jitter\.contrast"),
         (lambda: Jitter(saturation=math.nan), r"data\.jitter\.saturation"),
-        (lambda: Jitter(hue=0.6), r"data\.jitter\.hue is 0\.6, but must lie within \[0, 0\.5\]"),
-        (lambda: Augmentation(noise=-0.01), r"data\.noise is -0\.01"),
+        (lambda: Jitter(hue=0.6), r"data\.jitter\.hue must be within \[0, 0\.5\] .* got 0\.6"),
+        (lambda: Augmentation(noise=-0.01), r"data\.noise .* got -0\.01"),
         (lambda: Augmentation(noise=math.inf), r"data\.noise"),
     ],
 )

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
-from src.data.degradation import Degradation, Timeline, as_clip
+from src.data.degradation import Degradation, Timeline, to_clip
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.ops.resize import imresize
@@ -59,12 +59,12 @@ def frames() -> torch.Tensor:
 )
 def test_patch_is_cut_from_the_whole(frames: torch.Tensor, steps: list) -> None:
     degradation = Degradation(steps)
-    whole = degradation(as_clip(frames), rng())
+    whole = degradation(to_clip(frames), rng())
     height, width = whole.shape[-2:]
     side = 11
     corners = [(0, 0), (height - side, width - side), (0, width - side), (5, 7), (height // 2, 1), (8, 16), (17, 18)]
     for top, left in corners:
-        patch = degradation.patch(frames, top, left, side, rng())
+        patch = degradation.degrade_patch(frames, top, left, side, rng())
         assert patch.dtype == torch.float32
         assert torch.equal(patch, whole[..., top : top + side, left : left + side]), (top, left)
 
@@ -78,32 +78,32 @@ def test_patch_sees_only_its_surroundings(frames: torch.Tensor) -> None:
             seen.append(clip.shape[-2:])
             return super().__call__(clip, rng)
 
-    Degradation([Watched(4)]).patch(frames, 12, 12, 8, rng())
+    Degradation([Watched(4)]).degrade_patch(frames, 12, 12, 8, rng())
     assert seen == [(8 * 4 + 2 * 8, 8 * 4 + 2 * 8)]
 
 
 def test_bicubic_is_what_a_file_would_hold(frames: torch.Tensor) -> None:
-    small = Bicubic(4)(as_clip(frames), rng())
-    exact = imresize(as_clip(frames).double(), Fraction(1, 4))
+    small = Bicubic(4)(to_clip(frames), rng())
+    exact = imresize(to_clip(frames).double(), Fraction(1, 4))
     assert small.shape == (2, 3, 36, 48)
     assert (small - exact.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
     file = (small * 255).round().to(torch.uint8)
-    assert torch.equal(as_clip(file.permute(0, 2, 3, 1)), small)
+    assert torch.equal(to_clip(file.permute(0, 2, 3, 1)), small)
 
 
 def test_bicubic_rounds_halves_up() -> None:
     steps = torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).repeat_interleave(4, 1).repeat(4, 1)  # mean of 0 and 1
     frame = steps.repeat(8, 8)[None, :, :, None].repeat(1, 1, 1, 3)
-    exact = imresize(as_clip(frame).double() * 255, Fraction(1, 8))
+    exact = imresize(to_clip(frame).double() * 255, Fraction(1, 8))
     assert ((exact - 0.5).abs() < 1e-6).any()  # there are halves to round
-    assert (Bicubic(8)(as_clip(frame), rng()) * 255)[(exact - 0.5).abs() < 1e-6].eq(1).all()
+    assert (Bicubic(8)(to_clip(frame), rng()) * 255)[(exact - 0.5).abs() < 1e-6].eq(1).all()
 
 
 def test_jpeg_is_the_codec(frames: torch.Tensor) -> None:
     file = io.BytesIO()
     Image.fromarray(frames[1].numpy()).save(file, "JPEG", quality=20)  # Pillow's own default: 4:2:0
-    expected = as_clip(torch.from_numpy(np.array(Image.open(file)))[None])
-    clip = as_clip(frames)
+    expected = to_clip(torch.from_numpy(np.array(Image.open(file)))[None])
+    clip = to_clip(frames)
     assert torch.equal(Jpeg(20)(clip, rng())[1:], expected)
     errors = [(Jpeg(quality)(clip, rng()) - clip).square().mean().item() for quality in (10, 20, 40, 90)]
     assert errors == sorted(errors, reverse=True)
@@ -111,7 +111,7 @@ def test_jpeg_is_the_codec(frames: torch.Tensor) -> None:
 
 
 def test_jpeg_draws_its_quality(frames: torch.Tensor) -> None:
-    clip = as_clip(frames)
+    clip = to_clip(frames)
     drawn = [Jpeg([10, 40])(clip, np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
     assert torch.equal(drawn[0], drawn[1])
     assert not all(torch.equal(drawn[0], other) for other in drawn[2:])
@@ -136,16 +136,16 @@ def test_noise_has_the_level_it_says() -> None:
 def test_timeline_follows_from_the_network() -> None:
     timeline = Degradation([Bicubic(4)]).timeline(ZSM)
     assert timeline.every == 2
-    assert [timeline.source(i) for i in range(4)] == [0, 2, 4, 6]
+    assert [timeline.centre(i) for i in range(4)] == [0, 2, 4, 6]
     assert [timeline.target(t) for t in ZSM.times] == [0, 1, 2, 3, 4, 5, 6]
-    assert [timeline.inputs(n) for n in (0, 1, 2, 3, 7, 34, 41)] == [0, 1, 1, 2, 4, 17, 21]
+    assert [timeline.count_inputs(n) for n in (0, 1, 2, 3, 7, 34, 41)] == [0, 1, 1, 2, 4, 17, 21]
     assert Degradation([Bicubic(4)]).timeline(EDVR).every == 1
     assert Degradation([Bicubic(4)], every=2).timeline(EDVR).target(2) == 4
     assert Degradation([Bicubic(4)], every=4).timeline(ZSM).target(Fraction(1, 2)) == 2
 
 
 def test_contradictions_are_refused() -> None:
-    with pytest.raises(UserError, match=r"enlarges 4 times .*bicubic x2.* 2 times smaller"):
+    with pytest.raises(UserError, match=r"upscales by 4, .*bicubic x2.* downscales by 2"):
         Degradation([Bicubic(2)]).check(ZSM)
     with pytest.raises(UserError, match=r"time 1/2 .* every=1 .* multiple of 2"):
         Degradation([Bicubic(4)], every=1).check(ZSM)
@@ -165,14 +165,14 @@ def test_configuration_builds(file: Path) -> None:
 
 def test_exposure() -> None:
     timeline = Timeline(every=2, exposure=5)
-    assert [list(timeline.frames(i)) for i in (0, 1)] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
-    assert [timeline.source(i) for i in (0, 1)] == [timeline.target(i) for i in (0, 1)] == [2, 4]
+    assert [list(timeline.input_frames(i)) for i in (0, 1)] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    assert [timeline.centre(i) for i in (0, 1)] == [timeline.target(i) for i in (0, 1)] == [2, 4]
     assert timeline.target(Fraction(1, 2)) == 3
-    assert [timeline.inputs(n) for n in (4, 5, 6, 7)] == [0, 1, 1, 2]
+    assert [timeline.count_inputs(n) for n in (4, 5, 6, 7)] == [0, 1, 1, 2]
     for wrong in ({"exposure": 0}, {"mixed": [4, 0]}, {"gamma": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Degradation(**wrong)
-    with pytest.raises(UserError, match="exposure is 4, but must be odd"):
+    with pytest.raises(UserError, match=r"exposure must be odd .*, got 4"):
         Degradation([Bicubic(4)], exposure=4).check(EDVR)
 
 
@@ -180,13 +180,13 @@ def test_a_full_shutter() -> None:
     """VTSR thesis, Equation 3.2: inputs of M source frames side by side, outputs of M/2 of them."""
     timeline = Degradation(exposure=8).timeline(VTSR)
     assert timeline == Degradation(exposure=8, every=8).timeline(VTSR.again(3)) == Timeline(8, 8)
-    take = timeline.take(VTSR)
+    take = timeline.sample_frames(VTSR)
     assert take.inputs == [range(0, 8), range(8, 16)]
     assert take.targets == [range(4, 8), range(8, 12)]
     assert (take.first, take.extent) == (0, 16)
-    assert timeline.take(VTSR.again(3)).targets == [range(k, k + 1) for k in range(7, 15)]
-    assert [timeline.inputs(n) for n in (7, 8, 15, 16)] == [0, 1, 1, 2]
-    assert Timeline(3, 5).take(EDVR).targets == [range(8, 9)]  # an instant is one frame
+    assert timeline.sample_frames(VTSR.again(3)).targets == [range(k, k + 1) for k in range(7, 15)]
+    assert [timeline.count_inputs(n) for n in (7, 8, 15, 16)] == [0, 1, 1, 2]
+    assert Timeline(3, 5).sample_frames(EDVR).targets == [range(8, 9)]  # an instant is one frame
 
 
 def test_mixed_exposures() -> None:
@@ -201,13 +201,13 @@ def test_mixed_exposures() -> None:
 @pytest.mark.parametrize(
     ("options", "geometry", "words"),
     [
-        ({}, VTSR, r"averaged of degradation.exposure=1 .* multiple of 2$"),
+        ({}, VTSR, r"degradation.exposure=1 source frames .* multiple of 2$"),
         (
             {"exposure": 2},
             VTSR.again(2),
-            r"exposure=2 .* into 4 equal exposures.* degradation.exposure to a multiple of 4$",
+            r"exposure=2 .* into the 4 equal exposures .* multiple of 4$",
         ),
-        ({"exposure": 8, "every": 4}, VTSR, r"every is 4 and degradation.exposure 8.* degradation.every=null$"),
+        ({"exposure": 8, "every": 4}, VTSR, r"every=4 and degradation.exposure=8 differ.* degradation.every=null$"),
         ({"exposure": 8, "mixed": [2, 6]}, VTSR.again(2), r"mixed=\[2, 6\] .* add a multiple of 4$"),
         ({"mixed": [3, 5]}, Geometry(1, 1, (0,)), "restores instants: choose another degradation$"),
     ],
@@ -241,7 +241,7 @@ def test_what_remains_of_ready_made_frames() -> None:
 
 
 def test_mpeg4_is_a_video_codec(frames: torch.Tensor) -> None:
-    clip = as_clip(frames[:1]).repeat(4, 1, 1, 1)[..., :95, :161]
+    clip = to_clip(frames[:1]).repeat(4, 1, 1, 1)[..., :95, :161]
     coarse, fine = (Mpeg4(quantiser)(clip, rng()) for quantiser in (20, 2))
     assert coarse.shape == clip.shape
     error = [(decoded - clip).abs().mean().item() for decoded in (fine, coarse)]
@@ -283,12 +283,12 @@ def degradations(draw: st.DrawFn, steps: st.SearchStrategy = EXACT) -> tuple[Deg
 @settings(max_examples=120)
 def test_any_patch_is_cut_from_the_whole(example: tuple[Degradation, torch.Tensor], data: st.DataObject) -> None:
     degradation, frames = example
-    whole = degradation(as_clip(frames), rng())
+    whole = degradation(to_clip(frames), rng())
     height, width = whole.shape[-2:]
     assert (height, width) == (frames.shape[1] // degradation.scale, frames.shape[2] // degradation.scale)
     side = data.draw(st.integers(1, min(height, width, 20)), "side")
     top, left = (data.draw(st.integers(0, length - side)) for length in (height, width))
-    patch = degradation.patch(frames, top, left, side, rng())
+    patch = degradation.degrade_patch(frames, top, left, side, rng())
     assert torch.equal(patch, whole[..., top : top + side, left : left + side])
 
 
@@ -301,16 +301,16 @@ def test_what_is_drawn_follows_from_the_key(
     example: tuple[Degradation, torch.Tensor], key: list[int], other: list[int]
 ) -> None:
     degradation, frames = example
-    clip = as_clip(frames)
+    clip = to_clip(frames)
     degraded = degradation(clip, np.random.default_rng(key))
     assert degraded.dtype == torch.float32
     assert degraded.shape == (len(frames), 3, clip.shape[2] // degradation.scale, clip.shape[3] // degradation.scale)
     assert torch.equal((degraded * 255).round().clamp(0, 255) / 255, degraded)  # as a file would hold it
     different = degradation(clip, np.random.default_rng(other))  # what else was drawn before has no part in it
     assert torch.equal(degradation(clip, np.random.default_rng(key)), degraded)
-    patch = degradation.patch(frames, 1, 2, 4, np.random.default_rng(key))
+    patch = degradation.degrade_patch(frames, 1, 2, 4, np.random.default_rng(key))
     assert patch.shape == (len(frames), 3, 4, 4)
-    assert torch.equal(degradation.patch(frames, 1, 2, 4, np.random.default_rng(key)), patch)
+    assert torch.equal(degradation.degrade_patch(frames, 1, 2, 4, np.random.default_rng(key)), patch)
     if degradation.steps and isinstance(degradation.steps[-1], Noise) and degradation.steps[-1].gaussian:
         assert torch.equal(different, degraded) == (key == other)
 
@@ -335,20 +335,20 @@ def test_an_exposure_lies_between_its_frames(exposure: int, gamma: float, random
 def test_targets_lie_where_instants_do(geometry: Geometry, times: int, half: int) -> None:
     every, exposure = times * geometry.subdivision, 2 * half + 1
     timeline = Degradation(every=every, exposure=exposure).timeline(geometry)
-    take = timeline.take(geometry)
+    take = timeline.sample_frames(geometry)
     middles = [frames[half] for frames in take.inputs]
     assert {len(frames) for frames in take.inputs} == {exposure}
     assert middles == [half + i * every for i in range(geometry.window)]
     for time, target in zip(geometry.times, take.targets, strict=True):
         assert list(target) == [half + time * every]
-        assert time % 1 or target[0] == timeline.source(int(time))
+        assert time % 1 or target[0] == timeline.centre(int(time))
 
 
 @given(networks(exposed=True), st.integers(1, 3))
 @settings(max_examples=80)
 def test_targets_divide_their_exposures(geometry: Geometry, times: int) -> None:
     exposure = times * geometry.subdivision
-    take = Degradation(exposure=exposure).timeline(geometry).take(geometry)
+    take = Degradation(exposure=exposure).timeline(geometry).sample_frames(geometry)
     assert [*chain(*take.inputs)] == [*range(geometry.window * exposure)]
     for target, time in zip(take.targets, geometry.times, strict=True):
         assert len(target) == exposure * geometry.spacing
@@ -360,6 +360,6 @@ def test_targets_divide_their_exposures(geometry: Geometry, times: int) -> None:
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60))
 def test_as_many_inputs_as_there_are_frames_for(every: int, exposure: int, sources: int) -> None:
     timeline = Timeline(every, exposure)
-    inputs = timeline.inputs(sources)
-    assert inputs == 0 or timeline.frames(inputs - 1).stop <= sources
-    assert timeline.frames(inputs).stop > sources
+    inputs = timeline.count_inputs(sources)
+    assert inputs == 0 or timeline.input_frames(inputs - 1).stop <= sources
+    assert timeline.input_frames(inputs).stop > sources

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.integrity import Finding, check_clips, examine
+from src.data.integrity import Finding, check_clip, check_clips
 from src.data.packing import pack
 from src.data.worker_pool import map_isolated
 from src.video.colorspace import Signal
@@ -91,7 +91,7 @@ def test_what_is_whole_is_nothing_to_speak_of(tmp_path: Path) -> None:
         encode(tmp_path / "b.avi", "mpeg4"),
     ):
         for read in (False, True):
-            finding = examine(path, read)
+            finding = check_clip(path, read)
             assert (finding.fault, finding.notes) == ("", ()), path
             assert finding.frames == finding.readable == (6 if path.is_dir() else 48)
 
@@ -116,28 +116,28 @@ def test_damaged_folders_of_frames(tmp_path: Path, kind: str, said: str, readabl
         (folder / "2.png").write_bytes(b"")
     if kind == "bomb":
         bomb(folder / "5.png")
-    finding = examine(folder, read=True)
+    finding = check_clip(folder, read=True)
     assert finding.skipped
     assert (finding.frames, finding.readable) == (6, readable)
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(finding.fault)
-    assert examine(folder, read=False).fault == ""  # whose first image is whole
+    assert check_clip(folder, read=False).fault == ""  # whose first image is whole
 
 
 @pytest.mark.parametrize("content", [b"", b"no video\n" * 99])
 def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
-    finding = examine(tmp_path / "a.mp4", read=False)
+    finding = check_clip(tmp_path / "a.mp4", read=False)
     assert "a.mp4 cannot be read as video" in finding.fault
     assert finding.skipped
     assert finding.frames == 0
-    assert "gone.mp4 does not exist" in examine(tmp_path / "gone.mp4", read=False).fault
+    assert "gone.mp4 does not exist" in check_clip(tmp_path / "gone.mp4", read=False).fault
 
 
 def test_a_video_that_breaks_in_the_middle_is_found_by_reading_it(tmp_path: Path) -> None:
     path = spoil(encode(tmp_path / "a.mp4"), size=4000)
-    assert examine(path, read=False).fault == ""
-    finding = examine(path, read=True)
+    assert check_clip(path, read=False).fault == ""
+    finding = check_clip(path, read=True)
     assert f"a.mp4 breaks at frame {finding.readable} of 48: " in finding.fault
     assert 8 < finding.readable < 30
     assert finding.skipped
@@ -146,8 +146,8 @@ def test_a_video_that_breaks_in_the_middle_is_found_by_reading_it(tmp_path: Path
 def test_damage_that_a_decoder_papers_over_is_found_too(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", "mpeg4", b="2M")
     spoil(path, size=60)
-    finding = examine(path, read=True)
-    assert "that the decoder had to make up in part, from frame" in finding.fault
+    finding = check_clip(path, read=True)
+    assert "with errors that the decoder conceals, from frame" in finding.fault
     assert 8 < finding.readable < 40
     assert not finding.skipped  # reading it does not fail
 
@@ -155,37 +155,37 @@ def test_damage_that_a_decoder_papers_over_is_found_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec", "said"),
     [
-        ("a.mp4", "mpeg4", "is cut off: .* of the 48 frames that it lists lie behind its end"),
-        ("a.mkv", "libx264", "is cut off: it says that it lasts 1.92 s, and its frames end at [01].*s"),
-        ("a.avi", "mpeg4", "says that it has 48 frames, and has .*: it is cut off, or says too many"),
+        ("a.mp4", "mpeg4", "is cut off: .* of its 48 frames lie beyond the end of the file"),
+        ("a.mkv", "libx264", "is cut off: its header lists 1.92 s, but its frames end at [01].*s"),
+        ("a.avi", "mpeg4", "is cut off, or its header is wrong: it lists 48 frames, but has .*"),
     ],
 )
 def test_videos_that_are_cut_off_are_found_by_opening_them(tmp_path: Path, name: str, codec: str, said: str) -> None:
-    finding = examine(cut(encode(tmp_path / name, codec)), read=False)
+    finding = check_clip(cut(encode(tmp_path / name, codec)), read=False)
     assert not finding.skipped  # readers take what there is
     assert 0 < finding.frames < 40
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(finding.fault)
-    assert "cut off" in examine(tmp_path / name, read=True).fault
+    assert "cut off" in check_clip(tmp_path / name, read=True).fault
 
 
 def test_what_is_as_it_may_be_is_noted(tmp_path: Path) -> None:
     uneven = encode(tmp_path / "uneven.mp4", times=[*range(10), *range(20, 60, 4)])
-    assert examine(uneven, read=True).notes == ("variable frame rate, 40 to 440 ms a frame, read as if it were even",)
+    assert check_clip(uneven, read=True).notes == ("variable frame rate, 40 to 440 ms per frame, read as constant",)
     deep = tmp_path / "deep.mkv"
     with VideoWriter(deep, Fraction(25), codec="ffv1", signal=Signal(10, transfer=16), aspect=Fraction(4, 3)) as video:
         for frame in pixels(4).astype(np.uint16) * 4:
             video.write(frame)
-    assert examine(deep, read=True).notes == (
+    assert check_clip(deep, read=True).notes == (
         "HDR (PQ), read without tone mapping",
-        "10 bits a channel, read as 8",
-        "pixels of 4:3 (anamorphic), read as they are stored",
+        "10 bits per channel, read as 8",
+        "anamorphic pixels of 4:3, read as stored",
     )
     folder = tmp_path / "deep"
     folder.mkdir()
     for i in range(2):
         Image.fromarray(np.full(SIZE, 300 * i, np.uint16)).save(folder / f"{i}.png")
-    assert examine(folder, read=True).notes == ("more than 8 bits a channel, read as 8",)
+    assert check_clip(folder, read=True).notes == ("more than 8 bits per channel, read as 8",)
 
 
 def test_packed_videos_are_read_against_their_checksums(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_packed_videos_are_read_against_their_checksums(tmp_path: Path) -> None:
     (tmp_path / "frames").rename(tmp_path / "png" / "a")
     pack(tmp_path / "png", tmp_path / "packed", gop=1)
     path = tmp_path / "packed" / "a.mp4"
-    assert examine(path, read=True) == Finding(path, frames=6, readable=6)
+    assert check_clip(path, read=True) == Finding(path, frames=6, readable=6)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert str(path) in examine(path, read=True).fault
+    assert str(path) in check_clip(path, read=True).fault
 
 
 def test_real_files(shared: Path) -> None:
@@ -213,15 +213,15 @@ def test_real_files(shared: Path) -> None:
     assert findings["corrupted"].readable == 28
     assert "changes from 352x288 to 640x480" in findings["raw"].fault
     assert "has no frames" in findings["zero"].fault
-    turned, deep = "turned, read upright", "10 bits a channel, read as 8"
+    turned, deep = "rotated, read upright", "10 bits per channel, read as 8"
     assert {name: findings[name].notes for name in fine} == {
         "rotate": ("mirrored, read upright",),
         "rotated90": (turned,),
         "iphone": (turned,),
         "dolbyvision": (turned, "HDR (HLG), read without tone mapping", deep),
-        "flir": ("variable frame rate, 38 to 1997 ms a frame, read as if it were even",),
+        "flir": ("variable frame rate, 38 to 1997 ms per frame, read as constant",),
         "roadtrip": (deep,),
-        "sony": ("interlaced, read as frames of two fields",),
+        "sony": ("interlaced, read without deinterlacing",),
         "mjpeg": (),
         "mpeg4": (),
         "two": (),
@@ -252,7 +252,7 @@ def say(job: str, how: str) -> str:
 def test_a_job_of_which_a_process_dies_costs_no_other() -> None:
     jobs = ["a", "crash", "b", "killed", "slow", "leave", "stuck", "c", "d"]
     begin = time.monotonic()
-    outcomes = [*map_isolated(do, jobs, 2, lost=say, patience=10)]
+    outcomes = [*map_isolated(do, jobs, 2, on_loss=say, time_limit=10)]
     assert sorted(outcomes) == sorted(
         [
             "A",
@@ -260,22 +260,22 @@ def test_a_job_of_which_a_process_dies_costs_no_other() -> None:
             "B",
             "killed: was killed, most likely because memory ran out",
             "SLOW",
-            "leave: left with code 3",
+            "leave: exited with code 3",
             "stuck: gave no sign of life for 10 s",
             "C",
             "D",
         ]
     )
     assert time.monotonic() - begin < 150
-    assert [*map_isolated(do, [], 2, lost=say)] == []
+    assert [*map_isolated(do, [], 2, on_loss=say)] == []
 
 
 def test_a_slow_job_is_waited_for_as_long_as_it_lives() -> None:
-    assert [*map_isolated(do, ["slow"], 1, lost=say, patience=5)] == ["SLOW"]
+    assert [*map_isolated(do, ["slow"], 1, on_loss=say, time_limit=5)] == ["SLOW"]
 
 
 def test_who_stops_listening_ends_the_processes() -> None:
-    outcomes = map_isolated(number, [0, 1, 1, 1], 2, lost=lose)
+    outcomes = map_isolated(number, [0, 1, 1, 1], 2, on_loss=lose)
     first = next(outcomes)
     outcomes.close()
     deadline = time.monotonic() + 30
@@ -300,16 +300,16 @@ def lose(job: int, how: str) -> int:
 def test_a_file_that_takes_its_reader_with_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [encode(tmp_path / f"{name}.mp4") for name in "abc"]
     shutil.copy(paths[0], tmp_path / "gone.mp4")
-    monkeypatch.setattr("src.data.integrity.examine", take_down)  # pickled by its name
+    monkeypatch.setattr("src.data.integrity.check_clip", take_down)  # pickled by its name
     findings = {
         finding.path.name: finding for finding in check_clips([*paths, tmp_path / "gone.mp4"], read=True, processes=1)
     }
     assert [name for name, finding in findings.items() if finding.fault] == ["gone.mp4"]
-    assert "gone.mp4 cannot be read by any process: the one that did was ended by SIGSEGV" in findings["gone.mp4"].fault
+    assert "gone.mp4 cannot be read: the process that read it was ended by SIGSEGV" in findings["gone.mp4"].fault
     assert not findings["gone.mp4"].skipped  # a training would end
 
 
-def take_down(path: Path, read: bool, patience: float) -> Finding:
+def take_down(path: Path, read: bool, time_limit: float) -> Finding:
     if path.name == "gone.mp4":
         os.kill(os.getpid(), signal.SIGSEGV)
     return Finding(path)

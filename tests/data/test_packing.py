@@ -26,7 +26,7 @@ from src.data.layouts.inspection import inspect
 from src.data.layouts.reds import reds
 from src.data.layouts.vid4 import vid4
 from src.data.layouts.vimeo90k import vimeo90k
-from src.data.packing import damaged, pack
+from src.data.packing import find_damaged, pack
 from src.data.splits import Splits
 from src.errors import UserError
 from src.geometry import Geometry
@@ -179,7 +179,7 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     assert {name: (target / name).stat().st_mtime_ns for name in before} == before
     assert not place.exists()
     assert not [*tmp_path.rglob(".*")]
-    assert damaged(target) == []
+    assert find_damaged(target) == []
     for k in range(6):
         with open_video(target / f"{k:03}.mp4") as video, open_video(tmp_path / "png" / f"{k:03}") as images:
             assert torch.equal(video.read(range(40)), images.read(range(40)))
@@ -212,20 +212,20 @@ def test_a_damaged_clip_is_found_and_mended(tmp_path: Path) -> None:
     for name in "abc":
         frames(root / name, 12)
     pack(root, target, gop=1)
-    assert damaged(target) == []
+    assert find_damaged(target) == []
     spoilt = bytearray((target / "b.mp4").read_bytes())
     for place in range(len(spoilt) // 2, len(spoilt) // 2 + 40):  # a single bit may be of no account
         spoilt[place] ^= 1
     (target / "b.mp4").write_bytes(spoilt)
     (target / "c.mp4").write_bytes((target / "c.mp4").read_bytes()[:-100])
-    said = damaged(target)
+    said = find_damaged(target)
     assert len(said) == 2
     assert str(target / "b.mp4") in said[0]
     assert str(target / "c.mp4") in said[1]
     for name in "bc":
         (target / f"{name}.mp4").unlink()
     assert pack(root, target)[:2] == (3, 2)
-    assert damaged(target) == []
+    assert find_damaged(target) == []
     assert pack(root, target).new == 0
 
 
@@ -233,16 +233,16 @@ def test_refusals(tmp_path: Path) -> None:
     root = tmp_path / "png"
     frames(root / "a", 3)
     for target in (root, root / "packed", tmp_path):
-        with pytest.raises(UserError, match="lie in each other"):
+        with pytest.raises(UserError, match="overlap"):
             pack(root, target)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="was not packed before"):
+    with pytest.raises(UserError, match="is no packed data set"):
         pack(root, tmp_path / "other")
-    with pytest.raises(UserError, match="gop counts"):
+    with pytest.raises(UserError, match="gop must be 1 or more"):
         pack(root, tmp_path / "packed", gop=0)
     pack(root, tmp_path / "packed")
-    with pytest.raises(UserError, match="no folders of frames"):
+    with pytest.raises(UserError, match="no frame folders to pack"):
         pack(tmp_path / "packed", tmp_path / "again")
     (root / "a.mp4").write_bytes((tmp_path / "packed" / "a.mp4").read_bytes())
     with pytest.raises(UserError, match="would both be packed as"):

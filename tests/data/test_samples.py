@@ -18,7 +18,7 @@ from PIL import Image
 
 from src.data.augment import Augmentation, orient
 from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
-from src.data.degradation import Degradation, as_clip
+from src.data.degradation import Degradation, to_clip
 from src.data.evaluation import EvaluationClip
 from src.data.samples import ClipDataset
 from src.data.splits import Clip
@@ -44,7 +44,7 @@ def pixels() -> torch.Tensor:
 def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path:
     """The frames as PNG files, ``clip``, and what bicubic makes of them, ``low``."""
     root = tmp_path_factory.mktemp("clips")
-    small = BICUBIC(as_clip(pixels[:, :48, :68]), np.random.default_rng())
+    small = BICUBIC(to_clip(pixels[:, :48, :68]), np.random.default_rng())
     for name, frames in (("clip", pixels), ("low", (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1))):
         (root / name).mkdir()
         for i, frame in enumerate(frames):
@@ -90,7 +90,7 @@ def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> Non
     """Every target is a patch of consecutive frames, every input of what the whole frame degrades to."""
     degradation = Degradation([Bicubic(4), Jpeg(30)])
     data = dataset(root, degradation=degradation, augmentation=PLAIN)
-    whole = as_clip(pixels[:, :48, :68])
+    whole = to_clip(pixels[:, :48, :68])
     small = degradation(whole, np.random.default_rng())
     seen = set()
     for epoch in range(8):
@@ -130,9 +130,9 @@ def test_every_start_belongs_to_one_segment(root: Path, options: dict) -> None:
 def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
     data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], augmentation=PLAIN)
     sample = data[0, 0, 0]
-    means = as_clip(pixels[2:33:5]).flatten(1).mean(1)
+    means = to_clip(pixels[2:33:5]).flatten(1).mean(1)
     assert len(means) == 7
-    frames = as_clip(pixels[2:33:5, :48, :68])
+    frames = to_clip(pixels[2:33:5, :48, :68])
     assert any(
         torch.equal(frames[..., top : top + 32, left : left + 32], sample["targets"])
         for top in range(0, 17, 4)
@@ -158,7 +158,7 @@ def test_draws_are_functions_of_seed_and_key(root: Path) -> None:
 def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 3, 0), (0, 1, 2), (1, 1, 0)]
     expected = [dataset(root)[key] for key in keys]
-    data, read = dataset(root, stretches=2), []
+    data, read = dataset(root, cache_size=2), []
     reading = data._read
     monkeypatch.setattr(data, "_read", lambda *place: read.append(place) or reading(*place))
     assert all(equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
@@ -169,12 +169,12 @@ def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch:
 
 def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
     plain = dataset(root, augmentation=PLAIN)
-    still = {"mirror": False, "upend": False, "turns": 0, "backwards": False}
+    still = {"flip": False, "flip_vertical": False, "quarters": 0, "reverse": False}
     for name, part, ways in (
-        ("flip", "mirror", [False, True]),
-        ("flip_vertical", "upend", [False, True]),
-        ("rotate", "turns", [0, 1, 2, 3]),
-        ("reverse", "backwards", [False, True]),
+        ("flip", "flip", [False, True]),
+        ("flip_vertical", "flip_vertical", [False, True]),
+        ("rotate", "quarters", [0, 1, 2, 3]),
+        ("reverse", "reverse", [False, True]),
     ):
         data = dataset(root, augmentation=replace(PLAIN, **{name: True}))
         found = set()
@@ -202,7 +202,7 @@ def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Pa
         before, after, other = (data[epoch, 1, 0] for data in (plain, full, noisier))
         assert before["key"] == after["key"] == f"clip:{start}"
         for part in ("inputs", "targets"):
-            moved = orient(before[part], mirror=mirror, upend=False, turns=turns, backwards=backwards)
+            moved = orient(before[part], flip=mirror, flip_vertical=False, quarters=turns, reverse=backwards)
             assert torch.equal(moved, after[part])
         assert torch.equal(after["targets"], other["targets"])
         assert 0 < (after["inputs"] - other["inputs"]).abs().max() < 0.1
@@ -231,14 +231,14 @@ def test_what_does_not_go_together_is_refused(root: Path) -> None:
     short = [Clip("s", root / "clip", stop=6)]
     lopsided = Geometry(4, 3, (Fraction(0),))
     for options, words in (
-        ({"crop": 30}, "no multiple of the network's scale of 4"),
+        ({"crop": 30}, "must be a multiple of the network's scale, 4"),
         ({"crop": 64}, "smaller than data.crop=64"),
         ({"clips": short}, "7 frames .* longest has 6"),
-        ({"span": 5}, "takes 7"),
-        ({"degradation": Degradation([Bicubic(2)])}, "4 times"),
+        ({"span": 5}, "needs 7"),
+        ({"degradation": Degradation([Bicubic(2)])}, "upscales by 4"),
         ({"geometry": lopsided}, "data.reverse=false"),
-        ({"samples": 0}, "data.samples counts samples"),
-        ({"resize": [48, 64]}, r"data.resize is \[48, 64\], .* null where it does \(here 4 times\)"),
+        ({"samples": 0}, "data.samples must be 1 or more samples"),
+        ({"resize": [48, 64]}, r"data.resize=\[48, 64\] .* null for one of another scale \(here 4\)"),
     ):
         with pytest.raises(UserError, match=words):
             dataset(root, **options)[0, 0, 0]
@@ -256,7 +256,7 @@ def evaluation(root: Path, **options: object) -> EvaluationClip:
 
 def test_whole_clip(root: Path, pixels: torch.Tensor) -> None:
     clip = evaluation(root)
-    whole = as_clip(pixels[:, :48, :68])
+    whole = to_clip(pixels[:, :48, :68])
     inputs = torch.stack(list(clip.inputs()))
     assert torch.equal(inputs, BICUBIC(whole, np.random.default_rng())[::2])
     times, targets = zip(*clip.targets(), strict=True)
@@ -273,7 +273,7 @@ def test_whole_clip_of_other_networks(root: Path, pixels: torch.Tensor) -> None:
     assert sum(1 for _ in clip.inputs()) == 34
     plain = Geometry(1, 1, (Fraction(0),))
     clip = evaluation(root, geometry=plain, degradation=Degradation())
-    assert torch.equal(torch.stack(list(clip.inputs())), as_clip(pixels))
+    assert torch.equal(torch.stack(list(clip.inputs())), to_clip(pixels))
     halves = Geometry(4, 3, (Fraction(3, 4), Fraction(5, 4)))  # VTSR's: its first output precedes the first frame
     clip = evaluation(root, geometry=halves)
     times = [time for time, _ in clip.targets()]
@@ -288,11 +288,11 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
     assert [time for time, _ in clip.targets()] == [Fraction(k, 2) for k in range(5)]
     clip = evaluation(root, clip=Clip("c", root / "clip", start=5, stop=30, step=3))
     targets = torch.stack([frame for _, frame in clip.targets()])
-    assert torch.equal(targets, as_clip(pixels[5:30:3, :48, :68]))
+    assert torch.equal(targets, to_clip(pixels[5:30:3, :48, :68]))
     assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
     single = evaluation(root, clip=Clip("c", root / "clip", start=33))
     assert [time for time, _ in single.targets()] == [0]
-    with pytest.raises(UserError, match="has 0 frames from frame 40 on, and an input takes 1"):
+    with pytest.raises(UserError, match="has 0 frames from frame 40 on, fewer than the 1 of one input"):
         next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
 
 
@@ -335,7 +335,7 @@ def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
     assert data.extent == 7
     sample = data[0, 2, 0]
     first = int(sample["key"].split(":")[1])
-    sharp = as_clip(pixels[first : first + 7])
+    sharp = to_clip(pixels[first : first + 7])
     ((top, left),) = [
         (top, left)
         for top in range(50 - 31)
@@ -355,8 +355,8 @@ def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
         assert len(inputs) == len(targets) == clip.frames == (34 - 3) // every + 1
         assert list(times) == list(range(clip.frames))
         for i, (given, target) in enumerate(zip(inputs, targets, strict=True)):
-            assert torch.equal(target, as_clip(pixels[i * every + 1][None])[0])
-            mean = as_clip(pixels[i * every : i * every + 3]).mean(0)
+            assert torch.equal(target, to_clip(pixels[i * every + 1][None])[0])
+            mean = to_clip(pixels[i * every : i * every + 3]).mean(0)
             assert (given - mean).abs().max() <= 0.5001 / 255
 
 
@@ -377,7 +377,7 @@ def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
     clip = evaluation(root, geometry=plain, degradation=Degradation([codec]))
     inputs = torch.stack(list(clip.inputs()))
     source = torch.stack([target for _, target in clip.targets()])
-    groups = [codec(group, np.random.default_rng()) for group in source.split(codec.together)]
+    groups = [codec(group, np.random.default_rng()) for group in source.split(codec.group_size)]
     assert torch.equal(inputs, torch.cat(groups))
 
 
@@ -569,12 +569,12 @@ def test_every_possible_start_belongs_to_exactly_one_segment(
     options = {"crop": 32, "augmentation": PLAIN, "span": longest + more, "samples": samples}
     data = ClipDataset(clips, geometry=geometry, degradation=degradation, **options)
     starts: dict[tuple[int, int], list[list[int]]] = {}  # by clip and frames of a sample, those of each segment
-    for index, exposure in product(range(len(data)), range(len(data.takes))):
+    for index, exposure in product(range(len(data)), range(len(data.sample_frames))):
         widest = Places(exposure, 0)
         data._locate(index, widest)
         drawn = [data._locate(index, Places(exposure, place)) for place in range(len(widest.ranges[1]))]
         ((number, extent),) = {(int(clip.name), take.extent) for clip, _, take in drawn}
-        assert extent == data.takes[exposure].extent
+        assert extent == data.sample_frames[exposure].extent
         starts.setdefault((number, extent), []).append([first for _, first, _ in drawn])
         for _, first, take in drawn:
             taken = [first - take.first + frame for frame in chain(*take.inputs, *take.targets)]
@@ -595,7 +595,7 @@ KEYS = st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 2))  # (ep
 @hypothesis.settings(max_examples=15)
 def test_a_sample_is_the_same_after_any_others(root: Path, seed: int, keys: list[tuple], stretches: int) -> None:
     options = {"degradation": Degradation([Bicubic(4), Noise()]), "seed": seed}
-    data = dataset(root, stretches=stretches, **options)
+    data = dataset(root, cache_size=stretches, **options)
     samples = [data[key] for key in keys]
     assert all(equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
     assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)

@@ -144,7 +144,7 @@ def test_an_oracle_gives_back_the_video_through_every_round(tmp_path):
     config = compose(*MINI, "data=folder", f"data.root={tmp_path}", "data.layout.hold_back=0")
     restorer = build_restorer(config, Oracle(frames))
     data = build_data(config, restorer)
-    (clip,) = [*data._evaluation(data.splits.train, None).dataset]
+    (clip,) = [*data._evaluation_loader(data.splits.train, None).dataset]
     assert clip.frames == 4
     restorer.evaluation_step(clip)
     for rounds, scores in enumerate(restorer.scores, start=1):
@@ -159,7 +159,7 @@ def test_halves_average_to_the_frame(tmp_path):
     synthetic(tmp_path, 32)
     config = compose(*MINI, "data=folder", f"data.root={tmp_path}", "data.layout.hold_back=0", "data.crop=16")
     data = build_data(config, build_restorer(config, start_network(config)))
-    (clip,) = [*data._evaluation(data.splits.train, None).dataset]
+    (clip,) = [*data._evaluation_loader(data.splits.train, None).dataset]
     halves = torch.stack([frame for _, frame in clip.targets(PAIR)])
     torch.testing.assert_close((halves[::2] + halves[1::2]) / 2, torch.stack(list(clip.inputs())))
 
@@ -225,7 +225,7 @@ def test_missing_imagenet_weights_are_told_in_a_sentence(tmp_path):
 def test_a_factor_that_cannot_be():
     with pytest.raises(UserError, match="may be 2, 4, 8, 16; got 3"):
         build_restorer(compose(*MINI, "protocol.factor=3"), start_network(compose(*MINI)))
-    with pytest.raises(UserError, match="enlarges"):
+    with pytest.raises(UserError, match="upscales by"):
         apply_recursively(start_network(compose("model=blend")), 4)
 
 

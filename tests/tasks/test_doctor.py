@@ -93,7 +93,7 @@ def test_all_that_is_damaged_is_found_in_one_go(tmp_path: Path) -> None:
         readable = next(i for i in range(44) if f"breaks at frame {i} of 44" in said["e.mp4"])
         assert f"({readable} of 44 frames can be read)" in said["e.mp4"]
         assert sum(1 for _ in reader.frames(0, readable)) == readable
-    assert "is cut off: it says that it lasts 1.76 s" in said["g.mkv"]
+    assert "is cut off: its header lists 1.76 s" in said["g.mkv"]
     assert "9 clips are decoded, every frame, and 6 are damaged; data.skip_damaged=5 trains without" in lines[-1]
     assert f"replace {train / 'g.mkv'}, which training would take" in lines[-1]
     assert f"replace {test / 'f.mp4'}, which scores are taken of: these leave nothing out" in lines[-1]
@@ -116,7 +116,7 @@ def test_real_files(shared: Path) -> None:
     said = {line.split("/odd/")[1].split(": ")[0].split(" ")[0]: line for line in lines[1:-1]}
     damaged = {name for name, line in said.items() if line.startswith("!!  ")}
     assert damaged == {"audio_only.mp4", "zero_frames_init_segment.mp4", "raw_h264_error_resolution_change.264"}
-    assert said["flir_vfr_h264.mp4"].endswith("variable frame rate, 38 to 1997 ms a frame, read as if it were even")
+    assert said["flir_vfr_h264.mp4"].endswith("variable frame rate, 38 to 1997 ms per frame, read as constant")
     assert "HDR (PQ)" in said["hdr10_av1_portrait.mp4"]
     assert "20 clips are opened" in lines[-1]
     assert "data.skip_damaged=3" in lines[-1]

@@ -40,8 +40,8 @@ def inject_faults(folder: Path, kills: int, others: int, seed: int) -> Iterator[
     yield trainings.fill_disks(folder, clips, reference, others, rng)
     yield trainings.damage_checkpoints(folder, clips, reference, others, rng)
     for name, message in (
-        ("SIGKILL", "that reads training data was killed"),
-        ("SIGSTOP", "no training data has come"),
+        ("SIGKILL", "A data loading worker was killed"),
+        ("SIGSTOP", "No training batch for"),
     ):
         yield trainings.stop_workers(folder, clips, reference, name, message, others, rng)
     yield trainings.kill_ranks(folder, clips, others, rng)
