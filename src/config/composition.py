@@ -188,9 +188,10 @@ def compose(*overrides: str) -> DictConfig:
         UserError: an override that does not fit; the sentence names it and its neighbours.
     """
     GlobalHydra.instance().clear()
+    overrides = tuple(translate(overrides))
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=[quoted(override) for override in translate(overrides)])
+            return hydra_compose("config", overrides=[quoted(override) for override in overrides])
     except Exception as error:
         raise UserError(explain(error, overrides)) from error
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from src.config.suggestions import end_with_suggestion
 from src.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -56,13 +56,14 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
 
 
 def by_place(override: str) -> str:
-    """Return an override with a paper's part under its place: the reverse of what ``translate`` does with one."""
+    """Return an override with a paper's part under its place, as a person types it: ``model/network/align=pcd``."""
     key, equals, value = override.partition("=")
     match = re.fullmatch(r"([+~]*)model/(?!network/)([a-z]+)/([a-z/]+)", key)
     return f"{match[1]}{PLACES.get(match[3], NETWORK + match[3])}{equals}{value}" if match else override
 
 
 def _by_paper(argument: str) -> str:
+    """Return an override with a part under its paper, which is the one that has the (first) choice."""
     key, _, choices = argument.partition("=")
     name = key.lstrip("+~")
     part = next((part for part, place in PLACES.items() if place == name), name.removeprefix(NETWORK))
@@ -72,8 +73,7 @@ def _by_paper(argument: str) -> str:
     having = [folder for folder in folders if (folder / f"{choices.split(',')[0]}.yaml").is_file()]
     if not having:
         known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        hint = "".join(f" Did you mean {name}={near}?" for near in get_close_matches(choices, known, 1))
-        raise UserError(f"There is no {name}={choices}: choose one of {', '.join(known)}.{hint}")
+        raise UserError(f"There is no {name}={choices}{end_with_suggestion(choices, known)}")
     return f"{key[: len(key) - len(name)]}model/{having[0].relative_to(CONF / 'model')}={choices}"
 
 
@@ -102,7 +102,7 @@ def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]
     points: dict[str, list[str]] = study["hydra"]["sweeper"].get("points", {})
     names = options["point"].split(",") if sweep else [options["point"]]
     if unknown := [name for name in names if name not in points]:
-        raise UserError(f"{file.stem} has no point {unknown[0]!r}: choose from {', '.join(points) or 'none'}.")
+        raise UserError(f"{file.stem} has no point {unknown[0]!r}{end_with_suggestion(unknown[0], points)}")
     others = [f"~hydra.sweeper.points.{name}" for name in points if name not in names]
     return [a for a in arguments if not a.startswith("point=")] + (others if sweep else points[names[0]])
 
