@@ -35,7 +35,7 @@ ALL = {"edvr": EDVR, "zsm": ZSM, "dsfn": DSFN, "vtsr": VTSR, "wdvr": WDVR}
         ("wdvr", 8, 8, Fraction(1), 1),
     ],
 )
-def test_derived(name, lead, trail, spacing, subdivision):
+def test_derived_properties(name, lead, trail, spacing, subdivision):
     g = ALL[name]
     assert (g.lead, g.trail, g.spacing, g.subdivision) == (lead, trail, spacing, subdivision)
 
@@ -68,7 +68,7 @@ def test_padded():
     assert WDVR.padded(3).lengthened(1).window == 7
 
 
-def test_refuses_nonsense():
+def test_invalid_values_raise():
     with pytest.raises(ValueError, match="ascend"):
         Geometry(4, 2, (1, 0))
     with pytest.raises(ValueError, match="at least 1"):
@@ -76,7 +76,7 @@ def test_refuses_nonsense():
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 4])
-def test_halved_again_and_again(rounds):
+def test_recursive_halving(rounds):
     g, parts = VTSR.again(rounds), 2**rounds
     assert g.exposures == (Fraction(1, parts),) * len(g.times)
     assert g.spacing == Fraction(1, parts)
@@ -86,7 +86,7 @@ def test_halved_again_and_again(rounds):
     assert all(before[1] == after[0] for before, after in pairwise(edges))  # without gap or overlap
 
 
-def test_in_a_row():
+def test_then():
     assert ZSM.then(ZSM).output_times(2) == [Fraction(k, 4) for k in range(5)]
     assert EDVR.then(ZSM).scale == 16
     shown = VTSR.then(Geometry(2, 1, (0,)))  # frame by frame, enlarged: as long exposed as before
@@ -100,8 +100,9 @@ def test_each_output_has_an_exposure():
 
 @st.composite
 def networks(draw: st.DrawFn, exposed: bool | None = None, on_frames: bool = False) -> Geometry:
-    """Geometries that restore whole videos: ``rate`` outputs for each input frame, at least for as long as the window
-    moves on; instants, whose first lies on an input frame or anywhere, or exposures side by side.
+    """Draw geometries that restore whole videos, with outputs for one stride or more.
+
+    Outputs are instants from an input frame or any time on, or adjacent exposures, ``rate`` per input frame.
     """
     rate, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     count = stride * rate + draw(st.integers(0, 3))
@@ -112,7 +113,7 @@ def networks(draw: st.DrawFn, exposed: bool | None = None, on_frames: bool = Fal
     else:
         first = draw(st.integers(0, 2)) if on_frames else draw(st.integers(0, 4 * rate)) * half
         times = evenly(first, 2 * half, count)
-        exposures, end = None, math.ceil(times[-1]) + 1  # none lies behind all that it is made of
+        exposures, end = None, math.ceil(times[-1]) + 1  # no output lies behind its window
     return Geometry(draw(st.integers(1, 3)), end + draw(st.integers(0, 2)), times, stride, exposures=exposures)
 
 
@@ -126,7 +127,7 @@ def test_outputs_of_a_whole_video_are_complete(geometry, frames):
     times, step = geometry.output_times(frames), geometry.spacing
     assert all(after - before == step for before, after in pairwise(times))
     assert all((time - geometry.times[0]) % step == 0 for time in times)
-    if geometry.exposures:  # side by side from the video's beginning to its end
+    if geometry.exposures:  # adjacent, from begin to end of the video
         assert (times[0] - step / 2, times[-1] + step / 2) == (0, frames)
     else:
         assert -1 < times[0] <= 0
@@ -136,22 +137,22 @@ def test_outputs_of_a_whole_video_are_complete(geometry, frames):
 
 @given(networks(), LENGTHS)
 @settings(max_examples=150)
-def test_windows_hold_what_their_outputs_are_made_of(geometry, frames):
-    """Each output time of the video lies in one, and beyond the video's ends they hold its first and last frame."""
-    times, found = geometry.output_times(frames), set()
+def test_windows_cover_all_output_times(geometry, frames):
+    """Every output time of the video lies in a window; frames beyond its ends repeat the first and the last frame."""
+    times, covered = geometry.output_times(frames), set()
     starts = []
     for start, held in windows(range(frames), geometry):
         assert held == [min(max(start + i, 0), frames - 1) for i in range(geometry.window)]
         starts.append(start)
-        found |= {start + time for time in geometry.times}
+        covered |= {start + time for time in geometry.times}
     assert starts == sorted(set(starts))
     assert starts[0] == -geometry.lead
     assert {after - before for before, after in list(pairwise(starts))[:-1]} <= {geometry.stride}
-    assert found >= set(times)
+    assert covered >= set(times)
 
 
 class Witness(nn.Module):
-    """Gives for each output, on the left, the input frame on show at its time, and on the right the window's mean."""
+    """Output, for each time, the input frame shown at that time on the left and the mean of the window on the right."""
 
     def __init__(self, geometry):
         super().__init__()
@@ -164,7 +165,7 @@ class Witness(nn.Module):
 
 @given(networks(), LENGTHS, st.data())
 @settings(max_examples=200)
-def test_streaming_gives_what_windows_give(geometry, frames, data):
+def test_streaming_equals_separate_windows(geometry, frames, data):
     geometry = replace(geometry, scale=1)
     network, video = Witness(geometry), torch.rand(frames, 3, 1, 2, generator=torch.Generator().manual_seed(frames))
     expected = {}
@@ -185,23 +186,23 @@ def test_streaming_gives_what_windows_give(geometry, frames, data):
 
 
 def passes_within(geometry: Geometry, frames: int) -> list[Fraction]:
-    """The output times of all windows that lie within so many frames, each once, ascending."""
+    """List the output times of all windows within ``frames`` frames, ascending, without duplicates."""
     starts = range(0, frames - geometry.window + 1, geometry.stride)
     return sorted({start + time for start in starts for time in geometry.times})
 
 
 @given(st.tuples(EXPOSED, EXPOSED) | st.tuples(ON_FRAMES, ON_FRAMES), LENGTHS)
 @settings(max_examples=100)
-def test_two_in_a_row_are_one_behind_the_other(pair, frames):
+def test_then_equals_one_network_after_the_other(pair, frames):
     first, second = pair
     both = first.then(second)
     between = passes_within(first, both.window)
-    begin = first.interval(0)[0]  # of the exposure of the first frame that the second is given
+    begin = first.interval(0)[0]  # of the exposure of the second network's first input
     times = [begin + first.spacing * time for time in passes_within(second, len(between))]
     assert both.times == tuple(times[: len(both.times)])
     assert both.scale == first.scale * second.scale
     assert both.spacing == first.spacing * second.spacing
-    if both.window > first.window:  # nor does it take more frames than it needs
+    if both.window > first.window:  # no smaller window suffices
         assert len(passes_within(second, len(passes_within(first, both.window - first.stride)))) < len(both.times)
     of_all = second.output_times(len(first.output_times(frames)))
     assert both.output_times(frames) == [first.spacing * time for time in of_all]
@@ -209,7 +210,7 @@ def test_two_in_a_row_are_one_behind_the_other(pair, frames):
 
 @given(EXPOSED | ON_FRAMES, st.integers(1, MOST_ROUNDS))
 @settings(max_examples=80)
-def test_again_multiplies_the_frames(geometry, rounds):
+def test_again_multiplies_the_number_of_frames(geometry, rounds):
     geometry = replace(geometry, scale=1)
     repeated = geometry.again(rounds)
     assert repeated.spacing == geometry.spacing**rounds
@@ -219,15 +220,15 @@ def test_again_multiplies_the_frames(geometry, rounds):
     if factor > 1:
         assert geometry.rounds(factor) == rounds
     with pytest.raises(ValueError, match="factor may be"):
-        geometry.rounds(factor**2 + 1)  # which is no power of what one round multiplies by
+        geometry.rounds(factor**2 + 1)  # no power of the factor of one round
 
 
 @given(ON_FRAMES, st.integers(0, 12), LENGTHS)
 @settings(max_examples=150)
-def test_windows_of_any_length_give_the_same_outputs(geometry, outputs, frames):
+def test_windows_of_any_length_have_the_same_outputs(geometry, outputs, frames):
     try:
         longer = replace(geometry, elastic=True).lengthened(outputs)
-    except ValueError:  # part of a frame, or no more than what neighbours share
+    except ValueError:  # a fraction of a frame, or no more than the frame that neighbours share
         assert outputs < 1 or (outputs - 1) % (1 / geometry.spacing) or (outputs == 1 and geometry.spacing < 1)
         return
     assert len(longer.times) == outputs
@@ -249,7 +250,7 @@ def test_context_changes_no_output(geometry, context, frames):
 @given(st.lists(st.fractions(0, 4, max_denominator=6), min_size=1, max_size=5, unique=True), st.data())
 @settings(max_examples=150)
 def test_subdivision_is_the_least_that_fits(times, data):
-    """Of outputs that lie unevenly and are exposed differently, too, as those that only training asks for."""
+    """This includes unevenly spaced outputs with different exposures, as in VTSR's training."""
     lengths = st.fractions(Fraction(1, 6), 1, max_denominator=6)
     exposures = data.draw(st.none() | st.lists(lengths, min_size=len(times), max_size=len(times)))
     geometry = Geometry(1, 5, tuple(sorted(times)), exposures=exposures and tuple(exposures))

@@ -1,4 +1,4 @@
-"""Computing again changes no gradient, no name and no copy, and takes less memory."""
+"""Activation checkpointing saves memory and changes no gradient, no name and no copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from src.nn.activation_checkpointing import checkpoint_activations
 MODELS = ["edvr_m", "edvr_deblur", "edvr_s2", "zsm", "wdvr2d", "wdvr3d", "dsfn", "vtsr"]
 
 
-def made(model: str, checkpointing: bool, *overrides: str) -> Any:
+def make_restorer(model: str, checkpointing: bool, *overrides: str) -> Any:
     config = compose(f"model={model}", "size=mini", f"model.checkpointing={checkpointing}", *overrides)
     torch.manual_seed(0)
     network = instantiate(config.model.network)
@@ -41,7 +41,7 @@ def gradients(restorer: Any) -> dict[str, torch.Tensor | None]:
 
 @pytest.mark.parametrize(("model", "autocast"), [*((model, False) for model in MODELS), ("zsm", True)])
 def test_gradients_are_the_same_to_the_last_bit(model: str, autocast: bool) -> None:
-    plain, again = made(model, False), made(model, True)
+    plain, again = make_restorer(model, False), make_restorer(model, True)
     assert plain.state_dict().keys() == again.state_dict().keys()
     assert any("forward" in vars(module) for module in again.network.modules())
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -55,8 +55,8 @@ def test_gradients_are_the_same_to_the_last_bit(model: str, autocast: bool) -> N
 
 
 def test_a_copy_computes_with_its_own_weights() -> None:
-    restorer = made("edvr_m", True)
-    other = copy.deepcopy(restorer)  # as the averaging of weights makes one
+    restorer = make_restorer("edvr_m", True)
+    other = copy.deepcopy(restorer)  # as in weight averaging
     inputs, _ = batch(restorer)
     before = restorer.network(inputs)
     for parameter in other.network.parameters():
@@ -66,10 +66,10 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 @pytest.mark.parametrize(("model", "share"), [("edvr_m", 0.8), ("zsm", 0.5)])
-def test_it_takes_less_memory(model: str, share: float) -> None:
+def test_it_saves_memory(model: str, share: float) -> None:
     most = []
     for checkpointing in (False, True):
-        restorer = made(model, checkpointing, "size.depth=0.2")
+        restorer = make_restorer(model, checkpointing, "size.depth=0.2")
         inputs, targets = batch(restorer)
         with _Alive() as alive:
             sum(restorer.losses(inputs, targets).values()).backward()  # type: ignore[union-attr]
@@ -77,8 +77,8 @@ def test_it_takes_less_memory(model: str, share: float) -> None:
     assert most[1] < share * most[0]
 
 
-def test_without_gradients_nothing_is_computed_again() -> None:
-    restorer = made("zsm", False)
+def test_passes_without_gradients_compute_nothing_twice() -> None:
+    restorer = make_restorer("zsm", False)
     inputs, _ = batch(restorer)
     calls = []
     for module in restorer.network.modules():

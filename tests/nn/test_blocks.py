@@ -31,45 +31,45 @@ def clip(batch: int, frames: int, *, last: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_convolutions_of_a_restoration_are_all_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_convolutions_of_inference_run_in_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, *changes = name.split()
     network = instantiate(compose(f"model={model}", "size=mini", *changes).model.network)
     fold_norms(network).requires_grad_(False)
-    convolve, seen, otherwise = F.conv2d, 0, []
+    conv2d, count, misplaced = F.conv2d, 0, []
 
-    def watched(x: torch.Tensor, weight: torch.Tensor, *options: object, **named: object) -> torch.Tensor:
-        nonlocal seen
-        if x.shape[1] > 3:  # what is made of frames themselves is laid out by their first convolution
-            seen += 1
+    def checked_conv(x: torch.Tensor, weight: torch.Tensor, *options: object, **named: object) -> torch.Tensor:
+        nonlocal count
+        if x.shape[1] > 3:  # the first convolution converts frames
+            count += 1
             if not torch.empty_like(x).is_contiguous(memory_format=torch.channels_last):
-                otherwise.append((tuple(x.shape), x.stride(), tuple(weight.shape)))
-        return convolve(x, weight, *options, **named)
+                misplaced.append((tuple(x.shape), x.stride(), tuple(weight.shape)))
+        return conv2d(x, weight, *options, **named)
 
-    monkeypatch.setattr(F, "conv2d", watched)
+    monkeypatch.setattr(F, "conv2d", checked_conv)
     frames = [torch.rand(3, 36, 44) for _ in range(6)]
     assert len(list(stream(network, frames))) >= 6
-    assert seen > 10
-    assert otherwise == []
+    assert count > 10
+    assert misplaced == []
 
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1), (1, 3), (2, 1), (2, 3)])
-def test_clips_keep_their_order_in_memory(batch: int, frames: int, last: bool) -> None:
-    some, more = clip(batch, frames, last=last), clip(batch, frames, last=last)
+def test_clips_keep_their_memory_format(batch: int, frames: int, last: bool) -> None:
+    first, second = clip(batch, frames, last=last), clip(batch, frames, last=last)
     layout = torch.channels_last if last else torch.contiguous_format
     with torch.no_grad():
         for dim in (0, 1):
-            both = cat_clips([some, more], dim)
-            assert torch.equal(both, torch.cat([some, more], dim))
+            both = cat_clips([first, second], dim)
+            assert torch.equal(both, torch.cat([first, second], dim))
             assert torch.equal(flatten_time(both), both.flatten(0, 1))
             assert both.flatten(0, 1).is_contiguous(memory_format=layout)
-        assert torch.equal(stack_channels(some), some.flatten(1, 2))
-        assert stack_channels(some).is_contiguous(memory_format=layout)
-        assert torch.equal(unflatten_time(flatten_time(some), some), some)
-        assert torch.empty_like(flatten_time(some)).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(stack_channels(first), first.flatten(1, 2))
+        assert stack_channels(first).is_contiguous(memory_format=layout)
+        assert torch.equal(unflatten_time(flatten_time(first), first), first)
+        assert torch.empty_like(flatten_time(first)).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
+def test_upsample2x_conv_equals_convolution_after_upsampling() -> None:
     torch.manual_seed(0)
     conv = conv3x3(7, 3).double()
     for height, width in ((1, 1), (1, 5), (6, 9)):
@@ -82,7 +82,7 @@ def test_doubled_is_a_convolution_of_what_was_upsampled() -> None:
             torch.testing.assert_close(found, expected)
 
 
-def test_batch_normalisation_goes_into_the_kernels_before_it() -> None:
+def test_fold_norms_folds_batch_normalisation_into_kernels() -> None:
     torch.manual_seed(0)
     network = MobileNetV2(width=0.5).double()
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Losses against plain loops, at the points where they could go wrong: equal clips, flat pictures, zero differences."""
+"""Losses against plain loops, also at critical points: equal clips, flat images, zero differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def clips(shape=(2, 3, 3, 5, 6)):
 
 
 def looped(frame_loss, estimate, target):
-    """Frames are summed, clips averaged."""
+    """Sum a loss over frames and average it over clips."""
     total = 0.0
     for one, other in zip(estimate, target, strict=True):
         for frame, wanted in zip(one, other, strict=True):
@@ -36,7 +36,7 @@ def looped(frame_loss, estimate, target):
 
 
 def convolved(frame):
-    """Laplacian of (C, H, W), pixel by pixel, with the nearest pixel beyond the border."""
+    """Compute the Laplacian of (C, H, W) pixel by pixel, with replicated borders."""
     _, height, width = frame.shape
     out = torch.zeros_like(frame)
     for y in range(height):
@@ -79,7 +79,7 @@ def test_laplacian_is_the_convolution(size):
         torch.testing.assert_close(laplacian(frame)[:, 1:-1, 1:-1], inside)
 
 
-def test_a_constant_picture_has_no_edges():
+def test_a_constant_image_has_no_edges():
     flat = torch.tensor([0.1, 0.7, 1 / 3]).view(3, 1, 1).expand(2, 2, 3, 6, 7)
     assert laplacian(flat).abs().max() == 0
     assert sharpness(flat, torch.zeros_like(flat)) == 0
@@ -98,7 +98,7 @@ def test_perceptual_by_hand(perceptual):
 
 
 @pytest.mark.parametrize("loss", ["l1", "sharpness", "perceptual"])
-def test_equal_clips_cost_nothing_and_pull_nowhere(loss, perceptual):
+def test_equal_clips_have_zero_loss_and_gradient(loss, perceptual):
     loss = {"l1": l1, "sharpness": sharpness, "perceptual": perceptual}[loss]
     target = clips((2, 2, 3, 16, 16))[0]
     estimate = target.clone().requires_grad_()
@@ -108,7 +108,7 @@ def test_equal_clips_cost_nothing_and_pull_nowhere(loss, perceptual):
     assert torch.equal(estimate.grad, torch.zeros_like(target))
 
 
-def test_one_equal_frame_leaves_the_gradient_of_the_others(perceptual):
+def test_an_equal_frame_does_not_change_the_gradient_of_others(perceptual):
     estimate, target = clips((1, 2, 3, 16, 16))
     estimate[:, 0] = target[:, 0]
     estimate.requires_grad_()
@@ -118,7 +118,7 @@ def test_one_equal_frame_leaves_the_gradient_of_the_others(perceptual):
     assert estimate.grad[:, 1].abs().max() > 0
 
 
-def test_every_loss_leads_to_the_target(perceptual):
+def test_minimising_any_loss_approaches_the_target(perceptual):
     target = F.interpolate(clips((1, 3, 4, 4))[1], (16, 16), mode="bicubic").clamp(0, 1)[None]
     for loss in (l1, sharpness, perceptual):
         estimate = (target + 0.1 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))).clone()
@@ -133,7 +133,7 @@ def test_every_loss_leads_to_the_target(perceptual):
         assert value.item() < 0.5 * first
 
 
-def test_perceptual_gradient_is_the_slope(perceptual):
+def test_perceptual_gradient_equals_finite_differences(perceptual):
     estimate, target = clips((1, 1, 3, 16, 16))
     direction = torch.sign(estimate - target)
     estimate.requires_grad_()
@@ -143,7 +143,7 @@ def test_perceptual_gradient_is_the_slope(perceptual):
     assert (estimate.grad * direction).sum().item() == pytest.approx(rise.item() / 2e-2, rel=0.05)
 
 
-def test_perceptual_belongs_to_nobody(perceptual):
+def test_perceptual_adds_no_parameters_to_its_owner(perceptual):
     class Holder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -157,7 +157,7 @@ def test_perceptual_belongs_to_nobody(perceptual):
     assert not any(parameter.requires_grad for parameter in perceptual.features.parameters())
 
 
-def test_perceptual_stays_in_single_precision(perceptual):
+def test_perceptual_computes_in_float32(perceptual):
     estimate, target = clips((1, 2, 3, 16, 16))
     alone = perceptual(estimate, target)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -167,7 +167,7 @@ def test_perceptual_stays_in_single_precision(perceptual):
     assert perceptual(estimate.double(), target.double()) == alone
 
 
-def test_perceptual_in_validation_first(perceptual):
+def test_perceptual_works_in_training_after_validation(perceptual):
     estimate, target = clips((1, 2, 3, 16, 16))
     with torch.inference_mode():
         before = perceptual(estimate, target)

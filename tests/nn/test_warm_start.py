@@ -1,4 +1,4 @@
-"""A network that starts interpolating does what quadratic enlargement and blending do."""
+"""A network with a warm start computes quadratic enlargement and blending."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from src.config.build import build_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.metrics import psnr
+from src.nn.align import DeformablePack, PyramidAlign
+from src.nn.blocks import Blend, ResidualBlock
 from src.nn.fuse import init_attention
+from src.nn.recur import ConvLSTM
 from src.nn.upsample import Reconstruct
-from src.nn.warm_start import IdentityChannels
+from src.nn.warm_start import IdentityChannels, init_near_identity
 
 
 @pytest.mark.parametrize("aggregate", ["none", "convlstm", "deformable_convlstm", "bidirectional"])
@@ -30,7 +33,7 @@ def test_starts_as_enlargement_and_blending(interpolate, aggregate):
 
 
 def quadratic(x):
-    """Twice as large: each new pixel from the parabola through the three old ones around it, along both axes."""
+    """Enlarge twice along both axes: each new pixel lies on the parabola through the three old ones around it."""
     for _ in range(2):
         before, after = x.roll(1, -1), x.roll(-1, -1)
         slope, bend = (after - before) / 2, (after + before) / 2 - x
@@ -39,9 +42,28 @@ def quadratic(x):
     return x
 
 
-def test_too_narrow_to_carry_colours_beside_their_negatives():
+def test_a_layer_too_narrow_for_colours_and_their_negatives_raises():
     with pytest.raises(UserError, match="6 channels or more"):
         Reconstruct(8, blocks=1, head=4).init_near_identity(IdentityChannels())
+
+
+def test_parts_pass_the_identity_channels_through():
+    torch.manual_seed(0)
+    x, identity = torch.rand(2, 12, 8, 8), IdentityChannels()
+    pyramid = [x, torch.rand(2, 12, 4, 4), torch.rand(2, 12, 2, 2)]
+    parts = [ResidualBlock(12), Blend(12), DeformablePack(12, groups=1), PyramidAlign(12, groups=1)]
+    for part, inputs in zip(parts, ([x], [x, x], [x, x], [pyramid, pyramid]), strict=True):
+        assert init_near_identity(part, identity) == identity
+        torch.testing.assert_close(part(*inputs)[:, :3], x[:, :3], atol=1e-5, rtol=0)
+
+
+def test_recurrence_reports_the_gain_and_offset_of_its_identity_channels():
+    torch.manual_seed(0)
+    recurrence, clip = ConvLSTM(12), 0.5 + 0.1 * torch.rand(1, 3, 12, 8, 8)
+    identity = init_near_identity(recurrence, IdentityChannels())
+    states = recurrence(clip)[:, :, :3, 1:-1, 1:-1]  # without padded pixels
+    colours = clip[:, :, :3, 1:-1, 1:-1]
+    torch.testing.assert_close(states, identity.gain * (colours - identity.offset), atol=1e-3, rtol=0)
 
 
 def test_full_size_starts_at_random_as_published():
@@ -49,7 +71,7 @@ def test_full_size_starts_at_random_as_published():
     assert compose("model=zsm", "size=mini").size.warm_start
 
 
-def test_attention_starts_as_the_fusion_that_it_takes_the_place_of():
+def test_attention_starts_as_the_loaded_plain_fusion():
     torch.manual_seed(0)
     plain, attentive = (build_network(compose(f"model={name}", "size=mini")) for name in ("edvr_m_pcd", "edvr_m"))
     with torch.no_grad():
@@ -63,7 +85,7 @@ def test_attention_starts_as_the_fusion_that_it_takes_the_place_of():
     assert (before - plain(clip)).abs().max() > 1e-3
 
 
-def test_attention_that_was_loaded_stays():
+def test_loaded_attention_is_kept():
     torch.manual_seed(0)
     network = build_network(compose("model=edvr_m", "size=mini"))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -71,7 +93,7 @@ def test_attention_that_was_loaded_stays():
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
-def test_what_is_not_enlarged_starts_from_differences_between_frames():
+def test_deblurring_starts_with_differences_between_frames():
     torch.manual_seed(0)
     parts = ["model/network/encode=blurred", "model.network.reconstruct.scale=1", "model.network.encode.channels=16"]
     network = build_network(compose("model=edvr_deblur", "size=mini", "model/network/fuse=conv", *parts))
@@ -80,7 +102,7 @@ def test_what_is_not_enlarged_starts_from_differences_between_frames():
     network.align.register_forward_hook(lambda module, inputs, output: features.append(output))
     network.fuse.register_forward_hook(lambda module, inputs, output: fused.append(output))
     assert (network(clip)[:, 0] - clip[:, 2]).abs().max() < 0.05
-    carried = features[0][:, :3].unflatten(0, (1, 5))
+    identity = features[0][:, :3].unflatten(0, (1, 5))
     found = fused[0] - network.fuse.fuse.bias.view(16, 1, 1)
-    torch.testing.assert_close(found[:, 3:6], 4 * (carried[:, 0] - carried[:, 2]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[:, 12:15], 4 * (carried[:, 4] - carried[:, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 3:6], 4 * (identity[:, 0] - identity[:, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 12:15], 4 * (identity[:, 4] - identity[:, 2]), atol=1e-5, rtol=0)

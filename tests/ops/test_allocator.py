@@ -21,15 +21,15 @@ def pass_():
 
 start = taken()
 if KEEP: keep_freed_memory()
-passes = [pass_() for _ in range(10)]  # where what is kept lies settles with the first
+passes = [pass_() for _ in range(10)]  # the first passes settle the layout of kept memory
 left, again = taken() - start, min(passes)
 give_freed_memory_back()
 print(left, again, taken() - start)
 """
 
 
-def measured(keep: bool) -> list[int]:
-    """MiB that stay after ten passes, the fewest page faults of one, MiB that stay when all is given back."""
+def measure(keep: bool) -> list[int]:
+    """Return MiB kept after ten passes, the least page faults of a pass, and MiB kept after giving memory back."""
     done = subprocess.run(
         [sys.executable, "-c", f"KEEP = {keep}\n{PROGRAM}"], capture_output=True, text=True, check=True
     )
@@ -40,16 +40,16 @@ def measured(keep: bool) -> list[int]:
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's allocator alone is tuned"
 )
 def test_freed_memory_is_kept_for_the_next_pass_and_can_be_given_back() -> None:
-    left, again, _ = measured(keep=False)
+    left, again, _ = measure(keep=False)
     assert left < 32
-    assert again > 2000  # every page of every pass comes anew
-    left, again, back = measured(keep=True)
+    assert again > 2000  # every pass gets every page again
+    left, again, back = measure(keep=True)
     assert left > 150
     assert again < 500
     assert back < 32
 
 
-def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_effect_with_other_allocators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     allocator.keep_freed_memory.__wrapped__()
     allocator.give_freed_memory_back()

@@ -1,4 +1,4 @@
-"""deform_conv2d against torchvision's numbers, against eq. 1 written out, and in every mode it must run in."""
+"""deform_conv2d against torchvision's numbers, against eq. 1 as a loop, and in every mode of torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def seed() -> None:
 
 
 def golden_inputs(case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-    """The case's tensors by argument name and the output's gradient, float64."""
+    """Return the tensors of a case by argument name, and the gradient of its output, float64."""
     rng = np.random.Generator(np.random.PCG64([case["seed"]]))
     (batch, channels, _, _), (_, _, *size) = case["input"], case["output"]
     taps = case["offset_groups"] * math.prod(case["kernel"])
@@ -37,13 +37,13 @@ def golden_inputs(case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
     drawn["bias"] = rng.standard_normal(kernel[0]) * 0.1
     grad = torch.as_tensor(rng.standard_normal(case["output"]))
     if not case["mask"]:
-        del drawn["mask"]  # drawn all the same
+        del drawn["mask"]  # drawn anyway, for the same random state
     return {name: torch.as_tensor(value) for name, value in drawn.items()}, grad
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-7)])
 @pytest.mark.parametrize("index", range(len(CASES)))
-def test_outputs_and_gradients_are_torchvisions(index: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_outputs_and_gradients_equal_torchvision(index: int, dtype: torch.dtype, tolerance: float) -> None:
     case = CASES[index]  # stored in float32, hence no closer than 2e-7 in float64
     tensors, grad = golden_inputs(case)
     leaves = {name: t.to(dtype).requires_grad_() for name, t in tensors.items()}
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_torchvisions(index: int, dtype: torch.dtype, 
 def by_the_formula(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, dilation: int, mask: Tensor
 ) -> Tensor:
-    """Eq. 1, tap by tap, each pixel of the image weighted by its hat function: max(0, 1 - |distance|) on each axis."""
+    """Compute eq. 1 tap by tap, each pixel weighted by its hat function: max(0, 1 - |distance|) on each axis."""
     (B, C, H, W), (out, c, kh, kw), (P, Q) = input.shape, weight.shape, offset.shape[2:]
     offset, mask = offset.view(B, -1, kh, kw, 2, P, Q), mask.view(B, -1, kh, kw, P, Q)
     per_offset, per_weight = C // offset.shape[1], out // (C // c)
@@ -94,7 +94,7 @@ def draw(
     dilation: int = 1,
     dtype: torch.dtype = torch.float64,
 ) -> list[Tensor]:
-    """Random input, offset, weight, bias and mask that fit together."""
+    """Draw random input, offset, weight, bias and mask of matching shapes."""
     rng = torch.Generator().manual_seed(sum(input))
     size = [(input[i] + 2 * padding - dilation * (kernel[i] - 1) - 1) // stride + 1 for i in (2, 3)]
     taps = groups * kernel[2] * kernel[3]
@@ -115,16 +115,16 @@ def draw(
         ((1, 3, 1, 1), (2, 3, 1, 1), 3, {"padding": 0, "scale": 0.5}),
     ],
 )
-def test_equals_the_formula_written_out(input: Any, kernel: Any, groups: int, how: dict[str, Any]) -> None:
+def test_equals_the_formula_as_a_loop(input: Any, kernel: Any, groups: int, how: dict[str, Any]) -> None:
     tensors = draw(input, kernel, groups, **how)
     how = {"stride": 1, "padding": 1, "dilation": 1} | {k: v for k, v in how.items() if k != "scale"}
     x, offset, weight, bias, mask = tensors
     expected = by_the_formula(x, offset, weight, bias, **how, mask=mask)
     torch.testing.assert_close(deform_conv2d(x, offset, weight, bias, **how, mask=mask), expected, rtol=0, atol=1e-10)
-    with torch.no_grad():  # where the mask is applied in place
+    with torch.no_grad():  # applies the mask in place
         y = deform_conv2d(x, offset, weight, bias, **how, mask=mask)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
-    with torch.no_grad():  # and in float32, where it is made of a table
+    with torch.no_grad():  # uses a table in float32
         y = deform_conv2d(*(t.float() for t in (x, offset, weight, bias)), **how, mask=mask.float())
         rounded = [t.float().double() for t in tensors]
         expected = deform_conv2d(*rounded[:4], **how, mask=rounded[4])
@@ -133,7 +133,7 @@ def test_equals_the_formula_written_out(input: Any, kernel: Any, groups: int, ho
 
 @pytest.mark.parametrize("size", [(5, 61), (61, 5), (70, 70)])  # the last in several blocks of rows
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1e4, 1e30])
-def test_a_table_finds_what_the_grid_finds(size: tuple[int, int], scale: float) -> None:
+def test_table_equals_grid_sample(size: tuple[int, int], scale: float) -> None:
     x, offset, weight, bias, mask = draw((2, 6, *size), (4, 6, 3, 3), 3, scale=scale, dtype=torch.float32)
     expected = deform_conv2d(*(t.double() for t in (x, offset, weight, bias)), padding=1, mask=mask.double())
     for last in (torch.contiguous_format, torch.channels_last):
@@ -147,7 +147,7 @@ def test_a_table_finds_what_the_grid_finds(size: tuple[int, int], scale: float) 
         torch.testing.assert_close(deform_conv2d(x, offset, weight, padding=1).double(), plain, rtol=0, atol=1e-4)
 
 
-def test_an_offset_that_is_no_number_spoils_its_own_pixel_alone() -> None:
+def test_a_nan_offset_affects_only_its_pixel() -> None:
     x, offset, weight, bias, mask = draw((1, 4, 8, 9), (2, 4, 3, 3), 2, dtype=torch.float32)
     expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
     offset[0, 5, 3, 4] = math.nan
@@ -181,7 +181,7 @@ def test_zero_offset_is_an_ordinary_convolution_with_the_right_hand_gradient(wid
     y = deform_conv2d(x, offset, weight, padding=1)
     expected = F.conv2d(x, weight, padding=1)  # float32 positions are good to 2e-7 of the width; the input is noise
     torch.testing.assert_close(y, expected, rtol=0, atol=2e-7 * max(width, 7) * 30)
-    # Interpolation has a kink at every whole pixel; torchvision takes the slope to the right, everywhere.
+    # Interpolation has a kink at every whole pixel; torchvision always has the right-hand slope.
     y.sum().backward()
     padded = F.pad(x, (1, 2, 1, 2))
     for k, (u, v) in enumerate((u, v) for u in range(3) for v in range(3)):
@@ -217,7 +217,7 @@ def test_low_precision_does_not_move_the_samples(low: torch.dtype) -> None:
 
 
 class Deformable(torch.nn.Module):
-    """Offsets and mask from a convolution of the input itself, as every user of this function has them."""
+    """Deformable convolution with offsets and mask from a convolution of the input, as in all networks."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class Deformable(torch.nn.Module):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_compiles_whole(autocast: bool) -> None:
+def test_compiles_without_graph_breaks(autocast: bool) -> None:
     model, x = Deformable(stride=1), torch.randn(2, 4, 9, 14)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -281,7 +281,7 @@ def test_an_empty_batch_stays_empty() -> None:
         ({"padding": 0, "dilation": 4}, "smaller than the kernel"),
     ],
 )
-def test_shapes_that_do_not_fit_are_one_sentence(change: dict[str, Any], named: str) -> None:
+def test_mismatched_shapes_raise_one_sentence(change: dict[str, Any], named: str) -> None:
     names = ("input", "offset", "weight", "bias", "mask")
     tensors = dict(zip(names, draw((1, 4, 5, 6), (2, 4, 3, 3), 2), strict=True))
     with pytest.raises(ValueError, match=named):

@@ -1,4 +1,4 @@
-"""The Triton kernels against the PyTorch implementation in float64: on a CUDA device, and without one interpreted."""
+"""The Triton kernels against the PyTorch implementation in float64, on a CUDA device or in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PLACE = "cpu" if INTERPRETED else "cuda"
 
 
 def on_both(test: Callable[..., None]) -> Callable[..., None]:
-    """A test for a CUDA device and for the interpreter, in the process of its own that the next test starts."""
+    """Mark a test for a CUDA device; in the interpreter it runs in a separate process, started by the next test."""
     return test if INTERPRETED else pytest.mark.accelerator(test)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-def test_all_of_this_in_tritons_interpreter() -> None:
+def test_this_file_passes_in_tritons_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,14 +53,14 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 np.matmul(a.data, b.data, dtype=np.float32) + total.data, total.dtype.scalar
             )
 
-        # Its own multiplies the bits of bfloat16, which NumPy does not have, as integers.
+        # The interpreter's own product treats the bits of bfloat16, unknown to NumPy, as integers.
         monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
     yield
     torch.backends.cuda.matmul.fp32_precision = precision
 
 
 def compared(tensors: list[Tensor], tolerance: float, **how: int) -> None:
-    """Output and every gradient against float64, relative to the largest; ``tensors`` as from ``draw``, on PLACE."""
+    """Compare output and gradients with float64, relative to the largest; ``tensors`` as from ``draw``, on PLACE."""
     pairs = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)} | {k: (v, v) for k, v in how.items()}
     results, grad = [], None
     for function, dtype in ((deform_conv2d_fused, None), (_by_grid_sample, torch.float64)):
@@ -85,7 +85,7 @@ def drawn(*shapes: Any, dtype: torch.dtype = torch.float32, **how: Any) -> list[
 
 @on_both
 @pytest.mark.parametrize("index", [i for i, case in enumerate(CASES) if case["groups"] == 1])
-def test_outputs_and_gradients_are_torchvisions(index: int) -> None:
+def test_outputs_and_gradients_equal_torchvision(index: int) -> None:
     case = CASES[index]
     tensors, grad = golden_inputs(case)
     leaves = {name: t.float().to(PLACE).requires_grad_() for name, t in tensors.items()}
@@ -133,7 +133,7 @@ def test_low_precision(dtype: torch.dtype, tolerance: float) -> None:
 
 @on_both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_sample_is_as_precise_far_from_the_origin(dtype: torch.dtype) -> None:
+def test_samples_are_precise_far_from_the_origin(dtype: torch.dtype) -> None:
     stripes = (torch.arange(20000, device=PLACE) % 2).to(dtype).expand(1, 2, 1, 20000)
     offset = torch.full((1, 2, 1, 1), 0.25, dtype=dtype, device=PLACE)
     offset[:, 1] = 16000.125 if dtype == torch.float32 else 16000.0
@@ -143,7 +143,7 @@ def test_a_sample_is_as_precise_far_from_the_origin(dtype: torch.dtype) -> None:
 
 
 @on_both
-def test_offsets_that_are_no_numbers() -> None:
+def test_nan_and_infinite_offsets() -> None:
     x, weight = torch.ones(1, 2, 3, 4, device=PLACE), torch.ones(1, 2, 1, 1, device=PLACE)
     offset = torch.zeros(1, 2, 3, 4, device=PLACE)
     offset[0, 0, 0, 0], offset[0, 1, 1, 1], offset[0, 1, 2, 2] = float("nan"), float("inf"), -1e30
@@ -154,7 +154,7 @@ def test_offsets_that_are_no_numbers() -> None:
 
 
 class Deformable(torch.nn.Module):
-    """Offsets and mask are views of one tensor, which a convolution of the input makes."""
+    """Deformable convolution with offsets and mask as views of one tensor, a convolution of the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Deformable(torch.nn.Module):
 
 @on_both
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_reads_and_writes_tensors_as_they_lie(layout: torch.memory_format) -> None:
+def test_any_memory_format(layout: torch.memory_format) -> None:
     model, x = Deformable().to(PLACE, memory_format=layout), torch.randn(2, 4, 6, 7, device=PLACE)
     x = x.to(memory_format=layout).requires_grad_()
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -180,7 +180,7 @@ def test_reads_and_writes_tensors_as_they_lie(layout: torch.memory_format) -> No
     model.float()
     expected = model(window.contiguous())
     torch.testing.assert_close(model(window), expected, rtol=1e-4, atol=1e-4)
-    model(window).sum().backward()  # whose gradient is one number, expanded
+    model(window).sum().backward()  # its gradient is one number, expanded
     gradient = model.weight.grad
     model.weight.grad = None
     model(window, _by_grid_sample).sum().backward()
@@ -203,7 +203,7 @@ def test_under_autocast() -> None:
 
 @on_both
 @pytest.mark.parametrize("autocast", [False, True])
-def test_compiles_whole(autocast: bool) -> None:
+def test_compiles_without_graph_breaks(autocast: bool) -> None:
     model, x = Deformable().to(PLACE), torch.randn(1, 4, 5, 6, device=PLACE)
     compiled = torch.compile(model, backend="aot_eager" if INTERPRETED else "inductor", fullgraph=True)
     results = []
@@ -219,7 +219,7 @@ def test_compiles_whole(autocast: bool) -> None:
 
 @on_both
 @pytest.mark.parametrize(("layout", "masked"), [(torch.contiguous_format, False), (torch.channels_last, True)])
-def test_keeps_to_what_pytorch_asks_of_operators(layout: torch.memory_format, masked: bool) -> None:
+def test_passes_pytorchs_operator_checks(layout: torch.memory_format, masked: bool) -> None:
     tensors = [t.requires_grad_() for t in drawn((2, 4, 3, 4), (2, 4, 1, 2), 2, padding=0)]
     tensors = [t.detach().to(memory_format=layout).requires_grad_() if t.dim() == 4 else t for t in tensors]
     *tensors, mask = tensors
@@ -252,7 +252,7 @@ def test_an_empty_batch_stays_empty() -> None:
 
 
 @on_both
-def test_costs_are_counted() -> None:
+def test_flops() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     x, offset, weight, bias, mask = drawn((2, 4, 5, 6), (3, 4, 1, 2), 2, padding=0)
@@ -261,7 +261,7 @@ def test_costs_are_counted() -> None:
     assert counter.get_total_flops() == 2 * (2 * 3 * 5 * 5) * (4 * 1 * 2)
 
 
-def test_a_cpu_is_left_to_pytorch() -> None:
+def test_cpu_tensors_do_not_fit() -> None:
     x, offset, weight, _, mask = draw((1, 4, 5, 6), (2, 4, 3, 3), 2, dtype=torch.float32)
     assert not fits(x, offset, weight, mask)
 
@@ -270,7 +270,7 @@ def test_a_cpu_is_left_to_pytorch() -> None:
 
 
 @pytest.mark.accelerator
-def test_what_fits() -> None:
+def test_fits() -> None:
     x, offset, weight, _, mask = drawn((1, 4, 5, 6), (2, 4, 3, 3), 2)
     assert fits(x, offset, weight, mask)
     assert fits(x.half(), offset, weight.bfloat16(), None)
@@ -295,7 +295,7 @@ def test_at_the_papers_sizes(channels: int, dtype: torch.dtype, tf32: bool, tole
 
 
 @pytest.mark.accelerator
-def test_what_is_said_to_be_deterministic() -> None:
+def test_deterministic_results() -> None:
     results = []
     for _ in range(2):
         leaves = [t.requires_grad_() for t in drawn((1, 64, 90, 160), (64, 64, 3, 3), 8)]
@@ -324,7 +324,7 @@ def test_an_image_of_more_than_2_to_the_31_elements() -> None:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """The fastest of 20 runs after 5, on the device."""
+    """Return the time of the fastest of 20 runs after 5, on the device."""
     times = []
     for _ in range(25):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -341,7 +341,7 @@ def seconds(run: Callable[[], Any]) -> float:
 def test_beside_torchvision(channels: int, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = pytest.importorskip("torchvision.ops", reason="torchvision is not installed").deform_conv2d
     measured: dict[str, dict[str, float]] = {}
-    for dtype in (torch.float32, torch.bfloat16):  # torchvision has no bfloat16: float32 is what it runs in instead
+    for dtype in (torch.float32, torch.bfloat16):  # torchvision has no bfloat16 and runs in float32 instead
         own = [t.requires_grad_() for t in drawn((1, channels, 180, 320), (channels, channels, 3, 3), 8, dtype=dtype)]
         leaves = [t.detach().float().requires_grad_() for t in own]
 

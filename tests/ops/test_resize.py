@@ -1,4 +1,4 @@
-"""``imresize`` against MATLAB's numbers, and what a caller may rely on besides."""
+"""``imresize`` against MATLAB's numbers, and its general properties."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_any_leading_shape() -> None:
     assert imresize(clip[:, :0], 0.25).shape == (2, 0, 3, 5, 6)
 
 
-def test_tiny_pictures_are_mirrored_more_than_once() -> None:
+def test_tiny_images_are_mirrored_repeatedly() -> None:
     x = torch.rand(3, 2, dtype=torch.float64)
     mirrored = torch.cat([x, x.flip(0)], 0)
     mirrored = torch.cat([mirrored, mirrored.flip(1)], 1).repeat(17, 17)  # the same plane, far beyond the kernel
     wide = imresize(mirrored, Fraction(1, 8))
-    rows, columns = 6 * 8, 4 * 8  # whole periods and whole output samples, so the picture begins here again
+    rows, columns = 6 * 8, 4 * 8  # whole periods and whole output samples, so the image begins here again
     torch.testing.assert_close(imresize(x, Fraction(1, 8))[0, 0], wide[rows // 8, columns // 8])
 
 
@@ -84,7 +84,7 @@ def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_fast_matrix_products_and_autocast_do_not_blur_it(precision: str) -> None:
+def test_precision_is_independent_of_tf32_and_autocast(precision: str) -> None:
     x = torch.rand(3, 64, 64)
     expected = imresize(x.double(), 0.25).float()
     before = torch.get_float32_matmul_precision()
@@ -96,7 +96,7 @@ def test_fast_matrix_products_and_autocast_do_not_blur_it(precision: str) -> Non
         torch.set_float32_matmul_precision(before)
 
 
-def test_first_use_in_inference_mode_leaves_training_alone() -> None:
+def test_first_use_in_inference_mode_does_not_break_training() -> None:
     with torch.inference_mode():
         imresize(torch.rand(19, 23), 0.25)
     x = torch.rand(19, 23, requires_grad=True)
@@ -111,12 +111,12 @@ def test_it_compiles_without_a_graph_break() -> None:
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-def test_senseless_scale(scale: float) -> None:
+def test_invalid_scale_raises(scale: float) -> None:
     with pytest.raises(ValueError, match="positive and finite"):
         imresize(torch.rand(4, 4), scale)
 
 
-def test_integers_are_refused() -> None:
+def test_integers_raise() -> None:
     with pytest.raises(ValueError, match="floating point"):
         imresize(torch.zeros(4, 4, dtype=torch.uint8), 0.5)
 
@@ -126,7 +126,7 @@ SCALES = st.fractions(Fraction(1, 12), 6, max_denominator=12)
 
 
 def picture(size: tuple[int, ...]) -> torch.Tensor:
-    """Noise, which depends on its size alone."""
+    """Return noise as a function of its size."""
     return torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(math.prod(size)))
 
 
@@ -139,8 +139,8 @@ def test_any_constant_stays_constant(size: tuple[int, int], scale: Fraction, val
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5))
 @settings(max_examples=100)
-def test_size_is_exact_of_any_float(numerator: int, denominator: int, parts: int) -> None:
-    x = torch.empty(parts * denominator, 1, device="meta")  # whole pixels come out, unless rounding adds one
+def test_size_is_exact_for_any_float(numerator: int, denominator: int, parts: int) -> None:
+    x = torch.empty(parts * denominator, 1, device="meta")  # a whole number of pixels, unless rounding adds one
     for scale in (numerator / denominator, 1 / (denominator / numerator)):
         assert imresize(x, scale).shape == (parts * numerator, -(-numerator // denominator))
 
@@ -154,8 +154,8 @@ def test_it_is_linear(size: tuple[int, int], scale: Fraction, a: float, b: float
 
 @given(SIZES, SCALES)
 @settings(max_examples=80)
-def test_it_knows_no_direction(size: tuple[int, int], scale: Fraction) -> None:
-    """Rows are treated as columns are; mirrored pictures are mirrored where no part of a pixel is left over."""
+def test_it_treats_all_directions_alike(size: tuple[int, int], scale: Fraction) -> None:
+    """Transposing commutes with it, and so does mirroring if the output has no fractional pixel."""
     x = picture(size)
     resized = imresize(x, scale)
     torch.testing.assert_close(imresize(x.mT, scale), resized.mT)
@@ -166,8 +166,8 @@ def test_it_knows_no_direction(size: tuple[int, int], scale: Fraction) -> None:
 
 @given(st.integers(0, 30), SCALES)
 @settings(max_examples=80)
-def test_what_moves_in_moves_out(more: int, scale: Fraction) -> None:
-    """By whole pixels of both, but for what is mirrored at the border that they come from."""
+def test_it_commutes_with_shifts(more: int, scale: Fraction) -> None:
+    """Shifts are whole pixels of both sizes; mirrored borders are left out."""
     reach = 2 * max(1, 1 / scale)  # of the kernel, in pixels of the input
     x = picture((math.ceil(2 * reach) + 2 + scale.denominator + more, 3))
     moved, whole = imresize(x[scale.denominator :], scale), imresize(x, scale)[scale.numerator :]
@@ -178,8 +178,8 @@ def test_what_moves_in_moves_out(more: int, scale: Fraction) -> None:
 
 @given(SIZES, st.sampled_from([1, 3, 5, 7]))
 @settings(max_examples=40)
-def test_enlarging_goes_through_the_pixels(size: tuple[int, int], scale: int) -> None:
-    """The middle one of an odd number lies where the pixel does, and keeps its value."""
+def test_enlarging_interpolates_the_pixels(size: tuple[int, int], scale: int) -> None:
+    """With an odd factor, the middle pixel lies on the old one and has its value."""
     x = picture(size)
     torch.testing.assert_close(imresize(x, scale)[scale // 2 :: scale, scale // 2 :: scale], x)
 
@@ -189,5 +189,5 @@ def test_enlarging_goes_through_the_pixels(size: tuple[int, int], scale: int) ->
 def test_enlarging_keeps_ramps(size: int, scale: Fraction, start: float, slope: float) -> None:
     place = (torch.arange(math.ceil(size * scale), dtype=torch.float64) + 0.5) / float(scale) - 0.5
     resized = imresize((start + slope * torch.arange(size, dtype=torch.float64))[:, None], scale)[:, 0]
-    inner = (place >= 1) & (place <= size - 2)  # no mirrored pixel takes part
+    inner = (place >= 1) & (place <= size - 2)  # without mirrored pixels
     torch.testing.assert_close(resized[inner], (start + slope * place)[inner])
