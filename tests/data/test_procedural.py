@@ -19,24 +19,24 @@ from src.data.procedural.scenes import (
     Curve,
     Scene,
     Sheet,
-    affine,
+    affine_matrix,
     build_scene,
+    derive_scene_seed,
     prepare,
-    render,
-    scene_seed,
+    render_frames,
 )
 from src.errors import UserError
 
 
 def textured(size: int = 96, seed: int = 3) -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64(seed))
-    colours = textures.palette(rng)
-    return textures.finish(rng, textures.ground(rng, size, colours))
+    colours = textures.draw_palette(rng)
+    return textures.finish_texture(rng, textures.draw_ground(rng, size, colours))
 
 
 def sliding(speed_x: float, speed_y: float, **kinds: bool) -> Scene:
     """One sheet whose content moves by (speed_x, speed_y) pixels a second."""
-    return Scene(32, 48, [Sheet(textured(), lambda t: affine(0, 1, -speed_x * t, -speed_y * t), **kinds)])
+    return Scene(32, 48, [Sheet(textured(), lambda t: affine_matrix(0, 1, -speed_x * t, -speed_y * t), **kinds)])
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -44,7 +44,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def test_a_seed_is_a_scene() -> None:
-    first, again, other = (torch.stack(list(render(seed, 32, 48, 5))) for seed in (7, 7, 8))
+    first, again, other = (torch.stack(list(render_frames(seed, 32, 48, 5))) for seed in (7, 7, 8))
     assert first.dtype == torch.uint8
     assert first.shape == (5, 32, 48, 3)
     assert torch.equal(first, again)
@@ -52,7 +52,7 @@ def test_a_seed_is_a_scene() -> None:
 
 
 def test_no_scene_has_two_names() -> None:
-    seeds = [scene_seed(s, split, k) for s in (0, 1, 2) for split in SPLITS for k in range(50)]
+    seeds = [derive_scene_seed(s, split, k) for s in (0, 1, 2) for split in SPLITS for k in range(50)]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -66,7 +66,7 @@ def test_a_shift_by_whole_pixels_is_the_shifted_frame() -> None:
 def test_half_a_pixel_is_between() -> None:
     """Bilinear sampling at the middle between two texels gives their mean, so frames half a pixel on are exact too."""
     texture = textured()
-    scene = Scene(32, 48, [Sheet(texture, lambda t: affine(0, 1, t, 0), endless=True)])
+    scene = Scene(32, 48, [Sheet(texture, lambda t: affine_matrix(0, 1, t, 0), endless=True)])
     columns = (np.arange(48) - 24) * 2 + 48  # of the texel left of each pixel's centre
     rows = (np.arange(32) - 16) * 2 + 48
     for texels in (0, 1, 3):
@@ -84,16 +84,16 @@ def test_an_endless_sheet_repeats_and_a_cut_out_ends() -> None:
 
 
 def test_a_quarter_turn_and_a_zoom() -> None:
-    turned = Scene(48, 48, [Sheet(textured(), lambda t: affine(t, 1, 0, 0))])
+    turned = Scene(48, 48, [Sheet(textured(), lambda t: affine_matrix(t, 1, 0, 0))])
     same(turned.frame(np.pi / 2), torch.rot90(turned.frame(0), -1, (0, 1)))
-    grown = Scene(16, 16, [Sheet(np.ones((16, 16, 4)), lambda t: affine(0, 1 / t, 0, 0))])
+    grown = Scene(16, 16, [Sheet(np.ones((16, 16, 4)), lambda t: affine_matrix(0, 1 / t, 0, 0))])
     assert grown.frame(1).sum() == pytest.approx(3 * 8 * 8, rel=1e-3)  # 16 texels are 8 pixels
     assert grown.frame(1.5).sum() == pytest.approx(3 * 12 * 12, rel=0.03)
 
 
 def test_edges_are_coverage() -> None:
     """A square's coverage sums to its area wherever it lies, and grows in proportion as it slides over a pixel."""
-    white = Sheet(np.ones((16, 16, 4)), lambda t: affine(0, 1, -t, 0))
+    white = Sheet(np.ones((16, 16, 4)), lambda t: affine_matrix(0, 1, -t, 0))
     sums = [Scene(16, 16, [white]).frame(t)[..., 0].sum().item() for t in (0, 0.25, 0.5, 0.8)]
     assert sums == pytest.approx([64] * 4, rel=1e-3)
     edge = [Scene(16, 16, [white]).frame(t)[8, 12, 0].item() for t in (0.3, 0.5, 0.7)]
@@ -142,7 +142,7 @@ def test_files_are_whole_and_made_once(tmp_path: Path, caplog: pytest.LogCapture
         stream = video.streams.video[0]
         assert stream.average_rate == 240
         pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(stream)])
-    rendered = np.stack([frame.numpy() for frame in render(scene_seed(5, "train", 1), 32, 48, 9)])
+    rendered = np.stack([frame.numpy() for frame in render_frames(derive_scene_seed(5, "train", 1), 32, 48, 9)])
     assert pictures.shape == rendered.shape
     luma = np.array([0.299, 0.587, 0.114])
     assert np.abs((pictures.astype(float) - rendered) @ luma).mean() < 3
@@ -162,16 +162,16 @@ def test_what_was_cut_off_goes_on(
 ) -> None:
     caplog.set_level(logging.INFO, scenes.__name__)
     arguments = dict(train=2, validate=0, test=0, height=32, width=48, frames=9)
-    whole = scenes.render
+    whole = scenes.render_frames
 
     def pulled(seed, *rest):  # type: ignore[no-untyped-def]
         for k, frame in enumerate(whole(seed, *rest)):
-            if seed == scene_seed(0, "train", 1) and k == 4:
+            if seed == derive_scene_seed(0, "train", 1) and k == 4:
                 raise KeyboardInterrupt
             yield frame
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes, "render", pulled)
+        patch.setattr(scenes, "render_frames", pulled)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, **arguments)
     assert [f.name for f in tmp_path.glob("train/*.mp4")] == ["scene_0000.mp4"]

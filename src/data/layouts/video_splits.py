@@ -77,7 +77,7 @@ def _read_names(path: Path, by_name: dict[str, Clip]) -> list[str]:
     for line in read_list(path):
         name = line if line in by_name else Path(line).with_suffix("").as_posix()
         if name not in by_name:
-            raise UserError(f"{path} lists {line}, which is not among the {len(by_name)} videos beside it")
+            raise UserError(f"{path} lists {line}, not among the {len(by_name)} videos beside it")
         names.append(name)
     if not names:
         raise UserError(f"{path} is empty: list one video a line, or remove it")

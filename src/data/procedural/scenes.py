@@ -1,12 +1,12 @@
 """The built-in high-speed scenes, for a machine with no data set.
 
-A scene is a stack of textured sheets, the farthest first, under one hand-held camera. A sheet's place is a closed form
-of real time, so a scene can be seen at any moment, between its frames too, and its motion is known exactly. Textures
-are drawn once, at two texels a pixel and already through the pixel's aperture, so that sampling them bilinearly gives
-clean frames wherever a sheet lies; edges are coverage values, never steps.
+A scene is a stack of textured sheets, the farthest first, under one hand-held camera. The position of a sheet is a
+closed form of real time: a scene can be rendered at any moment, and its motion is known exactly. Textures are drawn
+once, with two texels per pixel and prefiltered by the pixel's aperture, so that bilinear sampling is free of aliasing
+at any position. Edges are coverage values, never steps.
 
-Everything is drawn from one seed (numpy's PCG64). One kind of machine gives the same pixels each time; another kind may
-round a few of them to the neighbouring grey value.
+All draws come from one seed (numpy's PCG64). The pixels are reproducible on one type of machine; another type may round
+a few of them to the neighbouring grey value.
 """
 
 from __future__ import annotations
@@ -31,28 +31,36 @@ from src.atomic import atomic_write
 from src.data.procedural.textures import (
     Array,
     Rng,
-    bricks,
-    cells,
-    facade,
-    finish,
-    foliage,
-    ground,
-    leaves,
-    over,
-    page,
-    palette,
-    plate,
-    region,
-    weave,
+    cover_rectangle,
+    divide_into_cells,
+    draw_bricks,
+    draw_facade,
+    draw_foliage,
+    draw_ground,
+    draw_islands,
+    draw_leaves,
+    draw_page,
+    draw_palette,
+    draw_weave,
+    finish_texture,
+    paint,
 )
 from src.errors import UserError
 from src.video.writer import VideoWriter
 
-DENSITY = 2  # texels a pixel
-TEMPO = 30.0  # speeds below are in pixels per frame at this rate, the rate at which the scenes are watched
-TEXTURES = (ground, ground, weave, bricks, facade, page, foliage)  # covers of sheets; ground comes most often
+DENSITY = 2  # texels per pixel
+TEMPO = 30.0  # frame rate of the speeds below, in pixels per frame; that of playback
+TEXTURES = (  # of sheets; ground is the most frequent
+    draw_ground,
+    draw_ground,
+    draw_weave,
+    draw_bricks,
+    draw_facade,
+    draw_page,
+    draw_foliage,
+)
 SPLITS = ("train", "val", "test")
-VERSION = 1  # of what the scenes show; a folder of another version is not taken for this one
+VERSION = 1  # of the content of the scenes; folders of another version are refused
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +82,19 @@ class Curve:
 
     @property
     def swing(self) -> float:
-        """The farthest that the waves carry it."""
+        """Largest deflection by the waves."""
         return sum(abs(a) for a, _, _ in self.waves)
 
 
-def affine(angle: float, scale: float, x: float, y: float) -> Array:
-    """The 2x3 matrix that turns and scales the picture's pixels, then moves them by (x, y)."""
+def affine_matrix(angle: float, scale: float, x: float, y: float) -> Array:
+    """Return the 2x3 matrix that rotates and scales the picture's pixels, then moves them by (x, y)."""
     c, s = scale * math.cos(angle), scale * math.sin(angle)
     return np.array([[c, s, x], [-s, c, y]])
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A panning, turning, zooming camera. Zooms are logarithms; angles are radians; positions are pixels."""
+    """A panning, rotating, zooming camera. Zooms are logarithms, angles radians, positions pixels."""
 
     x: Curve
     y: Curve
@@ -94,17 +102,17 @@ class Camera:
     zoom: Curve
 
     def view(self, t: float, nearness: float = 1.0) -> Array:
-        """Where the picture's pixels lie on a plane; what is near moves and grows more than what is far."""
+        """Return the matrix from picture pixels to a plane; near planes move and grow more than far ones."""
         zoom = math.exp(-self.zoom(t) * nearness)
-        return affine(self.turn(t), zoom, nearness * self.x(t), nearness * self.y(t))
+        return affine_matrix(self.turn(t), zoom, nearness * self.x(t), nearness * self.y(t))
 
 
 @dataclass(frozen=True)
 class Body:
-    """A thing that moves and turns on its own in a plane, seen by a camera.
+    """An object that moves and rotates within a plane, seen by a camera.
 
-    The plane repeats every ``room`` = (width, height) pixels, which is more than the camera can see of it at once, so a
-    body that leaves on one side comes back on another and a scene may last as long as one likes.
+    The plane repeats every ``room`` = (width, height) pixels, more than the camera sees at once. A body that leaves on
+    one side returns on another, so a scene has no end.
     """
 
     camera: Camera
@@ -118,32 +126,32 @@ class Body:
         view = self.camera.view(t, self.nearness)
         for axis, (own, room) in enumerate(zip((self.x(t), self.y(t)), self.room, strict=True)):
             view[axis, 2] = (view[axis, 2] - own + room / 2) % room - room / 2
-        return affine(self.turn(t), 1.0, 0.0, 0.0)[:, :2] @ view
+        return affine_matrix(self.turn(t), 1.0, 0.0, 0.0)[:, :2] @ view
 
 
-# --- What is seen ---
+# --- Sheets ---
 
 
 class Sheet:
     """A textured plane or cut-out.
 
     Args:
-        texture: float (h, w, 4), colour multiplied by coverage, then coverage, in [0, 1], ``DENSITY`` texels a pixel.
-        motion: for a time in seconds, the 2x3 matrix from picture pixels (x, y, 1), measured from the picture's centre,
-            to sheet pixels, measured from the texture's centre.
-        endless: whether the texture repeats for ever; otherwise there is nothing beyond it.
+        texture: float (h, w, 4), colour multiplied by coverage, then coverage, in [0, 1], ``DENSITY`` texels per pixel.
+        motion: function from a time in seconds to the 2x3 matrix from picture pixels (x, y, 1), relative to the
+            picture's centre, to sheet pixels, relative to the texture's centre.
+        endless: repeat the texture without end; otherwise there is nothing beyond it.
     """
 
     def __init__(self, texture: Array, motion: Callable[[float], Array], endless: bool = False) -> None:
         self.height, self.width = texture.shape[:2]
-        border = ((1, 1), (1, 1), (0, 0))  # what bilinear sampling needs beyond the outermost texel centres
+        border = ((1, 1), (1, 1), (0, 0))  # for bilinear sampling beyond the outermost texel centres
         padded = np.pad(texture, border, mode="wrap" if endless else "constant")
         self.texture = torch.from_numpy(padded.astype(np.float32)).permute(2, 0, 1)[None].contiguous()
         self.motion = motion
         self.endless = endless
 
     def draw(self, picture: Array, t: float) -> None:
-        """Lays the sheet over ``picture``, float (3, H, W), as it is at ``t`` seconds."""
+        """Blend the sheet at ``t`` seconds over ``picture``, float (3, H, W), in place."""
         height, width = picture.shape[1:]
         place = np.asarray(self.motion(t), dtype=np.float64)
         top, bottom, left, right = (0, height, 0, width) if self.endless else self._box(place, height, width)
@@ -165,7 +173,7 @@ class Sheet:
         part += seen[:3]
 
     def _box(self, place: Array, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, bottom, left and right of the pixels that the texture can touch."""
+        """Return top, bottom, left and right of the pixels that the texture can cover."""
         w, h = self.width / DENSITY / 2 + 1, self.height / DENSITY / 2 + 1
         corners = np.array([[-w, w, -w, w], [-h, -h, h, h]]) - place[:, 2:]
         x, y = np.linalg.solve(place[:, :2], corners) + np.array([[width / 2], [height / 2]])
@@ -182,7 +190,7 @@ class Scene:
     sheets: Sequence[Sheet]
 
     def frame(self, t: Fraction | float) -> torch.Tensor:
-        """The picture at ``t`` seconds: float32 (H, W, 3) RGB in [0, 1]."""
+        """Render the picture at ``t`` seconds: float32 (H, W, 3) RGB in [0, 1]."""
         picture = np.zeros((3, self.height, self.width), np.float32)
         for sheet in self.sheets:
             sheet.draw(picture, float(t))
@@ -192,56 +200,59 @@ class Scene:
 # --- Scenes ---
 
 
-def waves(rng: Rng, speed: float, low: float, high: float) -> tuple[tuple[float, float, float], ...]:
-    """Two waves of frequencies between ``low`` and ``high`` hertz that together reach about ``speed`` a second."""
+def draw_waves(rng: Rng, speed: float, low: float, high: float) -> tuple[tuple[float, float, float], ...]:
+    """Draw two waves with frequencies between ``low`` and ``high`` hertz and a joint peak speed of about ``speed``."""
     return tuple((speed / 2 / (2 * math.pi * f), f, rng.random()) for f in rng.uniform(low, high, 2))
 
 
-def handheld(rng: Rng, pace: float) -> Camera:
-    """A camera that pans at about ``pace`` pixels a second, swings, turns, zooms and shakes."""
+def draw_camera(rng: Rng, pace: float) -> Camera:
+    """Draw a hand-held camera that pans at about ``pace`` pixels per second, swings, rotates, zooms and shakes."""
     course, drift = rng.uniform(0, 2 * math.pi), pace * rng.uniform(0.2, 2.2)
     x, y = (
         Curve(
             rng.uniform(-1000, 1000),
             drift * along,
-            waves(rng, pace * rng.uniform(0.2, 1.5), 0.15, 0.8) + waves(rng, TEMPO * rng.uniform(0, 0.6), 3, 9),
+            draw_waves(rng, pace * rng.uniform(0.2, 1.5), 0.15, 0.8)
+            + draw_waves(rng, TEMPO * rng.uniform(0, 0.6), 3, 9),
         )
         for along in (math.cos(course), 0.6 * math.sin(course))
     )
-    turn = waves(rng, rng.uniform(0, 0.3), 0.15, 0.5) + waves(rng, rng.uniform(0, 0.03), 3, 9)
-    return Camera(x, y, Curve(waves=turn), Curve(waves=waves(rng, rng.uniform(0, 0.35), 0.15, 0.5)))
+    turn = draw_waves(rng, rng.uniform(0, 0.3), 0.15, 0.5) + draw_waves(rng, rng.uniform(0, 0.03), 3, 9)
+    return Camera(x, y, Curve(waves=turn), Curve(waves=draw_waves(rng, rng.uniform(0, 0.35), 0.15, 0.5)))
 
 
-def backdrop(rng: Rng, size: int, colours: Array) -> Array:
-    """One texture with islands of two others."""
+def draw_backdrop(rng: Rng, size: int, colours: Array) -> Array:
+    """Draw one texture with islands of two others."""
     first, *others = rng.permutation(len(TEXTURES))[:3]
     canvas = TEXTURES[first](rng, size, colours)
     for other in others:
-        over(canvas, TEXTURES[other](rng, size, palette(rng)), region(rng, size, rng.uniform(0.1, 0.35)))
-    return finish(rng, canvas)
+        paint(canvas, TEXTURES[other](rng, size, draw_palette(rng)), draw_islands(rng, size, rng.uniform(0.1, 0.35)))
+    return finish_texture(rng, canvas)
 
 
-def screen(rng: Rng, size: int, share: float) -> Array:
-    """Something to look past, over about ``share`` of the plane: leaves, a fence, or islands of a texture."""
-    colours, kind = palette(rng), rng.random()
+def draw_screen(rng: Rng, size: int, share: float) -> Array:
+    """Draw an occluder over about ``share`` of the plane: leaves, a fence, or islands of a texture."""
+    colours, kind = draw_palette(rng), rng.random()
     if kind < 0.25:
-        green = leaves(rng, size, colours, share * 1.3)
+        green = draw_leaves(rng, size, colours, share * 1.3)
         cover = green[..., 3]
-        return finish(rng, green[..., :3] / np.maximum(cover, 1e-6)[..., None], cover)
+        return finish_texture(rng, green[..., :3] / np.maximum(cover, 1e-6)[..., None], cover)
     colour = TEXTURES[rng.integers(len(TEXTURES))](rng, size, colours)
     if kind < 0.45:
         columns = max(2, round(size / rng.uniform(120, 400)))
-        _, _, y, x = cells(size, columns, columns)
+        _, _, y, x = divide_into_cells(size, columns, columns)
         bar = share * size / columns / 4
-        return finish(rng, colour, np.maximum(plate(y, 0 * x, bar, 1), plate(0 * y, x, 1, bar)))
-    return finish(rng, colour, region(rng, size, share))
+        return finish_texture(
+            rng, colour, np.maximum(cover_rectangle(y, 0 * x, bar, 1), cover_rectangle(0 * y, x, 1, bar))
+        )
+    return finish_texture(rng, colour, draw_islands(rng, size, share))
 
 
-def cutout(rng: Rng, size: int) -> Array:
-    """A disc, ring, wheel, star, polygon, blob or plate of its own texture."""
+def draw_cutout(rng: Rng, size: int) -> Array:
+    """Draw a textured disc, ring, wheel, star, polygon, blob or rectangle."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) - (size - 1) / 2
     r, angle, reach, corners = np.hypot(y, x), np.arctan2(y, x), size / 2 - 3, int(rng.integers(3, 9))
-    sector = abs(angle % (2 * math.pi / corners) - math.pi / corners)  # 0 at a corner's or spoke's middle line
+    sector = abs(angle % (2 * math.pi / corners) - math.pi / corners)  # 0 at the middle line of a corner or spoke
     kind = rng.integers(5)
     if kind == 0:  # disc or ring
         inside = np.minimum(reach - r, r - reach * rng.choice([-1.0, 0.6]))
@@ -257,62 +268,62 @@ def cutout(rng: Rng, size: int) -> Array:
         inside = reach * (0.82 + 0.17 * np.sin(corners // 2 * angle)) - r
     else:  # plate
         inside = np.minimum(reach * rng.uniform(0.3, 0.7) - abs(y), reach * 0.9 - abs(x))
-    colour = TEXTURES[rng.integers(len(TEXTURES))](rng, size, palette(rng))
-    return finish(rng, colour * np.clip(inside / 6, 0.35, 1)[..., None], np.clip(inside + 0.5, 0, 1))
+    colour = TEXTURES[rng.integers(len(TEXTURES))](rng, size, draw_palette(rng))
+    return finish_texture(rng, colour * np.clip(inside / 6, 0.35, 1)[..., None], np.clip(inside + 0.5, 0, 1))
 
 
 def build_scene(seed: int, height: int, width: int) -> Scene:
-    """The scene that ``seed`` stands for, in pictures of ``height`` x ``width`` pixels.
+    """Draw the scene of ``seed``, in pictures of ``height`` x ``width`` pixels.
 
-    Between frames at 30 Hz most of it moves by 0 to 8 pixels, whatever the picture's size, and some by 16.
+    Between frames at 30 Hz most of it moves by 0 to 8 pixels at any picture size, and some by 16.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     size = min(2048, 64 * math.ceil(DENSITY * 1.2 * max(height, width) / 64))
     pace = TEMPO * rng.choice([1.6, 3.0, 4.8])
-    camera, nearness = handheld(rng, pace), rng.uniform(0.35, 0.6)
+    camera, nearness = draw_camera(rng, pace), rng.uniform(0.35, 0.6)
 
-    def bodies(count: int) -> Iterator[Sheet]:
+    def draw_bodies(count: int) -> Iterator[Sheet]:
         for _ in range(count):
             radius = max(6.0, height * 0.05 * 5 ** rng.random())
             half, angle = np.array([width, height]) / 2, camera.turn.swing
             seen = (half + angle * half[::-1]) * math.exp(camera.zoom.swing * nearness) + radius * 1.5
             course, own = rng.uniform(0, 2 * math.pi), pace * rng.uniform(0.2, 3.0)
             x, y = (
-                Curve(rng.uniform(0, 4000), own * along, waves(rng, pace * rng.uniform(0, 1.5), 0.2, 1.2))
+                Curve(rng.uniform(0, 4000), own * along, draw_waves(rng, pace * rng.uniform(0, 1.5), 0.2, 1.2))
                 for along in (math.cos(course), math.sin(course))
             )
-            spin = Curve(rng.uniform(0, 6), rng.normal(0, 0.8), waves(rng, rng.uniform(0, 1.0), 0.2, 1.0))
+            spin = Curve(rng.uniform(0, 6), rng.normal(0, 0.8), draw_waves(rng, rng.uniform(0, 1.0), 0.2, 1.0))
             motion = Body(camera, nearness, x, y, spin, (2 * seen[0], 2 * seen[1]))
-            yield Sheet(cutout(rng, 2 * round(DENSITY * radius)), motion)
+            yield Sheet(draw_cutout(rng, 2 * round(DENSITY * radius)), motion)
 
-    sheets = [Sheet(backdrop(rng, size, palette(rng)), partial(camera.view, nearness=nearness), endless=True)]
+    sheets = [Sheet(draw_backdrop(rng, size, draw_palette(rng)), partial(camera.view, nearness=nearness), endless=True)]
     for nearer, share, count in ((1.5, rng.uniform(0.2, 0.45), 6), (1.6, rng.uniform(0.05, 0.25), 6)):
-        sheets += bodies(count)
+        sheets += draw_bodies(count)
         nearness *= nearer
         if rng.random() < 0.7:
-            sheets.append(Sheet(screen(rng, size, share), partial(camera.view, nearness=nearness), endless=True))
-    sheets += bodies(1)
+            sheets.append(Sheet(draw_screen(rng, size, share), partial(camera.view, nearness=nearness), endless=True))
+    sheets += draw_bodies(1)
     return Scene(height, width, sheets)
 
 
 # --- Files ---
 
 
-def render(seed: int, height: int, width: int, frames: int, fps: int = 240) -> Iterator[torch.Tensor]:
-    """The frames of scene ``seed`` at times k / fps: uint8 (H, W, 3) RGB."""
+def render_frames(seed: int, height: int, width: int, frames: int, fps: int = 240) -> Iterator[torch.Tensor]:
+    """Yield the frames of scene ``seed`` at times k / fps: uint8 (H, W, 3) RGB."""
     scene = build_scene(seed, height, width)
 
     def frame(k: int) -> torch.Tensor:
         return torch.from_numpy(np.rint(scene.frame(Fraction(k, fps)).numpy() * 255).astype(np.uint8))
 
     workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:  # one core each: a picture is too small to be shared out
+    with ThreadPoolExecutor(workers) as pool:  # one picture per core: too small to divide
         for start in range(0, frames, 4 * workers):
             yield from pool.map(frame, range(start, min(frames, start + 4 * workers)))
 
 
-def scene_seed(seed: int, split: str, index: int) -> int:
-    """The seed of one scene of a data set; no two scenes of any data sets share one."""
+def derive_scene_seed(seed: int, split: str, index: int) -> int:
+    """Return the seed of one scene, unique over all scenes of all data sets."""
     return (seed << 34) | (SPLITS.index(split) << 32) | index
 
 
@@ -328,49 +339,49 @@ def prepare(
     seed: int = 0,
     log: Callable[[str], None] = logger.info,
 ) -> None:
-    """Writes ``root``/{train,val,test}/scene_0000.mp4 and so on: as many scenes as asked for, none in two splits.
+    """Write the scenes ``root``/{train,val,test}/scene_0000.mp4 and so on, all different.
 
-    A scene appears when it is whole. What was cut off goes on where it stopped; what is there already is left alone.
+    A file appears when it is complete. An interrupted call is resumed; existing scenes are kept.
 
     Args:
-        root: folder of the data set; ``procedural.json`` in it says what it was made of.
+        root: folder of the data set; ``procedural.json`` in it records these options.
         train, validate, test: number of scenes in each split.
         height, width: even numbers of pixels.
-        log: is given a line about each scene as it is begun.
+        log: called with a line about each scene before it is rendered.
 
     Raises:
-        UserError: the folder holds other scenes than those asked for, or videos of another origin.
+        UserError: the folder holds other scenes, or videos of another origin.
     """
     root, counts = Path(root), dict(zip(SPLITS, (train, validate, test), strict=True))
     if height % 2 or width % 2 or min(height, width) < 16 or min(frames, fps) < 1 or min(seed, *counts.values()) < 0:
         raise UserError(
-            f"Scenes of {height}x{width} pixels, {frames} frames, {fps} fps, seed {seed} and {counts} cannot be "
-            "made: sizes must be even and at least 16, frames and fps at least 1, seed and counts not negative."
+            f"Cannot render scenes of {height}x{width} pixels, {frames} frames, {fps} fps, seed {seed} and {counts}: "
+            "sizes must be even and at least 16, frames and fps at least 1, seed and counts not negative."
         )
-    wanted = dict(version=VERSION, **counts, height=height, width=width, frames=frames, fps=fps, seed=seed)
+    options = dict(version=VERSION, **counts, height=height, width=width, frames=frames, fps=fps, seed=seed)
     record = root / "procedural.json"
-    occupied = root.is_file() or any(root.glob("*/*"))  # before the record: another process may just have written that
+    occupied = root.is_file() or any(root.glob("*/*"))  # before the record, since another process may write it now
     if not record.exists():
         if occupied:
-            raise UserError(f"{root} holds something else than built-in scenes: name an empty folder for them.")
+            raise UserError(f"{root} holds other files than built-in scenes: set data.root to an empty folder.")
         with atomic_write(record) as stream:
-            stream.write(json.dumps(wanted, indent=2) + "\n")
+            stream.write(json.dumps(options, indent=2) + "\n")
     try:
-        found: dict[str, Any] = dict(json.loads(record.read_text()))
+        recorded: dict[str, Any] = dict(json.loads(record.read_text()))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{record} cannot be read: delete its folder and prepare the scenes anew.") from error
-    if found != wanted:
-        differing = [k for k in wanted | found if wanted.get(k) != found.get(k)]
-        told = ", ".join(f"{k} {found.get(k)} instead of {wanted.get(k)}" for k in differing)
-        raise UserError(f"{root} holds other built-in scenes ({told}): delete it or name another folder.")
+        raise UserError(f"{record} cannot be read: delete its folder to render the scenes again.") from error
+    if recorded != options:
+        names = [name for name in options | recorded if options.get(name) != recorded.get(name)]
+        differences = ", ".join(f"{name} {recorded.get(name)} instead of {options.get(name)}" for name in names)
+        raise UserError(f"{root} holds other built-in scenes ({differences}): delete it or set another data.root.")
     scenes = [(s, k, root / s / f"scene_{k:04d}.mp4") for s in SPLITS for k in range(counts[s])]
     for split, index, path in scenes:
         if path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
         log(f"rendering {split} scene {index + 1} of {counts[split]}: {path}")
-        # Constant rate factor 12 keeps the texture (38 dB on luma) in a tenth of what lossless takes. What the codec
-        # does change harms nothing: the frames as they are read back are the truth that is learnt from.
+        # Constant rate factor 12 preserves the texture (38 dB on luma) at a tenth of the size of lossless. Coding
+        # errors do no harm: the decoded frames are the ground truth.
         with VideoWriter(path, Fraction(fps), codec="h264", quality=12, preset="medium") as video:
-            for picture in render(scene_seed(seed, split, index), height, width, frames, fps):
+            for picture in render_frames(derive_scene_seed(seed, split, index), height, width, frames, fps):
                 video.write(picture)
