@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from rich.table import Table
 
 from src.atomic import atomic_write
+from src.engine.options import InferenceOptions, is_whole
 from src.errors import UserError
 from src.metrics import (
     PEAK,
@@ -30,68 +32,51 @@ from src.metrics import (
     summarise,
 )
 
-ENSEMBLES = (1, 2, 4, 8)  # parts of the eight flips and turns of a picture
-
 
 @dataclass(frozen=True)
-class Protocol:
-    """How frames are scored.
+class Protocol(InferenceOptions):
+    """The rules of a score: how the network runs (:class:`src.engine.options.InferenceOptions`), and what counts.
 
     Args:
-        name: what it is called, as ``protocol=<name>`` on the command line.
+        name: as ``protocol=<name>`` on the command line.
         channel: ``rgb``, all three channels together, or ``y``, BT.601 limited-range luma.
         crop: pixels of each border of a frame that do not count.
         skip: frames at the beginning and at the end of each clip that do not count.
-        clip_length: output frames of one pass of the network; None is the network's own window.
-        padding: input frames on either side of those of a pass that are only looked at; None is the network's own.
-        edges: what networks see before the first and behind the last frame of a clip: that frame again (``replicate``)
-            or the clip mirrored in it (``reflect``).
-        ensemble: flipped and turned copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
-        factor: output frames for each input frame, for networks that may be applied to their own output again and
-            again: what comes of each time is scored. None is once.
-        input_scale: whether frames that lie on input frames are scored once more at the size of the input.
+        input_scale: whether frames at input times are scored once more at the size of the input.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
-        precision: what networks compute in under autocast, ``32``, ``bf16`` or ``16``; scores themselves never do.
+
+    With a ``factor``, the output of each application of the network is scored.
 
     Raises:
-        UserError: a value is not one of those.
+        UserError: a value is none of those.
     """
 
     name: str
     channel: Literal["rgb", "y"] = "rgb"
-    crop: int = 0
+    crop: Annotated[int, Ge(0)] = 0
     skip: tuple[int, int] = (0, 0)
-    clip_length: int | None = None
-    padding: int | None = None
-    edges: Literal["replicate", "reflect"] = "replicate"
-    ensemble: int = 1
-    factor: int | None = None
     input_scale: bool = False
     frames: Literal["all", "centre"] = "all"
-    precision: Literal["32", "bf16", "16"] = "32"
 
     def __post_init__(self) -> None:
         if isinstance(self.skip, Sequence):
-            object.__setattr__(self, "skip", tuple(self.skip))  # a configuration gives a list
-        object.__setattr__(self, "precision", str(self.precision))  # or a number
-        for holds, field, allowed in (
-            (self.channel in ("rgb", "y"), "channel", "rgb or y"),
-            (_whole(self.crop, 0), "crop", "a number of pixels, 0 or more"),
-            (_pair(self.skip), "skip", "two numbers of frames, 0 or more"),
-            (self.clip_length is None or _whole(self.clip_length, 1), "clip_length", "a number of frames, or null"),
-            (self.padding is None or _whole(self.padding, 0), "padding", "a number of frames, 0 or more, or null"),
-            (self.edges in ("replicate", "reflect"), "edges", "replicate or reflect"),
-            (self.ensemble in ENSEMBLES, "ensemble", "1, 2, 4 or 8"),
-            (self.factor is None or _whole(self.factor, 2), "factor", "a number of frames, 2 or more, or null"),
-            (self.factor is None or self.ensemble == 1, "ensemble", "1 where there is a factor"),
-            (isinstance(self.input_scale, bool), "input_scale", "true or false"),
-            (self.frames in ("all", "centre"), "frames", "all or centre"),
-            (self.precision in ("32", "bf16", "16"), "precision", "32, bf16 or 16"),
-            (self.frames == "all" or self.skip == (0, 0), "skip", "[0, 0] where only the centre frame counts"),
-        ):
-            if not holds:
-                given = getattr(self, field)
-                raise UserError(f"The protocol {self.name} has {field}={given!r}: it must be {allowed}.")
+            object.__setattr__(self, "skip", tuple(self.skip))  # a configuration has lists
+        super().__post_init__()
+
+    def _rules(self) -> list[tuple[str, bool, str]]:
+        skipping = self.skip != (0, 0)
+        return [
+            ("channel", self.channel in ("rgb", "y"), "rgb or y"),
+            ("crop", is_whole(self.crop, 0), "a number of pixels, 0 or more"),
+            ("skip", _is_pair(self.skip), "two numbers of frames, 0 or more"),
+            ("input_scale", isinstance(self.input_scale, bool), "true or false"),
+            ("frames", self.frames in ("all", "centre"), "all or centre"),
+            ("skip", self.frames == "all" or not skipping, "[0, 0] where only the centre frame counts"),
+            *super()._rules(),
+        ]
+
+    def _sentence(self, name: str, expected: str) -> str:
+        return f"The protocol {self.name} has {name}={getattr(self, name)!r}: it must be {expected}."
 
     @property
     def luma(self) -> bool:
@@ -124,6 +109,9 @@ class Protocol:
             "crop": self.crop,
             "frames": self.frames,
             "precision": self.precision,
+            "tile": self.tile,
+            "overlap": self.overlap,
+            "context": self.context,
             "skip": list(self.skip),
             "clip_length": self.clip_length,
             "padding": self.padding,
@@ -304,12 +292,8 @@ def _entry(frame: FrameScore) -> dict[str, float | None]:
     return {**measured, "time": float(frame.time)}
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(_whole(number, 0) for number in value)
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(is_whole(number, 0) for number in value)
 
 
 def _plain(value: Any) -> Any:

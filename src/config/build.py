@@ -22,6 +22,7 @@ from torch import nn
 from src.checkpoints import load
 from src.config.composition import plain
 from src.config.suggestions import closest
+from src.engine.cascade import Cascade
 from src.errors import UserError
 from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention
@@ -46,7 +47,7 @@ def start_network(config: DictConfig) -> nn.Module:
     if config.checkpoint:
         own, source = network.state_dict(), load(config.checkpoint)
         given = source.state_dict()
-        if hasattr(network, "stages") and not hasattr(source, "stages"):  # one network for the first of several
+        if isinstance(network, Cascade) and not isinstance(source, Cascade):  # one network for the first of several
             first = next(iter(network.stages))
             given = {f"stages.{first}.{name}": weight for name, weight in given.items()}
         other = [name for name in given if name not in own or own[name].shape != given[name].shape]

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
 from src.geometry import Geometry
+from src.nn.video_network import VideoNetwork, as_video_network
 
 
-class Cascade(nn.Module):
+class Cascade(VideoNetwork):
     """(B, T, 3, H, W) to (B, T', 3, s*H, s*W), T the frames that the last stage's windows take.
 
     Over a whole video :func:`src.engine.stream` runs stage behind stage, so that none restores a frame twice.
@@ -33,21 +33,26 @@ class Cascade(nn.Module):
         super().__init__()
         self.stages = nn.ModuleDict(dict(stages))
         self.frozen = frozen
-        geometries: list[Any] = [stage.geometry for stage in self.stages.values()]
-        self.geometry: Geometry = reduce(Geometry.then, geometries)
+        self.geometry = reduce(Geometry.then, [stage.geometry for stage in self.networks])
+        self.tile_overlap = max(stage.tile_overlap for stage in self.networks)
         for stage in list(self.stages.values())[:frozen]:
             stage.requires_grad_(False)
 
+    @property
+    def networks(self) -> list[VideoNetwork]:
+        """The stages in order."""
+        return [as_video_network(stage) for stage in self.stages.values()]
+
     def forward(self, clip: Tensor) -> Tensor:
-        for number, stage in enumerate(self.stages.values()):
+        for number, stage in enumerate(self.networks):
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
                 clip = torch.cat(list(_slide(stage, clip)), dim=1)
         return clip[:, : len(self.geometry.times)]
 
 
-def _slide(stage: nn.Module, clip: Tensor) -> Iterator[Tensor]:
+def _slide(stage: VideoNetwork, clip: Tensor) -> Iterator[Tensor]:
     """A stage's output frames, (B, n, 3, s*H, s*W) at a time, of every window that lies within the clip."""
-    geometry: Geometry = stage.geometry  # type: ignore[assignment]
+    geometry = stage.geometry
     last: Fraction | None = None
     for start in range(0, clip.shape[1] - geometry.window + 1, geometry.stride):
         restored = stage(clip[:, start : start + geometry.window])
@@ -69,7 +74,7 @@ def apply_recursively(network: nn.Module, factor: int | None) -> nn.Module:
     if factor is None:
         return network
     try:
-        rounds = network.geometry.rounds(factor)  # type: ignore[union-attr, operator]
+        rounds = as_video_network(network).geometry.rounds(factor)
     except ValueError as error:
         raise UserError(f"factor={factor} does not suit this network: {error}.") from error
     return Cascade(stages={f"round{number}": network for number in range(rounds)})

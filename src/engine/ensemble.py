@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from src.nn.video_network import VideoNetwork, as_video_network
+
 FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, transposed)
     1: [(False, False, False)],
     2: [(False, False, False), (True, False, False)],
@@ -13,7 +15,7 @@ FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, tra
 }
 
 
-class Ensemble(nn.Module):
+class Ensemble(VideoNetwork):
     """Runs a network on flipped and transposed copies of a clip, turns the results back, and averages them.
 
     (B, T, C, H, W) to what the network makes of it. On an accelerator copies of one shape are one batch, split where
@@ -29,7 +31,7 @@ class Ensemble(nn.Module):
         if copies not in FLIPS:
             raise ValueError(f"copies must be one of {list(FLIPS)}, got {copies}")
         self.network, self.copies = network, copies
-        self.geometry = network.geometry
+        self.geometry = as_video_network(network).geometry
 
     def forward(self, clip: Tensor) -> Tensor:
         total: Tensor | float = 0.0

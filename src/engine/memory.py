@@ -1,4 +1,4 @@
-"""What a pass of a network takes in memory, computed without doing it."""
+"""Predict the memory of a pass without running it, and choose passes and tiles that fit."""
 
 from __future__ import annotations
 
@@ -8,47 +8,115 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from src.engine.options import InferenceOptions
+from src.engine.stream import passes
+from src.engine.tiles import GRID, smaller
+from src.errors import UserError
+from src.nn.video_network import as_video_network
 from src.ops.allocator import give_freed_memory_back
 
-WORKSPACE = 2.0  # what a pass takes over the tensors that can be seen: measured on the CPU, 1.1 to 1.9
-ENOUGH = 20  # frames for each frame of padding: more frames a pass would save less than a tenth
+WORKSPACE = 2.0  # memory of a pass over that of its visible tensors: measured on the CPU, 1.1 to 1.9
+ENOUGH = 20  # frames for each frame of padding: longer passes would save less than a tenth
+Options = TypeVar("Options", bound=InferenceOptions)
+
+
+def fit_to_memory(
+    network: nn.Module,
+    options: Options,
+    size: tuple[int, int],
+    device: torch.device,
+    *,
+    memory: int | None = None,
+    length: int | None = None,
+) -> Options:
+    """Resolve the options that depend on memory or on the network: tile, overlap, clip length, padding, context.
+
+    Args:
+        network: as :func:`src.engine.stream.stream` accepts it.
+        options: ``tile=None`` becomes the largest tile that fits (0: whole frames), ``clip_length=auto`` the longest
+            pass; ``padding`` and ``context`` are left out for networks without a use for them.
+        size: ``(H, W)`` of the input frames.
+        device: of the network.
+        memory: bytes that a pass may take; None: half of the free memory.
+        length: input frames of the video, so that passes are of about equal length.
+
+    Raises:
+        UserError: tiles of the given size would consist of overlap alone.
+    """
+    contract = as_video_network(network)
+    overlap = contract.tile_overlap if options.overlap is None else options.overlap
+    if options.tile and options.tile < overlap + GRID:
+        raise UserError(f"tile={options.tile} is too small: it must be at least {GRID} more than overlap={overlap}.")
+    padded, geometry = contract.temporal_padding is not None, contract.geometry
+    recurrent = geometry.elastic and geometry.window > 1 and not padded
+    options = replace(
+        options,
+        overlap=overlap,
+        padding=options.padding if padded else None,
+        context=options.context if recurrent else 0,
+    )
+    if options.tile is not None and options.clip_length != "auto":
+        return options
+    memory = memory or free(device) // 2
+    if options.tile is None:
+        options = replace(options, tile=_fitting_tile(contract, size, overlap, memory) or 0)
+    if options.clip_length == "auto":
+        height, width = (min(side, options.tile or side) for side in size)
+        fitting = frames_within(contract, height, width, memory, options.padding) if padded else None
+        options = replace(options, clip_length=fitting)
+        if padded and length is not None:
+            options = replace(options, clip_length=len(passes(contract, options, length).times))
+    return options
+
+
+def _fitting_tile(network: nn.Module, size: tuple[int, int], overlap: int, memory: int) -> int | None:
+    """The side of the largest tiles that a pass restores within ``memory`` bytes; None: whole frames."""
+    padded = as_video_network(network).temporal_padding is not None
+    geometry = passes(network, InferenceOptions(clip_length=1 if padded else None))
+    tile: int | None = None
+    while True:
+        height, width = (min(length, tile or length) for length in size)
+        if WORKSPACE * peak(network, (1, geometry.window, 3, height, width)) <= memory:
+            return tile
+        if (less := smaller(size, tile, overlap)) is None:
+            return tile
+        tile = less
 
 
 def frames_within(network: nn.Module, height: int, width: int, memory: int, padding: int | None = None) -> int:
-    """How many frames to restore in one pass.
+    """Return the number of frames to restore in one pass: as many as fit, at least 1, at most as pay.
 
     Args:
-        network: one whose passes may have any length and share their padding in time.
+        network: one with a temporal padding.
         height, width: of its input.
         memory: bytes that a pass may take.
-        padding: input frames on either side of those; by default the network's own.
-
-    Returns:
-        As many as fit, at least 1; no more than are worth it.
+        padding: input frames on either side; None: the network's own.
     """
-    around: int = network.padding if padding is None else padding  # type: ignore[assignment]
+    around = as_video_network(network).temporal_padding if padding is None else padding
+    assert around is not None
 
-    def takes(frames: int) -> int:
+    def memory_of(frames: int) -> int:
         return int(WORKSPACE * peak(network, (1, frames + 2 * around, 3, height, width), padding=around))
 
     choices = range(1, ENOUGH * max(1, around) + 1)
-    return max(1, bisect_right(choices, memory, key=takes))
+    return max(1, bisect_right(choices, memory, key=memory_of))
 
 
 def free(device: torch.device) -> int:
-    """Bytes of the device's memory that may be had, within what a container is given."""
+    """Return the free bytes of the device's memory, within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     give_freed_memory_back()
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]  # where the system says no more
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]  # the only figure on some systems
     with suppress(OSError, IndexError):
         limits = [int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024]
     group = Path("/sys/fs/cgroup")
@@ -58,7 +126,7 @@ def free(device: torch.device) -> int:
 
 
 def peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
-    """Bytes of tensors, weights left out, that are alive at the same time while ``network`` restores such a clip."""
+    """Return the bytes of tensors, without weights, that are alive at once while ``network`` restores a clip."""
     shadow = copy.deepcopy(network).to("meta")
     with torch.device("meta"), torch.no_grad(), _Alive() as alive:
         shadow(torch.empty(*shape), **options)

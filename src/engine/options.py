@@ -1,62 +1,122 @@
-"""How a video is restored and shown: the options, the pace and clock of what comes out, the picture that is written."""
+"""Options of running a network over a video: one set for scores and for restored files alike."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from annotated_types import Ge, Gt
 
-from src.engine.memory import frames_within, free
-from src.engine.restore_video import fitting_tile
-from src.engine.stream import Edges, passes
-from src.engine.tiles import GRID
 from src.errors import UserError
 
-OVERLAP = 32  # input pixels that tiles share, where the network does not ask for more
+Edges = Literal["replicate", "reflect"]
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreOptions:
-    """How videos are restored and written; see conf/task/restore.yaml for what is not said here.
+class InferenceOptions:
+    """Options of running a network over a whole video.
+
+    Args:
+        clip_length: output frames of one pass, for networks that accept windows of any length; ``all``: one pass over
+            the whole clip; ``auto``: as many as memory allows, for networks with a temporal padding; None: its own.
+        padding: input frames of context on either side of a pass, if the network has a temporal padding; None: its own.
+        context: input frames at either end of a pass whose outputs the neighbouring pass replaces: recurrent networks
+            then show no seam. Without a ``clip_length`` passes become longer by that.
+        edges: frames beyond the first and the last: that frame again, or the video mirrored in it.
+        ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
+        factor: output frames for each input frame, by applying the network to its own output (VTSR); None: once.
+        tile: side of square tiles in input pixels; 0: whole frames; None: as large as memory allows.
+        overlap: input pixels that neighbouring tiles share; None: as many as the network needs.
+        precision: the type of autocast, ``32``, ``bf16`` or ``16``.
+
+    Raises:
+        UserError: options contradict each other or are out of range.
+    """
+
+    clip_length: Annotated[int, Ge(1)] | Literal["all", "auto"] | None = None
+    padding: Annotated[int, Ge(0)] | None = None
+    context: Annotated[int, Ge(0)] = 0
+    edges: Edges = "replicate"
+    ensemble: Literal[1, 2, 4, 8] = 1
+    factor: Annotated[int, Ge(2)] | None = None
+    tile: Annotated[int, Ge(0)] | None = 0
+    overlap: Annotated[int, Ge(0)] | None = None
+    precision: Literal["32", "bf16", "16"] = "32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", str(self.precision))  # YAML reads 32 as a number
+        for name, valid, expected in self._rules():
+            if not valid:
+                raise UserError(self._sentence(name, expected))
+
+    def _sentence(self, name: str, expected: str) -> str:
+        return f"{name}={getattr(self, name)!r} is not valid: it must be {expected}."
+
+    def _rules(self) -> list[tuple[str, bool, str]]:
+        """Name, validity and valid values of each option that Python code might get wrong."""
+        length = self.clip_length in (None, "all", "auto") or is_whole(self.clip_length, 1)
+        return [
+            ("clip_length", length, "a number of frames, all, auto, or null"),
+            ("padding", self.padding is None or is_whole(self.padding, 0), "a number of frames, 0 or more, or null"),
+            ("context", is_whole(self.context, 0), "a number of frames, 0 or more"),
+            ("edges", self.edges in ("replicate", "reflect"), "replicate or reflect"),
+            ("ensemble", is_whole(self.ensemble, 1) and self.ensemble in (1, 2, 4, 8), "1, 2, 4 or 8"),
+            ("factor", self.factor is None or is_whole(self.factor, 2), "a number of frames, 2 or more, or null"),
+            ("tile", self.tile is None or is_whole(self.tile, 0), "a number of pixels, 0 or more, or null"),
+            ("overlap", self.overlap is None or is_whole(self.overlap, 0), "a number of pixels, 0 or more, or null"),
+            ("precision", self.precision in PRECISIONS, "32, bf16 or 16"),
+        ]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of autocast."""
+        return PRECISIONS[self.precision]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreOptions(InferenceOptions):
+    """Options of restoring and writing a video.
+
+    ``padding`` and ``context`` apply where the network has a use for them: a temporal padding, passes of any length.
 
     Args:
         codec, quality, preset: see :class:`src.video.writer.VideoWriter`.
-        max_frames: only so many input frames.
-        memory: bytes that a pass may take; None: half of what is free.
-        padding, edges, precision: see :func:`src.engine.stream`.
-        context: see there; for recurrent networks, whose passes become so much longer at either end.
-        cuts: see :func:`src.engine.restore_video.restore_scenes`.
-        overlap: input pixels that tiles share; None: what the network asks for.
-        tile: side of the tiles in input pixels; 0: whole frames; None: as large as memory allows.
-        segment: output frames in a part: what is lost at most when a restoration is cut off.
-        slow_motion: keeps the frame rate, so that a network that adds frames stretches time; without sound.
-        constant_rate: frames evenly in time where the input's are not.
-        deinterlace: fields become frames.
-        fps: frames a second of folders of images; None: 25.
         compare: ``side`` writes input and output beside each other, ``divider`` with a divider that moves.
+        slow_motion: keep the frame rate, so that a network that adds frames stretches time; without sound.
+        constant_rate: space frames evenly in time where the input's are not.
+        deinterlace: turn fields into frames.
+        fps: frames a second of folders of images; None: 25.
+        max_frames: restore only the first input frames.
+        cuts: keep windows within scenes, and hold a frame across a cut.
+        memory: GiB that a pass may take; None: half of the free memory.
+        segment: output frames of a part, the unit that a restoration resumes from.
     """
 
+    clip_length: Annotated[int, Ge(1)] | Literal["all", "auto"] | None = "auto"
+    padding: Annotated[int, Ge(0)] | None = 8
+    context: Annotated[int, Ge(0)] = 1
+    tile: Annotated[int, Ge(0)] | None = None
     codec: str = "auto"
-    quality: int | None = None
-    preset: str | None = None
-    max_frames: int | None = None
-    memory: int | None = None
-    padding: int | None = None
-    context: int = 1
-    edges: Edges = "replicate"
-    precision: torch.dtype = torch.float32
-    cuts: bool = True
-    tile: int | None = None
-    overlap: int | None = None
-    segment: int = 48
+    quality: float | None = None
+    preset: str | int | None = None
+    compare: Literal["side", "divider"] | None = None
     slow_motion: bool = False
     constant_rate: bool = False
     deinterlace: bool = True
-    fps: float | None = None
-    compare: Literal["side", "divider"] | None = None
+    fps: Annotated[float, Gt(0)] | None = None
+    max_frames: Annotated[int, Ge(1)] | None = None
+    cuts: bool = True
+    memory: Annotated[float, Gt(0)] | None = None
+    segment: Annotated[int, Ge(1)] = 48
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory`` in bytes."""
+        return None if self.memory is None else int(self.memory * 2**30)
 
     @property
     def rate(self) -> Fraction | None:
@@ -66,36 +126,14 @@ class RestoreOptions:
         exact = Fraction(round(self.fps * 1001), 1001)
         return exact if abs(float(exact) - self.fps) < 5e-4 and exact.numerator % 1000 == 0 else Fraction(str(self.fps))
 
-    def plan(self) -> dict[str, Any]:
-        """What the pixels and parts of an output depend on, ready for JSON."""
-        options = {name: value for name, value in vars(self).items() if name not in ("memory", "tile")}
-        return {**options, "precision": str(self.precision)}
+    def plan(self) -> Mapping[str, Any]:
+        """The options that the pixels and parts of an output depend on, ready for JSON."""
+        return {name: getattr(self, name) for name in RestoreOptions.__dataclass_fields__ if name not in FITTED}
 
 
-def fit_to_memory(
-    network: nn.Module, size: tuple[int, int], way: RestoreOptions, device: torch.device
-) -> dict[str, Any]:
-    """What a restoration has to know beside ``way``, by the names of ``restore_scenes``' arguments.
+FITTED = ("memory", "tile")  # only through the tiles that they lead to, kept in the journal
 
-    Returns:
-        ``tile``, as memory allows, and ``overlap``; ``clip_length`` and ``context`` where passes may have any length.
 
-    Raises:
-        UserError: tiles of the size asked for would be nothing but overlap.
-    """
-    memory = way.memory or free(device) // 2
-    modules: Any = network.modules()
-    asked = max((part.overlap for part in modules if hasattr(part, "overlap")), default=OVERLAP)
-    overlap = asked if way.overlap is None else way.overlap
-    if way.tile and way.tile < overlap + GRID:
-        raise UserError(f"tile={way.tile} is too small: it is at least {GRID} more than overlap={overlap}.")
-    tile = fitting_tile(network, size, overlap, memory) if way.tile is None else way.tile or None
-    geometry = passes(network)
-    clip_length, context = None, 0
-    if hasattr(network, "padding"):
-        height, width = (min(length, tile or length) for length in size)
-        clip_length = frames_within(network, height, width, memory, way.padding)
-    elif geometry.elastic and geometry.window > 1:
-        context = way.context
-        clip_length = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
-    return {"tile": tile, "overlap": overlap, "clip_length": clip_length, "context": context}
+def is_whole(value: Any, least: int) -> bool:
+    """Return whether a value is a whole number of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

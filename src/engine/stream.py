@@ -1,102 +1,100 @@
-"""One way to run a network over a whole video, whatever its length: windows in, frames out, constant memory."""
+"""Stream a network over a whole video of any length: windows in, frames out, constant memory.
+
+Shapes: T input frames, T' output frames, H height, W width, s scale.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial, reduce
 from itertools import chain, islice, tee
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from src.engine.cascade import Cascade, apply_recursively
 from src.engine.ensemble import FLIPS, turn
-from src.engine.memory import frames_within
+from src.engine.options import Edges, InferenceOptions
 from src.engine.tiles import Tiles
 from src.geometry import Geometry
 from src.nn.clips import cat_clips
+from src.nn.video_network import VideoNetwork, as_video_network
 from src.ops.allocator import keep_freed_memory
 
-Edges = Literal["replicate", "reflect"]
-Frame = TypeVar("Frame")  # or whatever is kept of one
+Frame = TypeVar("Frame")  # or anything else that is kept of one
+Watch = Callable[[int, Fraction, Tensor], None]
+DEFAULTS = InferenceOptions()
 
 
 def stream(
     network: nn.Module,
     frames: Iterable[Tensor],
+    options: InferenceOptions = DEFAULTS,
     *,
     after: Fraction | None = None,
-    clip_length: int | None = None,
-    padding: int | None = None,
-    context: int = 0,
     length: int | None = None,
-    memory: int | None = None,
-    edges: Edges = "replicate",
-    copies: int = 1,
-    tiles: tuple[int, int] | None = None,
-    precision: torch.dtype = torch.float32,
-    watch: Callable[[int, Fraction, Tensor], None] | None = None,
+    watch: Watch | None = None,
+    **changes: Any,
 ) -> Iterator[tuple[Fraction, Tensor]]:
-    """Restores a video frame by frame.
+    """Restore a video frame by frame.
+
+    Features that windows share (:meth:`src.nn.video_network.VideoNetwork.encode_frames`) are computed once. Stages of a
+    cascade stream one behind the other.
 
     Args:
-        network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says. Where it has
-            ``frame_features`` and ``restore`` (the former computes of each frame alone, or of every ``feature_window``
-            neighbouring ones, what the latter makes a window's output of), features are computed once and kept for as
-            long as a window needs them. Where it has ``stages``, they stream one behind the other.
+        network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says.
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
-        after: only what lies behind that output time; ``frames`` then begin with number ``reach(network, after)``. What
-            is restored is what it would be within the whole video, to the last bit.
-        clip_length: output frames of one pass, for networks that take windows of any length; by default the
-            network's own.
-        padding: input frames on either side of those, for networks that have such a ``padding``; by default their own.
-        context: input frames at either end of a pass whose outputs are dropped, since the neighbouring pass, which
-            overlaps it so much more, knows them better: recurrent networks then show no seam.
-        length: of the video, where it is known: networks that have a ``padding`` then make no longer passes, and
-            passes of about the same length.
-        memory: bytes that a pass may take: networks that have a ``padding`` then restore as many frames in one pass as
-            fit, unless ``clip_length`` says how many.
-        edges: what lies beyond the first and the last frame: that frame again, or the video mirrored in it.
-        copies: flipped and turned copies whose mean is the result (see :mod:`src.engine.ensemble`).
-        tiles: side of the square tiles that are restored one by one, and how many pixels neighbouring ones share at
-            least (see :mod:`src.engine.tiles`), in input pixels; None: whole frames.
-        precision: what autocast computes in.
-        watch: is told what each stage but the last restores: its number, and what is yielded of the last.
+        options: see there; ``tile=None`` is whole frames and ``clip_length=auto`` the network's own length here, since
+            :func:`src.engine.memory.fit_to_memory` resolves them.
+        after: restore only later output times; ``frames`` then begin with frame ``reach(network, after, options)``. The
+            result equals that within the whole video to the last bit.
+        length: number of input frames, if known: passes of networks with a temporal padding are then of about the same
+            length, and ``clip_length=all`` need not collect the frames first.
+        watch: called with each frame of each stage but the last: stage number, time, frame.
+        changes: single options instead of those in ``options``.
 
     Yields:
         ``(time, frame)``, time in input frames, ascending, every output time of the video exactly once; the
         frame is (3, s*H, s*W) float32, not clamped.
+
+    Raises:
+        ValueError: the options do not suit the network.
     """
     keep_freed_memory()
-    options: dict[str, Any] = {"after": after, "edges": edges, "precision": precision, "context": context}
-    if memory is not None and clip_length is None and hasattr(network, "padding"):
-        frames = iter(frames)
-        if (first := next(frames, None)) is None:
-            return
-        height, width = first.shape[-2:]
-        clip_length = frames_within(network, height, width, memory, padding)
-        frames = chain([first], frames)
-    clip_length = even(network, length, clip_length)
-    geometry = passes(network, clip_length, padding, context)
-    if tiles is not None:
-        yield from _tiled(network, frames, tiles, clip_length=clip_length, padding=padding, copies=copies, **options)
-        return
-    if copies > 1:
-        yield from _together(network, frames, copies, clip_length=clip_length, padding=padding, **options)
-        return
-    if stages := list(getattr(network, "stages", {}).values()):
-        yield from _stages(stages, frames, watch, **options)
-        return
-    separable = hasattr(network, "frame_features")
-    encode: Any = network.frame_features if separable else lambda clip: (clip,)
-    restore: Any = network.restore if separable else network
-    if padding is not None:
-        restore = partial(restore, padding=padding)
-    seen: int = getattr(network, "feature_window", 1)  # frames that features are made of
+    options = replace(options, **changes)
+    network = as_video_network(apply_recursively(network, options.factor))
+    options = replace(options, factor=None)
+    if options.clip_length == "all" and length is None:
+        frames = list(frames)
+        length = len(frames)
+    geometry = passes(network, options, length)
+    if options.tile:
+        yield from _stream_tiles(network, frames, options, watch, after=after, length=length)
+    elif options.ensemble > 1:
+        yield from _stream_ensemble(network, frames, options, watch, after=after, length=length)
+    elif isinstance(network, Cascade):
+        yield from _stream_stages(network.networks, frames, options, watch, after)
+    else:
+        yield from _stream_windows(network, frames, options, geometry, after)
+
+
+def _stream_windows(
+    network: VideoNetwork,
+    frames: Iterable[Tensor],
+    options: InferenceOptions,
+    geometry: Geometry,
+    after: Fraction | None,
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """Slide the window over features of frames, each computed once."""
+    decode: Any = network.decode_window
+    if options.padding is not None:
+        decode = partial(decode, padding=options.padding)
+    context = _dropped(options)
     begin = _begin(geometry, after, context)
     total = max(0, begin - geometry.lead)
 
@@ -106,26 +104,26 @@ def stream(
             total += 1
             yield frame[None, None]
 
-    def computed(function: Any, *clips: Tensor) -> Any:
-        with torch.inference_mode(), torch.autocast(clips[0].device.type, precision, precision != torch.float32):
+    def compute(function: Any, *clips: Tensor) -> Any:
+        with torch.inference_mode(), torch.autocast(clips[0].device.type, options.dtype, options.precision != "32"):
             return function(*clips)
 
     def encoded() -> Iterator[tuple[Tensor, ...]]:
-        before: list[Tensor] = []
+        previous: list[Tensor] = []
         features: tuple[Tensor, ...] = ()
-        for _, some in _slide(_extended(counted(), geometry, begin, edges), seen, 1):
-            if [*map(id, some)] != [*map(id, before)]:  # beyond the ends of the video frames are repeated
-                features = computed(encode, cat_clips(some))
-            before = some
+        for _, neighbours in _slide(_extended(counted(), geometry, begin, options.edges), network.encode_window, 1):
+            if [*map(id, neighbours)] != [*map(id, previous)]:  # frames beyond the ends of the video repeat
+                features = compute(network.encode_frames, cat_clips(neighbours))
+            previous = neighbours
             yield features
 
     last = after
-    tail: list[tuple[Fraction, Tensor]] = []  # what the next pass gives instead, if there is one
-    for number, window in _slide(encoded(), geometry.window - seen + 1, geometry.stride):
+    tail: list[tuple[Fraction, Tensor]] = []  # replaced by the next pass, if there is one
+    for number, window in _slide(encoded(), geometry.window - network.encode_window + 1, geometry.stride):
         start = begin + number - geometry.lead
         if last is not None and start + geometry.times[-1] <= last:
             continue
-        restored = computed(restore, *map(cat_clips, zip(*window, strict=True)))[0].float()
+        restored = compute(decode, *map(cat_clips, zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
         new = [
             (start + time, frame)
@@ -136,56 +134,65 @@ def stream(
         for item in new[: len(new) - len(tail)]:
             last = item[0]
             yield item
-        del restored, new  # before the next pass takes its memory
+        del restored, new  # before the next pass allocates its memory
     yield from tail
 
 
-def passes(
-    network: nn.Module, clip_length: int | None = None, padding: int | None = None, context: int = 0
-) -> Geometry:
-    """The geometry of the passes in which :func:`stream` restores.
+def passes(network: nn.Module, options: InferenceOptions = DEFAULTS, length: int | None = None) -> Geometry:
+    """Return the geometry of the passes in which :func:`stream` restores a video of ``length`` frames.
 
     Raises:
-        ValueError: the network cannot take such passes.
+        ValueError: the options do not suit the network.
     """
-    geometry: Geometry = network.geometry  # type: ignore[assignment]
-    if padding is not None:
-        if not hasattr(network, "padding"):
+    network = as_video_network(network)
+    geometry, context = network.geometry, _dropped(options)
+    if options.padding is not None:
+        if network.temporal_padding is None:
             raise ValueError("this network has no padding in time to choose")
-        geometry = geometry.padded(padding)
-    geometry = geometry if clip_length is None else geometry.lengthened(clip_length)
+        geometry = geometry.padded(options.padding)
+    outputs = None if isinstance(options.clip_length, str) else options.clip_length
+    if options.clip_length == "all":
+        if not geometry.elastic:
+            raise ValueError(f"its window of {geometry.window} frames is fixed, so clip_length=all is impossible")
+        outputs = _whole(geometry, length)
+    elif network.temporal_padding is not None and length is not None:  # passes of about equal length
+        outputs = math.ceil(length / math.ceil(length / (outputs or len(geometry.times))))
+    elif outputs is None and context and geometry.elastic:
+        outputs = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
+    geometry = geometry if outputs is None else geometry.lengthened(outputs)
     if context and geometry.stride <= 2 * context:
         raise ValueError(f"passes that move on by {geometry.stride} frames cannot drop {context} at either end")
     return replace(geometry, stride=geometry.stride - 2 * context)
 
 
-def even(network: nn.Module, length: int | None, most: int | None) -> int | None:
-    """The output frames of one pass, at most ``most``, such that passes over ``length`` frames are about equal."""
-    if length is None or not hasattr(network, "padding"):
-        return most
-    return math.ceil(length / math.ceil(length / (most or len(passes(network).times))))
+def _dropped(options: InferenceOptions) -> int:
+    """The frames of context that neighbouring passes replace; a single pass has no neighbour."""
+    return 0 if options.clip_length == "all" else options.context
 
 
-def reach(
-    network: nn.Module,
-    after: Fraction | None,
-    clip_length: int | None = None,
-    padding: int | None = None,
-    context: int = 0,
-) -> int:
-    """The number of the first input frame that :func:`stream` needs for what lies behind the output time ``after``."""
-    if after is None:
+def _whole(geometry: Geometry, length: int | None) -> int | None:
+    """The output frames of one pass over a whole clip; None for the network's own, where the clip is shorter."""
+    if length is None or length < geometry.window - geometry.lead - geometry.trail:
+        return None
+    return int((length - 1) / geometry.spacing) + 1
+
+
+def reach(network: nn.Module, after: Fraction | None, options: InferenceOptions = DEFAULTS, **changes: Any) -> int:
+    """Return the number of the first input frame that :func:`stream` needs for output times behind ``after``."""
+    options = replace(options, **changes)
+    network = as_video_network(apply_recursively(network, options.factor))
+    if after is None or options.clip_length == "all":
         return 0
-    if stages := list(getattr(network, "stages", {}).values()):
-        return _needed(stages, after)[0]
-    geometry = passes(network, clip_length, padding, context)
-    return max(0, _begin(geometry, after, context) - geometry.lead)
+    if isinstance(network, Cascade):
+        return _first_frames(network.networks, after)[0]
+    geometry = passes(network, replace(options, factor=None))
+    return max(0, _begin(geometry, after, options.context) - geometry.lead)
 
 
 def _begin(geometry: Geometry, after: Fraction | None, context: int) -> int:
-    """Where, in the extended video, the window begins before the first that has outputs behind ``after``.
+    """The place, in the extended video, of the window before the first with outputs behind ``after``.
 
-    That window itself is not enough: at the end of the video the last window is moved back.
+    The first alone is not enough: at the end of the video the last window is moved back.
     """
     if after is None:
         return 0
@@ -193,102 +200,134 @@ def _begin(geometry: Geometry, after: Fraction | None, context: int) -> int:
     return max(0, beyond - 1) * geometry.stride
 
 
-def _needed(stages: list[nn.Module], after: Fraction | None) -> list[int]:
-    """The number of the first frame that each stage of a cascade has to be given, to go on behind ``after``."""
+# --- side by side: tiles, self-ensemble ------------------------------------------------------------------------------
+
+
+def _stream_tiles(
+    network: VideoNetwork, frames: Iterable[Tensor], options: InferenceOptions, watch: Watch | None, **place: Any
+) -> Iterator[tuple[Fraction, Tensor]]:
+    frames = iter(frames)
+    if (first := next(frames, None)) is None:
+        return
+    overlap = network.tile_overlap if options.overlap is None else options.overlap
+    layout = Tiles(first.shape[-2:], options.tile or 0, overlap)
+    cuts = [partial(layout.cut, number=number) for number in range(len(layout))]
+    options = replace(options, tile=0)
+    yield from _side_by_side(network, chain([first], frames), cuts, layout.join, options, watch, **place)
+
+
+def _stream_ensemble(
+    network: VideoNetwork, frames: Iterable[Tensor], options: InferenceOptions, watch: Watch | None, **place: Any
+) -> Iterator[tuple[Fraction, Tensor]]:
+    flips = FLIPS[options.ensemble]
+
+    def average(copies: Sequence[Tensor]) -> Tensor:
+        total = sum(turn(copy, flip, back=True) for flip, copy in zip(flips, copies, strict=True))
+        return torch.as_tensor(total) / len(flips)
+
+    turns = [partial(turn, flip=flip) for flip in flips]
+    yield from _side_by_side(network, frames, turns, average, replace(options, ensemble=1), watch, **place)
+
+
+def _side_by_side(
+    network: VideoNetwork,
+    frames: Iterable[Tensor],
+    views: Sequence[Callable[[Tensor], Tensor]],
+    merge: Callable[[Sequence[Tensor]], Tensor],
+    options: InferenceOptions,
+    watch: Watch | None,
+    **place: Any,
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """Stream several views of a video in step and merge each output frame, those of earlier stages, too."""
+    seen: list[deque[tuple[int, Fraction, Tensor]]] = [deque() for _ in views]
+    runs = [
+        stream(
+            network, map(view, copy), options, watch=(lambda *item, to=to: to.append(item)) if watch else None, **place
+        )
+        for view, copy, to in zip(views, tee(frames, len(views)), seen, strict=True)
+    ]
+
+    def report() -> None:
+        while watch and all(seen):
+            items = [queue.popleft() for queue in seen]
+            watch(items[0][0], items[0][1], merge([frame for *_, frame in items]))
+
+    for restored in zip(*runs, strict=True):
+        report()
+        yield restored[0][0], merge([frame for _, frame in restored])
+    report()
+
+
+# --- cascades --------------------------------------------------------------------------------------------------------
+
+
+def _stream_stages(
+    stages: Sequence[VideoNetwork],
+    frames: Iterable[Tensor],
+    options: InferenceOptions,
+    watch: Watch | None,
+    after: Fraction | None,
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """Stream each stage over the frames of the one before it."""
+    options = InferenceOptions(edges=options.edges, precision=options.precision)
+    *before, last = stages
+    if not before:
+        yield from stream(last, frames, options, after=after)
+        return
+    origin, step = _time_base(before)
+    behind = None if after is None else (after - origin) / step
+    first = _frame_time(before, reach(last, behind) - 1)
+
+    def restored() -> Iterator[Tensor]:
+        for time, frame in _stream_stages(before, frames, options, watch, first):
+            if watch:
+                watch(len(before) - 1, time, frame)
+            yield frame
+
+    for time, frame in stream(last, restored(), options, after=behind):
+        yield origin + time * step, frame
+
+
+def _first_frames(stages: Sequence[VideoNetwork], after: Fraction | None) -> list[int]:
+    """The number of the first input frame that each stage of a cascade needs, to resume behind ``after``."""
     *before, last = stages
     if not before or after is None:
         return [reach(stage, after) for stage in stages]
-    origin, step = _clock(before)
+    origin, step = _time_base(before)
     number = reach(last, (after - origin) / step)
-    return [*_needed(before, _time(before, number - 1)), number]
+    return [*_first_frames(before, _frame_time(before, number - 1)), number]
 
 
-def _clock(stages: list[nn.Module]) -> tuple[Fraction, Fraction]:
-    """Where the time of a stage behind others begins, and how long its input frames are, in their input frames."""
+def _time_base(stages: Sequence[VideoNetwork]) -> tuple[Fraction, Fraction]:
+    """The origin and the unit of time of a stage behind others, in their input frames."""
     geometry = reduce(Geometry.then, map(passes, stages))
     first, step = geometry.span(1)[0], geometry.spacing
     return (first - step / 2 if geometry.exposures else first), step
 
 
-def _time(stages: list[nn.Module], number: int) -> Fraction | None:
-    """When the output frame ``number`` of a cascade lies; None for what is before the first."""
+def _frame_time(stages: Sequence[VideoNetwork], number: int) -> Fraction | None:
+    """The time of output frame ``number`` of a cascade; None before the first."""
     geometry = reduce(Geometry.then, map(passes, stages))
     return geometry.span(1)[0] + number * geometry.spacing if number >= 0 else None
 
 
-def _tiled(
-    network: nn.Module, frames: Iterable[Tensor], tiles: tuple[int, int], **options: Any
-) -> Iterator[tuple[Fraction, Tensor]]:
-    """All tiles of the video side by side."""
-    frames = iter(frames)
-    if (first := next(frames, None)) is None:
-        return
-    layout = Tiles(first.shape[-2:], *tiles)
-    copies = tee(chain([first], frames), len(layout))
-    runs = [
-        stream(network, map(partial(layout.cut, number=number), some), **options) for number, some in enumerate(copies)
-    ]
-    for restored in zip(*runs, strict=True):
-        yield restored[0][0], layout.join([tile for _, tile in restored])
-
-
-def _together(
-    network: nn.Module, frames: Iterable[Tensor], copies: int, **options: Any
-) -> Iterator[tuple[Fraction, Tensor]]:
-    """A self-ensemble: all copies of the video side by side."""
-    flips = FLIPS[copies]
-    runs = [
-        stream(network, map(partial(turn, flip=flip), some), **options)
-        for flip, some in zip(flips, tee(frames, copies), strict=True)
-    ]
-    for restored in zip(*runs, strict=True):
-        total = sum(turn(frame, flip, back=True) for flip, (_, frame) in zip(flips, restored, strict=True))
-        yield restored[0][0], torch.as_tensor(total) / copies
-
-
-def _stages(
-    stages: list[nn.Module],
-    frames: Iterable[Tensor],
-    watch: Callable[[int, Fraction, Tensor], None] | None,
-    *,
-    after: Fraction | None,
-    context: int = 0,
-    **options: Any,
-) -> Iterator[tuple[Fraction, Tensor]]:
-    """A cascade: each stage streams over what the one before it restores."""
-    *before, last = stages
-    if not before:
-        yield from stream(last, frames, after=after, **options)
-        return
-    origin, step = _clock(before)
-    behind = None if after is None else (after - origin) / step
-    first = _time(before, reach(last, behind) - 1)
-
-    def given() -> Iterator[Tensor]:
-        for time, frame in _stages(before, frames, watch, after=first, **options):
-            if watch:
-                watch(len(before) - 1, time, frame)
-            yield frame
-
-    for time, frame in stream(last, given(), after=behind, **options):
-        yield origin + time * step, frame
+# --- windows ---------------------------------------------------------------------------------------------------------
 
 
 def windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:
-    """Windows of ``geometry.window`` frames that together cover every output time of a video.
+    """Slide windows of ``geometry.window`` frames over a video, so that they cover every output time.
 
     The last window is moved back so that it ends with the video instead of being filled up.
 
     Yields:
-        The number, in the video, of the window's first frame (negative for one before its start), and what was given
-        for the frames.
+        The number, in the video, of the window's first frame (negative before its start), and the window's items.
     """
     for start, held in _slide(_extended(frames, geometry), geometry.window, geometry.stride):
         yield start - geometry.lead, held
 
 
 def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Every ``stride``-th stretch of ``window`` items with the number of its first; the last stretch ends with them."""
+    """Yield every ``stride``-th window of items with the number of its first; the last window ends with them."""
     held: deque[Frame] = deque(maxlen=window)
     start, latest = 0, None
     for pushed, item in enumerate(items, start=1):
@@ -304,7 +343,7 @@ def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[i
 def _extended(
     frames: Iterable[Frame], geometry: Geometry, begin: int = 0, edges: Edges = "replicate"
 ) -> Iterator[Frame]:
-    """The video from ``begin`` on and what windows reach beyond its ends; at least one window long."""
+    """Extend the video from ``begin`` on by the frames that windows reach beyond its ends; at least one window."""
     before = max(0, geometry.lead - begin)
     frames = iter(frames)
     if not (head := list(islice(frames, before + 1 if edges == "reflect" else 1))):

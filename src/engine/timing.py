@@ -9,18 +9,16 @@ from typing import NamedTuple
 from src.geometry import Geometry
 
 STEADY = Fraction(2, 1000)  # seconds that a frame may be off its place in a steady rate: containers round to 1 ms
-
-
-FINE = Fraction(1, 90000)  # seconds that times are rounded to where there is no steady rate
+FINE = Fraction(1, 90000)  # seconds that times are rounded to without a steady rate
 
 
 class OutputTiming(NamedTuple):
-    """What a network makes of a video's time.
+    """The time base of an output video.
 
     Attributes:
-        fps: frames a second of the output; the mean where they are not evenly spaced.
-        stretch: how much longer it lasts than the input.
-        lag: by how much of an input frame an output is shown before its time: an exposure from where it begins.
+        fps: frames a second; the mean if they are not evenly spaced.
+        stretch: its duration over that of the input.
+        lag: input frames by which an output is shown before its time: an exposure is shown from its beginning.
     """
 
     fps: Fraction
@@ -29,7 +27,7 @@ class OutputTiming(NamedTuple):
 
     @classmethod
     def of(cls, geometry: Geometry, fps: Fraction, slow_motion: bool) -> OutputTiming:
-        """The pace of what is made of ``fps`` frames a second."""
+        """Return the timing of the output of ``fps`` input frames a second."""
         lag = geometry.exposures[0] / 2 if geometry.exposures else Fraction(0)
         if slow_motion:
             return cls(fps, 1 / geometry.spacing, lag)
@@ -37,12 +35,12 @@ class OutputTiming(NamedTuple):
 
 
 class TimeMap:
-    """From output times, in input frames, to seconds since the first frame.
+    """A map from output times, in input frames, to seconds since the first frame.
 
     Args:
-        times: when input frames are shown, in seconds.
-        end: when the last ends.
-        fps: their rate.
+        times: of the input frames, in seconds.
+        end: of the last frame, in seconds.
+        fps: of the input.
     """
 
     def __init__(self, times: Sequence[Fraction], end: Fraction, fps: Fraction) -> None:

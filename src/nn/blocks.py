@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, NearIdentity, pass_through
 
 SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
@@ -117,7 +118,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
 def compile_parts(network: nn.Module) -> None:
     """Compile the parts of a network in place. Its copies, which serve to estimate memory, stay uncompiled."""
     for part in network.children():
-        if isinstance(part, nn.ModuleList | nn.ModuleDict) or hasattr(part, "geometry"):
+        if isinstance(part, nn.ModuleList | nn.ModuleDict | VideoNetwork):
             compile_parts(part)
         else:
             part.compile()

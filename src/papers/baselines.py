@@ -8,14 +8,15 @@ from __future__ import annotations
 from fractions import Fraction
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.geometry import Geometry, evenly
+from src.nn.video_network import VideoNetwork
 from src.ops.resize import imresize
 from src.papers.zsm import interleave
 
 
-class Bicubic(nn.Module):
+class Bicubic(VideoNetwork):
     """MATLAB's bicubic upscaling, frame by frame. (B, T, 3, H, W) to (B, T, 3, s*H, s*W)."""
 
     def __init__(self, *, scale: int = 4) -> None:
@@ -26,7 +27,7 @@ class Bicubic(nn.Module):
         return imresize(clip, self.geometry.scale)
 
 
-class Nothing(nn.Module):
+class Nothing(VideoNetwork):
     """Frames in place of halves of their exposures ("doing nothing"). (B, 2, 3, H, W) to the same."""
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Nothing(nn.Module):
         return clip
 
 
-class Repeat(nn.Module):
+class Repeat(VideoNetwork):
     """Bicubic upscaling, every frame shown twice. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W)."""
 
     def __init__(self, *, scale: int = 4, frames: int = 4) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3
 from src.nn.clips import flatten_time, map_frames, stack_channels, to_fast_layout, unflatten_time
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity, pass_through
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
@@ -135,7 +136,7 @@ def first_maps(level: Level, clip: Tensor) -> Tensor:
     return unflatten_time(level(flatten_time(seen), base.flatten(0, 1)), seen)
 
 
-class OffsetPictures(nn.Module):
+class OffsetPictures(VideoNetwork):
     """What a level takes for motion (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
 
     From left to right: the middle frame, the flow from the frame half-way before it back to it, and that from the one
@@ -155,7 +156,7 @@ class OffsetPictures(nn.Module):
         return torch.cat([clip[:, 1], before, behind], dim=-1).unsqueeze(1)
 
 
-class SingleDSFN(nn.Module):
+class SingleDSFN(VideoNetwork):
     """One level (Section 3.2 to 3.6). (B, 3, 3, H, W) to (B, 3, 3, s*H, s*W)."""
 
     def __init__(self, *, level: Level) -> None:
@@ -166,12 +167,12 @@ class SingleDSFN(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         return F.pixel_shuffle(first_maps(self.level, clip)[:, 0], self.level.scale)
 
-    def offset_pictures(self) -> nn.Module:
+    def motion(self) -> VideoNetwork:
         """A network whose frames show the offset fields."""
         return OffsetPictures(self.level)
 
 
-class DSFN(nn.Module):
+class DSFN(VideoNetwork):
     """Two levels (Figure 2). (B, 4, 3, H, W) to (B, 3, 3, s*H, s*W).
 
     Args:
@@ -179,26 +180,30 @@ class DSFN(nn.Module):
         second: on the five maps that come out, over 3 * 5 * s * s channels.
     """
 
-    feature_window = 3  # frames that the features of frame_features are made of
+    encode_window = 3
 
     def __init__(self, *, first: Level, second: Level) -> None:
         super().__init__()
         self.first, self.second = first, second
         self.geometry = Geometry(first.scale, 4, evenly(1, HALF, 3))
-        self.training_geometry = Geometry(first.scale, 4, evenly(HALF, HALF, 5))  # the first level is supervised, too
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.restore(*self.frame_features(clip))
+        return self.decode_window(*self.encode_frames(clip))
 
-    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def training_geometry(self) -> Geometry:
+        """Five frames: the first level is supervised, too."""
+        return Geometry(self.first.scale, 4, evenly(HALF, HALF, 5))
+
+    def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
         """First-level maps of every three frames, (B, T - 2, 3, s*s*3, H, W)."""
         return (first_maps(self.first, clip),)
 
-    def restore(self, maps: Tensor) -> Tensor:
-        """The three frames of a window from the two that :meth:`frame_features` gave for it."""
+    def decode_window(self, maps: Tensor) -> Tensor:  # type: ignore[override]
+        """The three frames of a window from the two that :meth:`encode_frames` gave for it."""
         return self.levels(maps)[1]
 
-    def offset_pictures(self) -> nn.Module:
+    def motion(self) -> VideoNetwork:
         """A network whose frames show the offset fields of the first level, which sees frames."""
         return OffsetPictures(self.first)
 
@@ -215,5 +220,5 @@ class DSFNRestorer(Restorer):
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """``targets``: the five frames of the first level, (B, 5, 3, s*H, s*W)."""
-        first, second = self.network.levels(*self.network.frame_features(inputs))
+        first, second = self.network.levels(*self.network.encode_frames(inputs))
         return {"first_level": self.loss(first, targets), "second_level": self.loss(second, targets[:, 1:4])}

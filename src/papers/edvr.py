@@ -24,10 +24,11 @@ from src.geometry import Geometry
 from src.nn.clips import flatten_time, pad_to_multiple, unflatten_time
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.upsample import Reconstruct
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, init_near_identity
 
 
-class EDVR(nn.Module):
+class EDVR(VideoNetwork):
     """EDVR (Figure 2). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W), any H and W.
 
     Args:
@@ -61,15 +62,15 @@ class EDVR(nn.Module):
             init_near_identity(self, IdentityChannels(differences=self.geometry.scale == 1))
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.restore(*self.frame_features(clip))
+        return self.decode_window(*self.encode_frames(clip))
 
-    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+    def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their feature pyramid, (B, T, ...) each."""
         features = self.encode(flatten_time(pad_to_multiple(clip, self.multiple)))
         return clip, *(unflatten_time(level, clip) for level in self.align.pyramid(features))  # type: ignore[operator]
 
-    def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
-        """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`frame_features` gave for its frames."""
+    def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
+        """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`encode_frames` gave for its frames."""
         middle, scale = clip.shape[1] // 2, self.geometry.scale
         neighbours = [flatten_time(level) for level in pyramid]
         reference = [flatten_time(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]

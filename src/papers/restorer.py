@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from src.annotations import Provided
-from src.engine.cascade import apply_recursively
+from src.engine.cascade import Cascade, apply_recursively
+from src.engine.memory import fit_to_memory
 from src.engine.stream import passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
@@ -21,10 +23,9 @@ from src.metrics import Scores
 from src.nn.activation_checkpointing import checkpoint_activations
 from src.nn.clips import weights_to_channels_last
 from src.nn.losses import charbonnier
+from src.nn.video_network import as_video_network
 from src.protocols import Protocol
 from src.training.schedules import constant
-
-PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,23 @@ class Restorer(LightningModule):
         super().__init__()
         if checkpointing:
             checkpoint_activations(network)
-        self.network: Any = network  # a Module with a geometry
+        self.network: Any = network  # as_video_network would change the names of its weights
         self.loss = loss
         self.protocol = protocol
         try:
-            passes(network, protocol.clip_length, protocol.padding)
+            passes(network, protocol)
         except ValueError as error:
             raise UserError(
                 f"The protocol {protocol.name} does not suit this network: {error}; choose another protocol, or "
-                "protocol.clip_length=null protocol.padding=null."
+                "protocol.clip_length=null protocol.padding=null protocol.context=0."
             ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
         self.description = description
-        applied: Any = apply_recursively(network, protocol.factor)
-        geometry: Any = network.geometry
-        self.geometries = [geometry.again(n + 1) for n in range(len(applied.stages) if protocol.factor else 1)]
+        geometry = as_video_network(network).geometry
+        applied = apply_recursively(network, protocol.factor)
+        rounds = len(applied.networks) if protocol.factor and isinstance(applied, Cascade) else 1
+        self.geometries = [geometry.again(n + 1) for n in range(rounds)]
         reduction = geometry.scale if protocol.input_scale else 1
         self.scores: Any = nn.ModuleList(
             Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction) for _ in self.geometries
@@ -94,7 +96,7 @@ class Restorer(LightningModule):
     @property
     def training_geometry(self) -> Geometry:
         """Which frames a training sample has: those of the network, unless it says otherwise."""
-        return getattr(self.network, "training_geometry", self.network.geometry)
+        return as_video_network(self.network).training_geometry
 
     @property
     def passes_per_sample(self) -> int:
@@ -130,7 +132,11 @@ class Restorer(LightningModule):
 
     def _score(self, clip: Any) -> None:
         inputs = (frame.to(self.device) for frame in clip.inputs())
-        rules, truths = self.protocol, [clip.targets(geometry) for geometry in self.geometries]
+        first = next(inputs)
+        network = apply_recursively(self.network, self.protocol.factor)
+        options = replace(self.protocol, factor=None)
+        options = fit_to_memory(network, options, first.shape[-2:], self.device, length=clip.frames)
+        truths = [clip.targets(geometry) for geometry in self.geometries]
 
         def compare(number: int, time: Fraction, estimate: Tensor) -> None:
             expected, target = next(truths[number])
@@ -138,17 +144,8 @@ class Restorer(LightningModule):
                 raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
             self.scores[number].update(clip.index, time, estimate, target.to(estimate.device))
 
-        estimates = stream(
-            apply_recursively(self.network, rules.factor),
-            inputs,
-            clip_length=rules.clip_length,
-            padding=rules.padding,
-            length=clip.frames,
-            edges=rules.edges,
-            copies=rules.ensemble,
-            precision=PRECISIONS[rules.precision],
-            watch=compare if rules.factor else None,
-        )
+        watch = compare if len(truths) > 1 else None
+        estimates = stream(network, chain([first], inputs), options, length=clip.frames, watch=watch)
         for time, estimate in estimates:
             compare(len(truths) - 1, time, estimate)
         for truth in truths:

@@ -32,6 +32,7 @@ from src.nn.blocks import SLOPE, conv3x3, leaky, upsample2x, upsample2x_conv
 from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channels, unflatten_time
 from src.nn.fuse import TemporalAttention
 from src.nn.losses import Perceptual, l1, sharpness
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity
 from src.papers.restorer import Restorer
 
@@ -188,7 +189,7 @@ class Change(nn.Module, NearIdentity):
         return identity
 
 
-class VTSR(nn.Module):
+class VTSR(VideoNetwork):
     """The network f (Figure 3.4). (B, T, 3, H, W), T of 2 or more, to (B, 2T - 2, 3, H, W), any H and W.
 
     Of every two neighbouring frames the second half of the first and the first half of the second; both halves of a
@@ -202,7 +203,7 @@ class VTSR(nn.Module):
         warm_start: start as doing next to nothing instead of at random.
     """
 
-    overlap = 256  # input pixels that tiles have to share to give the whole frame to 1e-3: MobileNetV2 sees far
+    tile_overlap = 256  # input pixels that tiles have to share to give the whole frame to 1e-3: MobileNetV2 sees far
 
     def __init__(
         self,
@@ -223,15 +224,15 @@ class VTSR(nn.Module):
             init_near_identity(self, IdentityChannels(channels))
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.restore(*self.frame_features(clip))
+        return self.decode_window(*self.encode_frames(clip))
 
-    def frame_features(self, clip: Tensor) -> tuple[Tensor, ...]:
+    def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
         """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
         pyramid = self.encode(flatten_time(pad_to_multiple(clip, 2**LEVELS)))
         return clip, *(unflatten_time(level, clip) for level in pyramid)
 
-    def restore(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
-        """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`frame_features` gave for the T frames."""
+    def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
+        """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`encode_frames` gave for the T frames."""
         height, width = clip.shape[-2:]
         own = [flatten_time(level[:, :-1]) for level in pyramid], [flatten_time(level[:, 1:]) for level in pyramid]
         other = self.align(*own)

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from src.geometry import Geometry, evenly
 from src.nn.clips import flatten_time, to_fast_layout, trim, unflatten_time
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_bicubic
 
 MEAN = 0.5  # taken from the input, added to the output
@@ -172,7 +173,7 @@ class TSAS(Wide):
     after: ClassVar = [("activations", "units", (1, 3, 3))]
 
 
-class WDVR2D(nn.Module):
+class WDVR2D(VideoNetwork):
     """Frames stacked over channels (Section 3.1). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W).
 
     Args:
@@ -201,7 +202,7 @@ class WDVR2D(nn.Module):
         return F.pixel_shuffle(restored + MEAN, self.geometry.scale).unsqueeze(1)
 
 
-class WDVR3D(nn.Module):
+class WDVR3D(VideoNetwork):
     """Convolutions over time (Section 3.2). (B, T + 2 * padding, 3, H, W) to (B, T, 3, s*H, s*W), any T.
 
     Args:
@@ -221,13 +222,13 @@ class WDVR3D(nn.Module):
         self.trunk = trunk
         self.tail = conv(trunk.units, outputs, (1, 3, 3))
         self.skip = conv(3, outputs, (5, 5, 5))
-        self.padding = padding
+        self.temporal_padding: int = padding
         self.geometry = Geometry(scale, clip + 2 * padding, evenly(padding, 1, clip), stride=clip, elastic=True)
         if warm_start:
             init_bicubic(self.skip, self.tail, scale)
 
     def forward(self, clip: Tensor, padding: int | None = None) -> Tensor:
-        padding = self.padding if padding is None else padding
+        padding = self.temporal_padding if padding is None else padding
         if clip.shape[1] <= 2 * padding:
             raise ValueError(f"{clip.shape[1]} frames are no more than the padding, {padding} on either side")
         x = clip.transpose(1, 2) - MEAN  # (B, 3, T + 2 * padding, H, W)

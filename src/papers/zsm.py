@@ -29,6 +29,7 @@ from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, u
 from src.nn.encode import FrameEncoder
 from src.nn.losses import charbonnier
 from src.nn.upsample import Reconstruct
+from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, init_near_identity
 from src.ops.resize import imresize
 from src.papers.restorer import Restorer
@@ -81,7 +82,7 @@ class GuidedSynthesis(nn.Module):
         return self.last(self.trunk(features))
 
 
-class ZSM(nn.Module):
+class ZSM(VideoNetwork):
     """Zooming SlowMo (Figure 2). (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W), any T, H and W.
 
     Args:
@@ -117,17 +118,17 @@ class ZSM(nn.Module):
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 
     def forward(self, clip: Tensor) -> Tensor:
-        return self.restore(*self.frame_features(clip))
+        return self.decode_window(*self.encode_frames(clip))
 
-    def frame_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_frames(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """What is computed of each frame alone: the frames themselves and their features (B, T, C, H', W').
 
         H' and W' are the next multiples of 4, which the feature pyramid needs.
         """
         return clip, map_frames(self.encode, pad_to_multiple(clip, 4))
 
-    def restore(self, clip: Tensor, existing: Tensor) -> Tensor:
-        """The output frames of a window from what :meth:`frame_features` gave for its frames."""
+    def decode_window(self, clip: Tensor, existing: Tensor) -> Tensor:  # type: ignore[override]
+        """The output frames of a window from what :meth:`encode_frames` gave for its frames."""
         return self.decode(existing, self.interpolate(existing), size=(clip.shape[-2], clip.shape[-1]))
 
     def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -142,7 +143,7 @@ class ZSM(nn.Module):
             The output frames; low-resolution frames at the T - 1 times in between (first order); and at the
             T - 2 inner input times, interpolated once more from the interpolated features (second order).
         """
-        _, existing = self.frame_features(clip)
+        _, existing = self.encode_frames(clip)
         between = self.interpolate(existing)
         height, width = clip.shape[-2:]
         first, second = (map_frames(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]

@@ -29,11 +29,13 @@ from src.config.build import build_data, build_restorer
 from src.config.composition import claim, commit, compose
 from src.config.options import override_options
 from src.data.datamodule import DataModule
+from src.engine.cascade import Cascade
 from src.engine.memory import peak
 from src.errors import UserError
 from src.nn.blocks import compile_parts, count_parameters, fold_norms
 from src.nn.clips import to_fast_layout
 from src.nn.flops import count
+from src.nn.video_network import as_video_network
 from src.ops import deform_conv
 from src.papers.restorer import fused
 from src.tasks.throughput import read
@@ -182,11 +184,11 @@ def measure(config: DictConfig, options: BenchOptions, device: torch.device) -> 
 
 
 @torch.inference_mode()
-def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> Timing:
-    """What :func:`src.engine.stream` takes for an output frame, on frames like those of ``clip``."""
-    if hasattr(network, "stages"):
+def streamed(network: nn.Module, clip: Tensor, repeats: int, device: torch.device) -> Timing:
+    """Time :func:`src.engine.stream.stream` for each output frame, on frames like those of ``clip``."""
+    if isinstance(network, Cascade):
         whole, frames = Timing(0.0, 0.0), Fraction(1)  # a frame of the input; how many of these stages there are then
-        for stage in network.stages.values():
+        for stage in network.networks:
             geometry = stage.geometry
             frames /= geometry.spacing
             height, width = clip.shape[-2:]
@@ -195,12 +197,11 @@ def streamed(network: Any, clip: Tensor, repeats: int, device: torch.device) -> 
             whole = Timing(whole.seconds + part.seconds, whole.floor + part.floor)
             clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
         return whole.times(1 / float(frames))
+    network = as_video_network(network)
     stride, added = network.geometry.stride, float(network.geometry.stride / network.geometry.spacing)
-    if not hasattr(network, "frame_features"):
-        return timed(lambda: network(clip), repeats, device).times(1 / added)
-    features = network.frame_features(clip)  # most of which are kept when the window moves on
-    new = clip[:, : getattr(network, "feature_window", 1) - 1 + stride]
-    work = timed(lambda: (network.frame_features(new), network.restore(*features)), repeats, device)
+    features = network.encode_frames(clip)  # most are kept when the window moves on
+    new = clip[:, : network.encode_window - 1 + stride]
+    work = timed(lambda: (network.encode_frames(new), network.decode_window(*features)), repeats, device)
     return work.times(1 / added)
 
 

@@ -15,6 +15,7 @@ from src.config.composition import claim, commit, plain
 from src.engine.stream import passes
 from src.errors import UserError
 from src.nn.blocks import count_parameters
+from src.nn.video_network import as_video_network
 from src.protocols import results, table, write_results
 from src.training.distributed import fail_together
 
@@ -50,22 +51,22 @@ def score(
 ) -> dict[str, Any]:
     """Runs every test clip through the network and writes what came out into ``directory``."""
     trainer.test(restorer, datamodule=data, verbose=False)
-    geometry = passes(restorer.network, restorer.protocol.clip_length, restorer.protocol.padding)
+    protocol, network = restorer.protocol, as_video_network(restorer.network)
+    geometry = passes(network, protocol)
+    whole = protocol.clip_length == "all"
     clips = data.splits.test  # type: ignore[attr-defined]
     outcome = results(
         restorer.measured[-1],
         levels={int(1 / g.spacing): m for g, m in zip(restorer.geometries, restorer.measured, strict=True)}
-        if restorer.protocol.factor
+        if protocol.factor
         else None,
-        protocol=restorer.protocol,
+        protocol=protocol,
         names=[clip.name for clip in clips],
         subsets=[clip.subset for clip in clips],
         degradation=plain(config.degradation),
-        window=geometry.window,
-        clip_length=len(geometry.times),
-        padding=getattr(restorer.network, "padding", None)
-        if restorer.protocol.padding is None
-        else restorer.protocol.padding,
+        window=None if whole else geometry.window,
+        clip_length=protocol.clip_length if isinstance(protocol.clip_length, str) else len(geometry.times),
+        padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         checkpoint=str(checkpoint) if checkpoint else None,

@@ -1,4 +1,4 @@
-"""Restores videos: files, folders of frames, many at once, or what comes through a pipe."""
+"""Restore videos: files, folders of frames, many at once, or a pipe."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig, ListConfig
+from annotated_types import Ge
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -20,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from src.config.build import build_network, build_trainer
 from src.config.composition import plain
-from src.engine.cascade import apply_recursively
 from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.options import RestoreOptions
@@ -28,116 +28,103 @@ from src.engine.pipe_job import PIPE, restore_pipe
 from src.errors import UserError
 from src.nn.blocks import compile_parts, count_parameters
 from src.nn.clips import weights_to_channels_last
+from src.nn.video_network import as_video_network
 from src.video.discovery import find_videos, is_image_pattern, is_video
 from src.video.stream_copy import find_audio_start
 
-PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-CHOICES = {"precision": list(PRECISIONS), "edges": ["replicate", "reflect"], "compare": ["null", "side", "divider"]}
-LEAST = {
-    "segment": 1,
-    "overlap": 0,
-    "preview": 0,
-    "max_frames": 1,
-    "memory": 0,
-    "tile": 0,
-    "padding": 0,
-    "context": 0,
-    "fps": 0.01,
-}
-SAYS = Console(stderr=True, markup=False, highlight=False)  # for standard output may be the video
+CONSOLE = Console(stderr=True, markup=False, highlight=False)  # standard output may be the video
 
 
-def restore(config: DictConfig, directory: Path) -> None:
-    """``task=restore``: ``input`` through ``checkpoint`` (or a baseline) to ``output``.
+@dataclass(frozen=True, kw_only=True)
+class RestoreCommand(RestoreOptions):
+    """Options of ``task=restore``.
 
-    ``factor=8`` applies the network to its own output until there are so many frames of one; ``show=offsets`` writes
-    what the network takes for motion instead of what it restores.
+    Args:
+        input: a video, a folder of frames or of videos, a pattern, a list of these, or ``-`` for standard input.
+        output: a video, a folder, or ``-`` for standard output.
+        container: suffix of the files in an output folder.
+        overwrite: replace an existing output, and discard parts that other options made.
+        preview: frames, spread over the video, to restore first as PNGs beside the output.
+        compile: compile the network (torch.compile): minutes at first, then faster.
+        show: ``offsets``: write the motion that the network estimates instead of the restored video.
+    """
+
+    input: str | list[str]
+    output: str
+    container: str = ".mp4"
+    overwrite: bool = False
+    preview: Annotated[int, Ge(0)] = 0
+    compile: bool = False
+    show: Literal["offsets"] | None = None
+
+
+def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> None:
+    """``task=restore``: restore ``input`` with ``checkpoint`` (or a baseline) into ``output``.
 
     Raises:
-        UserError: something about the input, the output or the network is not as it must be. Of several videos all
-            others are restored before that is said.
+        UserError: input, output, network and options do not go together. Of several videos all others are restored
+            first.
     """
-    piped = PIPE in (config.input, config.output)
-    sources = [] if piped else _sources(config.input)
-    outputs = [] if piped else _outputs(config, sources)
-    way, network = _way(config), _network(config)
+    piped = PIPE in (options.input, options.output)
+    sources = [] if piped else _find_sources(options.input)
+    outputs = [] if piped else _name_outputs(options, sources)
+    network = _build_network(config, options)
     if piped:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        restore_pipe(network.to(device), str(config.input), str(config.output), way, device, SAYS.print)
+        restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
-    weights = fingerprint(config.checkpoint, {"network": plain(config.model.network), "factor": config.factor})
-    open_one = partial(FileRestoration, network, way=way, weights=weights, anew=config.overwrite)
+    weights = fingerprint(config.checkpoint, {"network": plain(config.model.network), "show": options.show})
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
-    work = _Work(network, open_one, list(zip(sources, outputs, strict=True)), config.preview)
+    work = _Work(network, list(zip(sources, outputs, strict=True)), options, weights)
     try:
         trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
-    except SystemExit as leaving:  # Lightning's way to leave after Ctrl-C
+    except SystemExit as leaving:  # Lightning exits after Ctrl-C
         raise KeyboardInterrupt from leaving
     work.conclude(trainer)
 
 
-def _network(config: DictConfig) -> nn.Module:
+def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
     network = build_network(config)
-    if config.show:
-        network = _shown(network, config.show)
-    network = apply_recursively(network, config.factor)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise UserError("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
+    if options.show:
+        motion = as_video_network(network).motion()
+        if motion is None:
+            raise UserError("This network cannot show=offsets, but DSFN can: leave it out to restore the video.")
+        network = motion
     network.float().eval().requires_grad_(False)
     if torch.cuda.is_available():
         weights_to_channels_last(network)
-    if config.compile:
+    if options.compile:
         compile_parts(network)
     return network
 
 
-def _shown(network: nn.Module, what: Any) -> nn.Module:
-    """A network whose frames show something of how ``network`` works."""
-    if what != "offsets":
-        raise UserError(f"There is nothing to show={what}: give show=offsets, or leave it out to restore the video.")
-    if not hasattr(network, "offset_pictures"):
-        raise UserError("This network cannot show=offsets, which DSFN can; leave it out to restore the video.")
-    return network.offset_pictures()  # type: ignore[operator]
+# --- inputs and outputs -------------------------------------------------------------------------------
 
 
-def _way(config: DictConfig) -> RestoreOptions:
-    for name, allowed in CHOICES.items():
-        if str("null" if config[name] is None else config[name]) not in allowed:
-            raise UserError(f"{name}={config[name]} is not known: give one of {', '.join(allowed)}.")
-    for name, least in LEAST.items():
-        if config[name] is not None and config[name] < least:
-            raise UserError(f"{name}={config[name]} is too small: it is at least {least}.")
-    given = {name: config[name] for name in RestoreOptions.__dataclass_fields__}
-    given["memory"] = int(config.memory * 2**30) if config.memory else None
-    given["precision"] = PRECISIONS[str(config.precision)]
-    return RestoreOptions(**given)
-
-
-# --- what to restore, and to where -------------------------------------------------------------------------------
-
-
-def _sources(given: Any) -> list[Path]:
-    """The videos that ``input`` names: a file, a folder of frames or of videos, a pattern, or a list of these."""
+def _find_sources(names: str | list[str]) -> list[Path]:
+    """Find the videos that ``input`` names: a file, a folder of frames or of videos, a pattern, or a list of these."""
     found: list[Path] = []
-    for name in given if isinstance(given, ListConfig) else [given]:
+    for name in [names] if isinstance(names, str) else names:
         path = Path(str(name)).expanduser()
         if path.is_dir():
             found += find_videos(path) or [path]
         elif path.exists() or is_image_pattern(path):
             found.append(path)
         else:
-            found += _matches(path) or [path]
+            found += _match(path) or [path]
     if missing := [path for path in found if not (path.exists() or is_image_pattern(path))]:
         several = [part.strip() for part in str(missing[0]).split(",")]
-        meant = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
-        hint = f"; several are given as 'input=[{','.join(several)}]'" if meant else ""
-        raise UserError(f"input={missing[0]} does not exist, and is no pattern that anything matches{hint}.")
+        is_list = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
+        hint = f"; write several videos as 'input=[{','.join(several)}]'" if is_list else ""
+        raise UserError(f"input={missing[0]} does not exist, and no file matches it as a pattern{hint}.")
     return list(dict.fromkeys(found))
 
 
-def _matches(pattern: Path) -> list[Path]:
-    """The videos that a pattern matches, or what it matches where none of that looks like one."""
-    if pattern.parent.is_dir():  # whose name may hold brackets, which are no pattern
+def _match(pattern: Path) -> list[Path]:
+    """Return the videos that a pattern matches, or all of its matches if none looks like a video."""
+    if pattern.parent.is_dir():  # brackets in its own name are no pattern
         inside = list(pattern.parent.glob(pattern.name))
     else:
         inside = [Path(match) for match in glob.iglob(str(pattern), recursive=True)]
@@ -145,13 +132,13 @@ def _matches(pattern: Path) -> list[Path]:
     return [path for path in shown if is_video(path)] or shown
 
 
-def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
-    """Where each video goes: to ``output``, or, where several may be meant, into that folder under its own name."""
-    output = Path(str(config.output)).expanduser()
-    plain = not isinstance(config.input, ListConfig) and sources == [Path(str(config.input)).expanduser()]
+def _name_outputs(options: RestoreCommand, sources: Sequence[Path]) -> list[Path]:
+    """Name the output of each video: ``output`` itself, or files in that folder if there may be several."""
+    output = Path(options.output).expanduser()
+    plain = isinstance(options.input, str) and sources == [Path(options.input).expanduser()]
     several = len(sources) > 1 or not (plain or output.suffix)
     if several and output.suffix:
-        raise UserError(f"There are {len(sources)} videos to restore, so output={output} must be a folder (no suffix).")
+        raise UserError(f"There are {len(sources)} videos to restore: output={output} must be a folder (no suffix).")
     names = [
         source.stem if source.is_file() else (source if source.is_dir() else source.parent).name for source in sources
     ]
@@ -160,13 +147,13 @@ def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
     if len(set(names)) < len(names):  # as clip.mp4 and clip.mov
         names = [f"{name}_{source.suffix[1:]}" for source, name in zip(sources, names, strict=True)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"Several of the videos would be called {twice[0]}: restore them one by one, or rename some.")
-    outputs = [output / f"{name}{config.container}" for name in names] if several else [output]
+        raise UserError(f"Several videos would be called {twice[0]}: restore them one by one, or rename some.")
+    outputs = [output / f"{name}{options.container}" for name in names] if several else [output]
     for source, target in zip(sources, outputs, strict=True):
         if target.resolve() == source.resolve():
             raise UserError(f"{target} is the input itself; choose another output.")
         taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
-        if taken and not (several or config.overwrite or Journal.place(target).exists()):
+        if taken and not (several or options.overwrite or Journal.place(target).exists()):
             raise UserError(f"{target} exists already; choose another output, or add overwrite=true.")
     return outputs
 
@@ -175,7 +162,7 @@ def _outputs(config: DictConfig, sources: Sequence[Path]) -> list[Path]:
 
 
 class _Shares(pl.LightningDataModule):
-    """Each rank's share ``(video, k, of)``: whole videos where there are enough of them, else some parts of each."""
+    """Each rank's share ``(video, k, of)``: whole videos if there are enough of them, else some parts of each."""
 
     def __init__(self, videos: int) -> None:
         super().__init__()
@@ -192,86 +179,83 @@ class _Shares(pl.LightningDataModule):
 
 
 class _Work(pl.LightningModule):
-    """Restores what its rank is given; a video that fails does not keep it from the others."""
+    """Restores its rank's share; a video that fails does not keep it from the others."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        open_one: Callable[..., FileRestoration],
-        videos: list[tuple[Path, Path]],
-        preview: int,
+        self, network: nn.Module, videos: list[tuple[Path, Path]], options: RestoreCommand, weights: str
     ) -> None:
         super().__init__()
-        self.network, self.videos, self.preview = network, videos, preview
-        self._open_one = open_one
+        self.network, self.videos, self.options, self.weights = network, videos, options, weights
         self.failures: dict[int, str] = {}
-        self.shared: dict[int, tuple[list[int], float]] = {}  # whose parts are spread over the ranks: which, since when
+        self.shared: dict[int, tuple[list[int], float]] = {}  # parts spread over the ranks, and the time of their start
 
     def predict_step(self, share: Sequence[int]) -> int:
         video, rank, world = (int(number) for number in share)
         output = self.videos[video][1]
         try:
             if len(self.videos) > 1 and output.exists() and not Journal.place(output).exists():
-                SAYS.print(f"{output} is there already.", soft_wrap=True)
+                CONSOLE.print(f"{output} exists already.", soft_wrap=True)
                 return video
             whole = self._open(video)
             missing = whole.journal.missing(whole.parts)
             mine = missing[rank * len(missing) // world : (rank + 1) * len(missing) // world]
-            begun = time.monotonic()
+            start = time.monotonic()
             if world > 1:
-                self.shared[video] = missing, begun
+                self.shared[video] = missing, start
             with whole.journal.held() if rank == 0 else nullcontext():
                 if rank == 0:
-                    self._begin(whole, len(missing))
+                    self._announce(whole, len(missing))
                 with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:
-                    whole.run(mine, advance, SAYS.print)
+                    whole.run(mine, advance, CONSOLE.print)
                 if world == 1:
                     whole.finish()
-                    SAYS.print(_summary(whole, mine, time.monotonic() - begun), soft_wrap=True)
-        except UserError as problem:
-            self.failures[video] = str(problem)
+                    CONSOLE.print(_summary(whole, mine, time.monotonic() - start), soft_wrap=True)
+        except UserError as error:
+            self.failures[video] = str(error)
             if len(self.videos) > 1:
-                SAYS.print(str(problem), soft_wrap=True)
+                CONSOLE.print(str(error), soft_wrap=True)
         return video
 
     def _open(self, video: int) -> FileRestoration:
         source, output = self.videos[video]
-        return self._open_one(source, output, device=self.device)
+        anew = self.options.overwrite
+        return FileRestoration(self.network, source, output, self.options, self.device, weights=self.weights, anew=anew)
 
-    def _begin(self, whole: FileRestoration, missing: int) -> None:
-        SAYS.print(_change(whole), soft_wrap=True)
+    def _announce(self, whole: FileRestoration, missing: int) -> None:
+        CONSOLE.print(_describe(whole), soft_wrap=True)
         if whole.reader.interlaced:
-            does = (
-                "its fields become frames" if whole.way.deinterlace else "deinterlace=true makes frames of its fields"
-            )
-            SAYS.print(f"{whole.source} is interlaced: {does}.", soft_wrap=True)
+            effect = "its fields become frames"
+            if not whole.options.deinterlace:
+                effect = "deinterlace=true turns its fields into frames"
+            CONSOLE.print(f"{whole.source} is interlaced: {effect}.", soft_wrap=True)
         if not whole.output.suffix and whole.source.is_file() and find_audio_start(whole.source) is not None:
-            SAYS.print(f"{whole.output} is a folder of images, which holds no sound.", soft_wrap=True)
+            CONSOLE.print(f"{whole.output} is a folder of images, without sound.", soft_wrap=True)
         if whole.reader.signal.dropped:
-            SAYS.print(f"{whole.source} has {' and '.join(whole.reader.signal.dropped)}: left out.", soft_wrap=True)
+            CONSOLE.print(f"{whole.source} has {' and '.join(whole.reader.signal.dropped)}: left out.", soft_wrap=True)
         if 0 < missing < whole.parts:
-            there = whole.parts - missing
-            SAYS.print(f"Going on with {whole.output}: {there} of {whole.parts} parts are there.", soft_wrap=True)
-        for k in range(min(self.preview, len(whole.shown))):
-            path = whole.preview((2 * k + 1) * len(whole.shown) // (2 * self.preview))
-            SAYS.print(f"Preview: {path}", soft_wrap=True)
+            done = whole.parts - missing
+            CONSOLE.print(f"Resuming {whole.output}: {done} of {whole.parts} parts are finished.", soft_wrap=True)
+        count = min(self.options.preview, len(whole.shown))
+        for k in range(count):
+            path = whole.preview((2 * k + 1) * len(whole.shown) // (2 * self.options.preview))
+            CONSOLE.print(f"Preview: {path}", soft_wrap=True)
 
     def conclude(self, trainer: pl.Trainer) -> None:
-        """Puts together what several ranks restored, and says what failed.
+        """Join the parts of several ranks, and report failures.
 
         Raises:
-            UserError: something did.
+            UserError: a video failed.
         """
         failures = dict(self.failures)
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, self.failures)
-            failures = {video: said for rank in gathered for video, said in rank.items()}
+            failures = {video: sentence for rank in gathered for video, sentence in rank.items()}
         if trainer.is_global_zero:
             for video in sorted(self.shared.keys() - failures.keys()):
-                whole, (parts, begun) = self._open(video), self.shared[video]
+                whole, (parts, start) = self._open(video), self.shared[video]
                 whole.finish()
-                SAYS.print(_summary(whole, parts, time.monotonic() - begun), soft_wrap=True)
+                CONSOLE.print(_summary(whole, parts, time.monotonic() - start), soft_wrap=True)
         if failures and len(self.videos) == 1:
             raise UserError(failures[0])
         if failures:
@@ -281,34 +265,32 @@ class _Work(pl.LightningModule):
 
 @contextmanager
 def _progress(whole: FileRestoration, parts: Sequence[int], *, of: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar with frames a second and the time left, of one process of ``of``; what it yields counts a frame."""
+    """Show a bar with frames a second and the time left, of one process of ``of``; yield a function that counts one."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     with Progress(
-        *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=SAYS, disable=not shown
+        *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=CONSOLE, disable=not shown
     ) as bar:
-        count = sum(len(whole.frames_of(part)) for part in parts)
-        share = f" (the first process's share of {of})" if of > 1 else ""
+        count = sum(len(whole.places(part)) for part in parts)
+        share = f" (share of the first of {of} processes)" if of > 1 else ""
         task = bar.add_task(f"{whole.source.name}{share}", total=count, pace="")
-
-        begun = time.monotonic()
+        start = time.monotonic()
 
         def advance() -> None:
-            speed = (bar.tasks[0].completed + 1) / (time.monotonic() - begun)
+            speed = (bar.tasks[0].completed + 1) / (time.monotonic() - start)
             bar.update(task, advance=1, pace=f"{speed:.2f} frames/s")
 
         yield advance
 
 
-def _change(whole: FileRestoration) -> str:
-    """What goes in and what comes out."""
+def _describe(whole: FileRestoration) -> str:
+    """Describe input and output in a line."""
     (height, width), scale = whole.reader.size, whole.geometry.scale
     before = f"{whole.length} frames of {width}x{height}, {float(whole.reader.fps):.3f} a second"
-    after = f"{len(whole.shown)} of {scale * width}x{scale * height}, {float(whole.pace.fps):.3f} a second"
+    after = f"{len(whole.shown)} of {scale * width}x{scale * height}, {float(whole.timing.fps):.3f} a second"
     return f"{whole.source}: {before}, to {after}"
 
 
 def _summary(whole: FileRestoration, parts: Sequence[int], seconds: float) -> str:
-    frames, lasts = len(whole.shown), float(whole.lasts)
-    restored = sum(len(whole.frames_of(part)) for part in parts)
+    restored = sum(len(whole.places(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
-    return f"{whole.output}: {frames} frames, {lasts:.2f} s{pace}"
+    return f"{whole.output}: {len(whole.shown)} frames, {float(whole.duration):.2f} s{pace}"

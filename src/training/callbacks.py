@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from src.engine.stream import stream
+from src.nn.video_network import VideoNetwork, as_video_network
 from src.ops.resize import imresize
 
 
@@ -160,8 +161,9 @@ class SampleFrames(Callback):
         loader: Any = trainer.val_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
             self._save(trainer, self.compare(pl_module, clip), f"samples/{number}", clip.name)
-            if hasattr(pl_module.network, "offset_pictures"):
-                self._save(trainer, self.draw_offsets(pl_module, clip), f"offsets/{number}", f"{clip.name}_offsets")
+            if motion := as_video_network(cast(nn.Module, pl_module.network)).motion():
+                picture = self.draw_motion(pl_module, motion, clip)
+                self._save(trainer, picture, f"offsets/{number}", f"{clip.name}_offsets")
 
     @rank_zero_only
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,10 +182,8 @@ class SampleFrames(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(title, picture.numpy(), trainer.global_step, dataformats="HWC")
 
-    def draw_offsets(self, pl_module: LightningModule, clip: Any) -> Tensor:
-        """Stack the network's own pictures of its offsets into rows, uint8 (rows*h, w, 3)."""
-        network: Any = pl_module.network
-        motion = network.offset_pictures()
+    def draw_motion(self, pl_module: LightningModule, motion: VideoNetwork, clip: Any) -> Tensor:
+        """Stack pictures of the motion that the network estimates into rows, uint8 (rows*h, w, 3)."""
         inputs = (frame.to(pl_module.device) for frame in islice(clip.inputs(), motion.geometry.window))
         rows = [frame.cpu() for _, (_, frame) in zip(range(self.frames), stream(motion, inputs), strict=False)]
         return _to_picture(torch.cat(rows, dim=-2))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.memory import ENOUGH, WORKSPACE, frames_within, free, peak
+from src.engine.memory import ENOUGH, WORKSPACE, fit_to_memory, frames_within, free, peak
+from src.engine.options import InferenceOptions
 from src.engine.stream import stream
 from src.papers.wdvr import TSAS, WDVR3D
 
@@ -48,9 +49,11 @@ def test_memory_decides_how_many_frames_a_pass_has_and_no_frame_is_lost():
     restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or seen.append(output.shape[1]))
     clip = torch.rand(11, 3, 16, 20)
     memory = int(WORKSPACE * peak(restorer, (1, 6 + 4, 3, 16, 20)))
-    frames = list(stream(restorer, iter(clip), memory=memory))
+    options = InferenceOptions(clip_length="auto")
+    options = fit_to_memory(restorer, options, (16, 20), torch.device("cpu"), memory=memory)
+    frames = list(stream(restorer, iter(clip), options))
     assert [int(time) for time, _ in frames] == list(range(11))
     assert seen == [4, 4, 4]  # the last one moved back
     fixed = [frame for _, frame in stream(restorer, iter(clip), clip_length=4)]
     assert all(torch.equal(a, b) for (_, a), b in zip(frames, fixed, strict=True))
-    assert list(stream(restorer, [], memory=memory)) == []
+    assert list(stream(restorer, [], options)) == []

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from src.engine.cascade import Cascade
+from src.engine.memory import fit_to_memory
+from src.engine.options import InferenceOptions
 from src.engine.prefetch import DEPTH, BackgroundWriter, prefetch
-from src.engine.restore_video import Recent, Replay, fitting_tile, restore_scenes
+from src.engine.restore_video import Recent, Replay, restore_scenes
 from src.engine.scenes import AHEAD
 from src.engine.stream import stream
 from src.errors import UserError
@@ -62,7 +64,7 @@ def test_shots_are_videos_of_their_own(name):
     expected = {time: frame for time, frame in first} | {CUT + time: frame for time, frame in second}
     held = first[-1][1]
     assert all(torch.equal(item.frame, expected.get(item.time, held)) for item in whole)
-    assert [item.shot for item in whole] == [CUT if item.time >= CUT else 0 for item in whole]
+    assert [item.scene for item in whole] == [CUT if item.time >= CUT else 0 for item in whole]
 
 
 def test_a_cut_is_not_heeded_when_asked():
@@ -77,8 +79,8 @@ def test_going_on_anywhere_gives_the_same_to_the_last_bit(name):
     network, video = NETWORKS[name], film()
     whole = run(network, video)
     for number, item in enumerate(whole):
-        rest = run(network, video, after=item.time, shot=item.shot)
-        assert [(a.time, a.shot) for a in rest] == [(b.time, b.shot) for b in whole[number + 1 :]]
+        rest = run(network, video, after=item.time, scene=item.scene)
+        assert [(a.time, a.scene) for a in rest] == [(b.time, b.scene) for b in whole[number + 1 :]]
         assert all(torch.equal(a.frame, b.frame) for a, b in zip(rest, whole[number + 1 :], strict=True))
 
 
@@ -98,26 +100,28 @@ class Short(Repeat):
 
 def test_memory_that_runs_out_loses_nothing():
     video = film(height=96, width=128)
-    told = []
+    log = []
     source = Replay(video, kept=30)
-    shapes = list(restore_scenes(Short(room=64 * 64 + 1), source, (96, 128), overlap=16, told=told.append))
+    options = InferenceOptions(overlap=16)
+    shapes = list(restore_scenes(Short(room=64 * 64 + 1), source, (96, 128), options, log=log.append))
     expected = run(Repeat(scale=2), video)
     assert [item.time for item in shapes] == [item.time for item in expected]
     assert all(torch.allclose(a.frame, b.frame, atol=0.05) for a, b in zip(shapes, expected, strict=True))
-    assert told == ["The memory did not suffice: going on in tiles of 64 pixels."]
+    assert log == ["Memory ran out: continuing in tiles of 64 pixels."]
 
 
 def test_memory_that_never_suffices_is_one_sentence():
     with pytest.raises(UserError, match="does not suffice for tiles of 64 pixels"):
-        list(restore_scenes(Short(room=0), Replay(film(height=96, width=128), kept=30), (96, 128), told=lambda _: None))
+        list(restore_scenes(Short(room=0), Replay(film(height=96, width=128), kept=30), (96, 128), log=lambda _: None))
 
 
 def test_tiles_fit_the_memory():
-    network = Mean(5)
-    assert fitting_tile(network, (480, 640), 32, 10**9) is None
-    small = fitting_tile(network, (480, 640), 32, 2 * 10**6)
-    assert small is not None
-    assert small < fitting_tile(network, (480, 640), 32, 10**7)
+    def tile(memory):
+        options = InferenceOptions(tile=None)
+        return fit_to_memory(Mean(5), options, (480, 640), torch.device("cpu"), memory=memory).tile
+
+    assert tile(10**9) == 0
+    assert 0 < tile(2 * 10**6) < tile(10**7)
 
 
 def test_recent_frames_can_be_looked_at_again():
@@ -135,7 +139,7 @@ def test_replay_keeps_so_many():
     frames = source(0)
     first = [next(frames) for _ in range(6)]
     assert torch.equal(next(source(4)), first[4])
-    with pytest.raises(RuntimeError, match="asked for again"):
+    with pytest.raises(RuntimeError, match="requested again"):
         source(1)
 
 

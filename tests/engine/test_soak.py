@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from src.engine.cascade import Cascade
 from src.engine.file_job import FileRestoration
-from src.engine.options import RestoreOptions
+from src.engine.options import InferenceOptions, RestoreOptions
 from src.engine.restore_video import restore_scenes
 from src.geometry import Geometry
 from src.ops.allocator import give_freed_memory_back
@@ -111,33 +111,33 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "length", "size", "tile"),
-    [("tiny", 700, (40, 56), None), ("blend", 900, (33, 47), None), ("cascade", 320, (72, 100), 64)],
+    [("tiny", 700, (40, 56), 0), ("blend", 900, (33, 47), 0), ("cascade", 320, (72, 100), 64)],
 )
 def test_thousands_of_frames_are_as_good_as_uninterrupted(
-    name: str, length: int, size: tuple[int, int], tile: int | None
+    name: str, length: int, size: tuple[int, int], tile: int
 ) -> None:
     film, network, rng = Film(1, length, *size), NETWORKS[name](), random.Random(name)
-    options = {"tile": tile, "overlap": 16}
-    whole, course, shots = [], [], set()
-    for item in restore_scenes(network, film, size, **options):
+    options = InferenceOptions(tile=tile, overlap=16)
+    whole, course, scenes = [], [], set()
+    for item in restore_scenes(network, film, size, options):
         whole.append((item.time, zlib.crc32(item.frame.numpy())))
-        shots.add(item.shot)
+        scenes.add(item.scene)
         if len(whole) % 50 == 0:
             course.append(held())
     leak = 2 << 20  # 0.3 MB were measured; input frames of half the warm part alone would be 4 MB and more
     steady(course, leak)
     assert [time for time, _ in whole] == network.geometry.output_times(length)
-    assert len(shots) > length / 80  # cuts have been found
+    assert len(scenes) > length / 80  # cuts have been found
 
     again: list[tuple[Fraction, int]] = []
-    after, shot, course, cut_off = None, 0, [], 0
+    after, scene, course, cut_off = None, 0, [], 0
     while len(again) < len(whole):
         left, fails_at = int(rng.expovariate(1 / 40)), rng.randrange(length) if rng.random() < 0.3 else length
-        items = restore_scenes(network, failing(film, fails_at), size, after=after, shot=shot, **options)
+        items = restore_scenes(network, failing(film, fails_at), size, options, after=after, scene=scene)
         try:
             for item in items:
                 again.append((item.time, zlib.crc32(item.frame.numpy())))
-                after, shot = item.time, item.shot
+                after, scene = item.time, item.scene
                 left -= 1
                 if left < 0:
                     cut_off += 1
@@ -178,13 +178,13 @@ def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Pat
         pictures = (frame.mul(255).round().byte().permute(1, 2, 0) for frame in film(0))
         write_video(source, pictures, Fraction(25), codec="lossless")
         name = rng.choice([*NETWORKS])
-        way = RestoreOptions(
+        options = RestoreOptions(
             codec="ffv1", segment=rng.choice((7, 24, 48)), tile=rng.choice((0, 48)), overlap=16, cuts=rng.random() < 0.8
         )
         outputs = [tmp_path / f"{kind}{round_number}.mkv" for kind in ("whole", "again")]
         for output in outputs:
             while True:
-                work = FileRestoration(NETWORKS[name](), source, output, way, CPU)
+                work = FileRestoration(NETWORKS[name](), source, output, options, CPU)
                 missing, left = work.journal.missing(work.parts), [int(rng.expovariate(1 / 120))]
 
                 def advance(left: list[int] = left, whole: bool = output is outputs[0]) -> None:

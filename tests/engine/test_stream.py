@@ -193,7 +193,7 @@ def test_ensemble(copies):
 def test_streamed_ensemble(copies):
     clip = torch.rand(1, 5, 3, 4, 4)
     network = Corner()
-    streamed = list(stream(network, clip[0], copies=copies))
+    streamed = list(stream(network, clip[0], ensemble=copies))
     assert [time for time, _ in streamed] == [time for time, _ in stream(network, clip[0])]
     expected = [frame for _, frame in stream(Ensemble(network, copies=copies), clip[0])]
     assert torch.allclose(torch.stack([frame for _, frame in streamed]), torch.stack(expected), atol=1e-5)

@@ -45,10 +45,10 @@ class Blur(nn.Module):
 def test_tiled_equals_whole():
     video = torch.rand(4, 3, 150, 201)
     whole = dict(stream(Blur(), video))
-    tiled = dict(stream(Blur(), video, tiles=(64, 32)))
+    tiled = dict(stream(Blur(), video, tile=64, overlap=32))
     assert whole.keys() == tiled.keys()
     assert max((whole[time] - tiled[time]).abs().max() for time in whole) < 1e-3
-    seams = dict(stream(Blur(), video, tiles=(64, 0)))
+    seams = dict(stream(Blur(), video, tile=64, overlap=0))
     assert max((whole[time] - seams[time]).abs().max() for time in whole) > 1e-2  # the claim above is not an empty one
 
 

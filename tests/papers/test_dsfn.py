@@ -11,11 +11,11 @@ from hydra.utils import instantiate
 
 from src.config.build import build_restorer
 from src.config.composition import compose, plain
+from src.config.options import run_task
 from src.engine.stream import stream, windows
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
-from src.tasks.restore import restore
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -66,7 +66,7 @@ def test_starts_from_repeated_frames_and_means_of_neighbours():
 def test_the_frame_that_both_first_level_passes_make_is_their_mean():
     network, clip = dsfn(), torch.rand(1, 4, 3, 6, 8)
     with torch.no_grad():
-        first, second = network.levels(*network.frame_features(clip))
+        first, second = network.levels(*network.encode_frames(clip))
         left, right = first_maps(network.first, clip[:, :3])[:, 0], first_maps(network.first, clip[:, 1:])[:, 0]
     assert (first.shape[1], second.shape[1]) == (5, 3)
     torch.testing.assert_close(first[:, 2], F.pixel_shuffle((left[:, 2] + right[:, 0]) / 2, 2))
@@ -96,7 +96,7 @@ def test_loss_is_the_mean_error_of_five_and_of_three_frames():
     inputs, targets = torch.rand(1, 4, 3, 8, 8), torch.rand(1, 5, 3, 32, 32)
     terms = build_restorer(config, network).losses(inputs, targets)
     with torch.no_grad():
-        first, second = network.levels(*network.frame_features(inputs))
+        first, second = network.levels(*network.encode_frames(inputs))
     assert terms["first_level"].item() == pytest.approx(float((first - targets).abs().mean()))
     assert terms["second_level"].item() == pytest.approx(float((second - targets[:, 1:4]).abs().mean()))
 
@@ -146,7 +146,7 @@ def test_offset_fields_are_shown_as_flow():
         flows = network.first.flows(torch.rand(1, 9, 5, 6))
         assert torch.allclose(flows[0, :, :, 2, 3], torch.tensor([[0.0, 3.0], [0.0, -1.0]]), atol=1e-6)
         clip = torch.rand(1, 3, 3, 5, 6)
-        picture = network.offset_pictures()(clip)[0, 0]
+        picture = network.motion()(clip)[0, 0]
     assert torch.equal(picture[..., :6], clip[0, 1])
     assert torch.allclose(picture[:, 2, 8], torch.tensor([1.0, 0.0, 0.0]), atol=1e-5)  # the longest, to the right
     assert torch.allclose(picture[:, 2, 14], torch.tensor([2 / 3, 1.0, 1.0]), atol=1e-5)  # a third of it, to the left
@@ -163,9 +163,9 @@ def test_offset_fields_of_a_video(tmp_path):
     weights = {f"network.{name}": weight for name, weight in network.state_dict().items()}
     torch.save({"network": plain(config.model.network), "state_dict": weights}, file)
     asked = ["task=restore", f"input={source}", f"output={output}", f"checkpoint={file}"]
-    restore(compose(*asked, "show=offsets", "codec=lossless"), tmp_path)
+    run_task(compose(*asked, "show=offsets", "codec=lossless"), tmp_path)
     with open_video(output) as reader:
         assert (len(reader), reader.size, reader.fps) == (4, (32, 144), 30)
         assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
-    with pytest.raises(UserError, match="cannot show=offsets, which DSFN can"):
-        restore(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)
+    with pytest.raises(UserError, match="cannot show=offsets, but DSFN can"):
+        run_task(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)

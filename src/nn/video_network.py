@@ -1,0 +1,81 @@
+"""The contract between a network and everything that trains, scores or restores with it.
+
+Shapes: B batch, T input frames, T' output frames, H height, W width, s scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.geometry import Geometry
+
+
+class VideoNetwork(nn.Module):
+    """A network that maps a clip (B, T, 3, H, W), RGB in [0, 1], to a clip (B, T', 3, s*H, s*W), any H and W.
+
+    A subclass sets ``geometry`` and defines ``forward``; every other member has a default that suits an ordinary
+    network. A plain :class:`torch.nn.Module` with a ``geometry`` serves as well (:func:`as_video_network`).
+
+    Attributes:
+        geometry: the effect on time and space: scale, window, output times, stride.
+        temporal_padding: input frames on either side of a pass that serve as context only. A network that sets it
+            accepts passes of any length, and ``forward(clip, padding=n)`` for any other number.
+        encode_window: neighbouring frames that one feature of :meth:`encode_frames` depends on.
+        tile_overlap: input pixels that neighbouring tiles share, so that tiles equal the whole frame to 1e-3.
+    """
+
+    geometry: Geometry
+    temporal_padding: int | None = None
+    encode_window: int = 1
+    tile_overlap: int = 32
+
+    @property
+    def training_geometry(self) -> Geometry:
+        """The geometry of training samples: that of the network, unless training supervises more frames."""
+        return self.geometry
+
+    def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
+        """Compute the features that windows share: (B, T, ...) of each frame, computed once and kept while needed.
+
+        With an ``encode_window`` of n, feature t depends on frames t to t + n - 1, so there are T - n + 1 of them.
+        By default the features are the frames themselves.
+        """
+        return (clip,)
+
+    def decode_window(self, *features: Tensor, **options: Any) -> Tensor:
+        """Restore the output frames (B, T', 3, s*H, s*W) of one window from the features of its frames."""
+        return self(*features, **options)
+
+    def motion(self) -> VideoNetwork | None:
+        """Return a network whose output frames picture the motion that this one estimates; None if it has none."""
+        return None
+
+
+class _PlainNetwork(VideoNetwork):
+    """A plain module behind the contract's defaults."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        try:
+            self.geometry = network.geometry  # type: ignore[assignment]
+        except AttributeError as error:
+            raise UserError(
+                f"{type(network).__name__} has no geometry: set self.geometry = Geometry(scale, window, times) in its "
+                "__init__, as src.geometry explains."
+            ) from error
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.network(clip)
+
+
+def as_video_network(network: nn.Module) -> VideoNetwork:
+    """Return a network that keeps the contract: ``network`` itself, or a wrapper with defaults around a plain module.
+
+    Raises:
+        UserError: a plain module has no ``geometry``.
+    """
+    return network if isinstance(network, VideoNetwork) else _PlainNetwork(network)
