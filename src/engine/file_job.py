@@ -208,7 +208,7 @@ class FileRestoration:
             self.timing.fps,
             codec=resolve_codec(self.output, self.options.codec, self.reader.signal.depth),
             quality=self.options.quality,
-            preset=self.options.preset,
+            preset=None if self.options.preset is None else str(self.options.preset),
             aspect=self.reader.aspect,
             tick=None if self.time_map.steady or self.options.constant_rate else FINE,
             signal=self.reader.signal,

@@ -101,7 +101,7 @@ class RestoreOptions(InferenceOptions):
     context: Annotated[int, Ge(0)] = 1
     tile: Annotated[int, Ge(0)] | None = None
     codec: str = "auto"
-    quality: float | None = None
+    quality: int | None = None
     preset: str | int | None = None
     compare: Literal["side", "divider"] | None = None
     slow_motion: bool = False

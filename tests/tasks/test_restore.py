@@ -216,7 +216,7 @@ def test_many_files_of_which_one_is_bad(tmp_path):
     assert "Traceback" not in said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b.mp4"]
     (folder / "c.mp4").unlink()
-    assert run(*command).count("is there already") == 2
+    assert run(*command).count("exists already") == 2
 
 
 def test_previews_come_first(tmp_path):
