@@ -208,7 +208,7 @@ def _shape(value: object) -> torch.Size | None:
 def _read(path: Path, remedy: str) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the loader raise almost anything
+    except Exception as error:  # torch.load raises almost any exception for a damaged file
         cause = "it is damaged, cannot be opened, or holds more than plain weights"
         raise UserError(f"{path} cannot be read as ImageNet weights: {cause}; {remedy}.") from error
     if not isinstance(state, Mapping):
