@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from src.report.content import ReportContent
-from src.sweeps.aggregate import in_markdown
+from src.sweeps.aggregate import escape_markdown
 
 
 def write_report(content: ReportContent, output: Path) -> None:
@@ -27,5 +27,5 @@ def _render(template: str, content: ReportContent, **variables: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = in_markdown
+    environment.filters["plain"] = escape_markdown
     return environment.get_template(template).render(content=content, **variables)

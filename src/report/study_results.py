@@ -13,7 +13,7 @@ from typing import Any
 
 from src.config.composition import PATHS, UNSAID, compose, described
 from src.report.runs import Run
-from src.sweeps.aggregate import Row, grouped, tabulate
+from src.sweeps.aggregate import Row, group_by_row, tabulate
 from src.sweeps.published import Sweepable
 
 
@@ -37,7 +37,7 @@ class StudyResult:
     def runs_by_point(self) -> dict[str, list[Run]]:
         """Runs by the name of their row."""
         study = self.study
-        groups = grouped(self.runs, study.published, study.varied, study.across)
+        groups = group_by_row(self.runs, study.published, study.varied, study.across)
         return {str(point): runs for point, runs in groups.items() if point not in study.hide}
 
     @cached_property

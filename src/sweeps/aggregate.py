@@ -1,4 +1,4 @@
-"""Points of a sweep as the rows of a table, the paper's figures beside ours: in Markdown, and drawn."""
+"""Aggregate the points of a sweep into the rows of a table, beside the paper's figures; as Markdown and as plots."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ COUNTED = (180, 320)  # input pixels, height and width, for which operations are
 
 
 class Point:
-    """A finished run of a sweep: where it lies, and the overrides that made it."""
+    """A finished run of a sweep: its directory and overrides."""
 
     def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
         self.directory = directory
         self.overrides = dict(override.partition("=")[::2] for override in overrides)
-        self.values: dict[str, Any] = {}  # what has been read, by source
+        self.values: dict[str, Any] = {}  # cache by source
 
     @cached_property
     def config(self) -> DictConfig:
@@ -57,7 +57,7 @@ class Point:
         return build(description, self.directory / "config.yaml", allow_cascade=True)
 
     def value(self, source: str) -> Any:
-        """What a column's source (see :class:`Study`) says of this run."""
+        """Return the value of a column's source (see :class:`src.sweeps.callback.Study`) for this run."""
         if source not in self.values:
             self.values[source] = self._value(source)
         return self.values[source]
@@ -73,16 +73,16 @@ class Point:
             return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
         if kind == "network":
             with torch.device("meta"):
-                found: Any = self._network()
+                attribute: Any = self._network()
             for part in rest.split("/"):
-                found = getattr(found, part)
-            return found
-        found = self.results
+                attribute = getattr(attribute, part)
+            return attribute
+        node = self.results
         for part in rest.split("/"):
-            if part not in found and (part in FIGURES or rest.startswith(("levels/", "clips/", "subsets/"))):
-                return None  # a protocol does not measure everything, and another data set has other clips
-            found = next(iter(found.values())) if part == "*" else found[part]
-        return found
+            if part not in node and (part in FIGURES or rest.startswith(("levels/", "clips/", "subsets/"))):
+                return None  # not measured by this protocol, or a clip of another data set
+            node = next(iter(node.values())) if part == "*" else node[part]
+        return node
 
 
 Kind = TypeVar("Kind", bound=Point)
@@ -96,26 +96,26 @@ def tabulate(
     across: Sequence[str] = (),
     hide: Sequence[str] = (),
 ) -> list[Row]:
-    """One row for all seeds of a point: what it is (``point``), the paper's figures (``paper: ...``), and ours.
+    """Build one row for all seeds of a point: its name (``point``), the paper's figures (``paper: ...``), and ours.
 
-    A figure of several seeds is their mean, beside it ``<title> deviation``, their standard deviation. What a point is
-    are its values of ``varied``, and of other options that differ between points.
+    A score of several seeds is their mean; ``<title> deviation`` is their standard deviation. A point is named by its
+    values of ``varied`` and of other options that differ between points.
     """
     rows: list[Row] = []
-    for name, alike in grouped(members, published, varied, across).items():
+    for name, seeds_of_row in group_by_row(members, published, varied, across).items():
         if name in hide:
             continue
         row: Row = {"point": name}
         if published:
-            theirs = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
-            row |= {f"paper: {name}": value for name, value in theirs.items()}
+            paper = published.get(row["point"]) or dict.fromkeys(next(iter(published.values())))
+            row |= {f"paper: {name}": value for name, value in paper.items()}
         for title, source in columns.items():
             *conditions, path = source.split()
-            found = [member.value(path) for member in _meant(alike, conditions)]
-            seeds = len(found) > 1 and all(isinstance(value, int | float) for value in found)
-            row[title] = statistics.mean(found) if seeds else next(iter(found), None)
-            if seeds and path.startswith("results/"):
-                row[f"{title} deviation"] = statistics.stdev(found)
+            values = [member.value(path) for member in _select(seeds_of_row, conditions)]
+            several = len(values) > 1 and all(isinstance(value, int | float) for value in values)
+            row[title] = statistics.mean(values) if several else next(iter(values), None)
+            if several and path.startswith("results/"):
+                row[f"{title} deviation"] = statistics.stdev(values)
         rows.append(row)
     for title, source in columns.items():
         if "ratio" in source.split():
@@ -125,38 +125,38 @@ def tabulate(
     return rows
 
 
-def grouped(
+def group_by_row(
     members: Sequence[Kind],
     published: Mapping[Any, Any] | None = None,
     varied: Collection[str] = (),
     across: Sequence[str] = (),
 ) -> dict[Any, list[Kind]]:
-    """Points by what they are called (see :func:`tabulate`), those of one row of the paper's by the first of them."""
+    """Group points by name (see :func:`tabulate`); points of one row of the paper are named after the first of them."""
     keys = {key for point in members for key in point.overrides} - {"seed", *across, *UNSAID}
     named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
     groups: dict[Any, list[Kind]] = {}
     names: dict[Any, Any] = {}
     for point in members:
-        own = " ".join(str(point.overrides.get(key)) for key in named)
-        name = number(own or members[0].overrides.get("experiment", ""))
-        theirs = (published or {}).get(name)
-        groups.setdefault(names.setdefault(name if theirs is None else id(theirs), name), []).append(point)
+        values = " ".join(str(point.overrides.get(key)) for key in named)
+        name = number(values or members[0].overrides.get("experiment", ""))
+        paper = (published or {}).get(name)
+        groups.setdefault(names.setdefault(name if paper is None else id(paper), name), []).append(point)
     return groups
 
 
-def _meant(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
-    """All seeds of the first point that has the overrides ``conditions``."""
+def _select(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
+    """Select all seeds of the first point with the overrides ``conditions``."""
     wanted = [condition.partition("=")[::2] for condition in conditions if "=" in condition]
     fitting = [m for m in members if all(fnmatch(str(m.overrides.get(key)), value) for key, value in wanted)]
     return [m for m in fitting if m.overrides | {"seed": ""} == fitting[0].overrides | {"seed": ""}]
 
 
 def order(rows: Sequence[Row], compare: str) -> str:
-    """How the order of ``compare`` agrees with the paper's, in a sentence; empty where the paper has no such figure."""
+    """Compare the order of ``compare`` with the paper's in a sentence; empty if the paper has no such column."""
     rows = [row for row in rows if None not in (row.get(f"paper: {compare}"), row[compare])]
     if len(rows) < 2:
         return ""
-    theirs, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
+    paper, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))
 
     def ranked(values: list[float]) -> str:
         first, *others = np.argsort(values, kind="stable")
@@ -166,17 +166,17 @@ def order(rows: Sequence[Row], compare: str) -> str:
             text += f" {sign} {rows[number]['point']}"
         return text
 
-    agreement = rank_correlation(theirs, ours)
+    agreement = rank_correlation(paper, ours)
     correlation = (
         f"; rank correlation {agreement:.2f}" if len(rows) > 2 and agreement is not None else ""
     )  # of two: 1, -1
-    return f"{compare}, paper: {ranked(theirs)}; here: {ranked(ours)}{correlation}."
+    return f"{compare}, paper: {ranked(paper)}; here: {ranked(ours)}{correlation}."
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's: the correlation of ranks, equal values sharing their mean rank; None where all of one are equal.
+    """Return Spearman's rank correlation, with mean ranks for ties; None if all values of one side are equal.
 
-    Values count to the fourth decimal, as papers print them at most.
+    Values are rounded to four decimals, the most that papers print.
     """
     ranks = []
     for values in (np.round(one, 4), np.round(other, 4)):
@@ -188,44 +188,44 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
 
 
 def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
-    """The table as Markdown, with what was asked for, how the order agrees, and what the paper found."""
+    """Format the table as Markdown, with the overrides, the comparison of order and the paper's finding."""
     names = list(rows[0])
-    heads = [in_markdown(name) for name in names]
-    asked = in_markdown(" ".join(overrides))
-    lines = [f"**{in_markdown(title)}** ({asked})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(in_markdown(cell(row.get(name))) for name in names)} |" for row in rows]
+    heads = [escape_markdown(name) for name in names]
+    options = escape_markdown(" ".join(overrides))
+    lines = [f"**{escape_markdown(title)}** ({options})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(escape_markdown(cell(row.get(name))) for name in names)} |" for row in rows]
     for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
-        lines += ["", in_markdown(remark)] if remark else []
+        lines += ["", escape_markdown(remark)] if remark else []
     return "\n".join(lines) + "\n"
 
 
-def in_markdown(text: Any) -> str:
-    """Text as Markdown shows it, in a table, too: nothing in it is markup."""
-    said = " ".join(str(text).split()).replace("&", "&amp;")
-    said = re.sub(r"(?<! )>", "&gt;", re.sub(r"<(?! )", "&lt;", said))  # between spaces they compare
-    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", said)  # an underscore within a word is one
+def escape_markdown(text: Any) -> str:
+    """Escape text for Markdown, including cells of a table."""
+    escaped = " ".join(str(text).split()).replace("&", "&amp;")
+    escaped = re.sub(r"(?<! )>", "&gt;", re.sub(r"<(?! )", "&lt;", escaped))  # < and > between spaces compare
+    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", escaped)  # an underscore within a word is one
 
 
 def _in_plain_text(drawing: Callable[..., None]) -> Callable[..., None]:
-    """A drawing whose text stays text, also in the file, and is no formula where a name has dollars."""
+    """Decorate a drawing function: keep text as text in the SVG, and do not typeset ``$...$`` as formulas."""
 
     @wraps(drawing)
-    def drawn(*arguments: Any, **options: Any) -> None:
-        from matplotlib import rc_context  # only here: training does without
+    def draw_in_context(*arguments: Any, **options: Any) -> None:
+        from matplotlib import rc_context  # only here: training does not need it
 
         with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
             drawing(*arguments, **options)
 
-    return drawn
+    return draw_in_context
 
 
 @_in_plain_text
 def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: Sequence[str] = ()) -> None:
-    """``compare`` over the points, the paper's and ours side by side, each with a scale of its own.
+    """Plot ``compare`` over the points, the paper's and ours side by side on separate scales.
 
-    Below the title stands what was asked for, ``overrides``: size and data above all.
+    The ``overrides`` stand below the title: size and data above all.
     """
-    from matplotlib.figure import Figure  # only here: training does without
+    from matplotlib.figure import Figure  # only here: training does not need it
 
     rows = [row for row in rows if row[compare] is not None]
     shown = [name for name in (f"paper: {compare}", compare) if rows and all(row.get(name) is not None for row in rows)]
@@ -243,7 +243,7 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: S
         axes.set_title(name, fontsize=10)
         axes.tick_params(axis="x", labelrotation=0 if numeric else 20)
         axes.grid(alpha=0.3)
-    figure.suptitle(_headed(title, overrides), fontsize=9)
+    figure.suptitle(_format_heading(title, overrides), fontsize=9)
     figure.savefig(file)
 
 
@@ -251,8 +251,8 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: S
 def draw_frames(
     members: Sequence[Point], figure: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
 ) -> None:
-    """``figure`` of every frame over time, of the first ``most`` clips, a line a point (VTSR's thesis, Figure 4.4)."""
-    from matplotlib.figure import Figure  # only here: training does without
+    """Plot a score of every frame over time, a line for each point, for the first ``most`` clips (VTSR, Figure 4.4)."""
+    from matplotlib.figure import Figure  # only here: training does not need it
 
     clips = list(members[0].results["clips"])[:most]
     drawn = Figure(figsize=(8, 2 * len(clips)), layout="constrained")
@@ -268,17 +268,17 @@ def draw_frames(
         axes.grid(alpha=0.3)
     grid[0, 0].legend(fontsize=8)
     grid[-1, 0].set_xlabel("time in input frames")
-    drawn.suptitle(_headed(title, overrides), fontsize=9)
+    drawn.suptitle(_format_heading(title, overrides), fontsize=9)
     drawn.savefig(file)
 
 
-def _headed(title: str, overrides: Sequence[str]) -> str:
-    """A plot's title, and what was asked for in lines that fit under it."""
+def _format_heading(title: str, overrides: Sequence[str]) -> str:
+    """Return a plot's title, with the overrides wrapped below it."""
     return "\n".join([title, *textwrap.wrap(" ".join(overrides), 90)])
 
 
 def number(text: str) -> Any:
-    """A value as a number, where it is one."""
+    """Parse a value as a number if it is one."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -288,6 +288,7 @@ def number(text: str) -> Any:
 
 
 def cell(value: Any) -> str:
+    """Format a value for a cell of a table."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):

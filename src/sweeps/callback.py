@@ -1,4 +1,4 @@
-"""What a sweep does around its points: writes them down, and makes a table of them whenever one ends."""
+"""Hydra's callback of sweeps: record the points, and write the study's table whenever one ends."""
 
 from __future__ import annotations
 
@@ -14,38 +14,34 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from src.config.composition import UNSAID, finished
 from src.errors import UserError
 from src.sweeps import points
-from src.sweeps.aggregate import Point, cell, draw, draw_frames, in_markdown, markdown, tabulate
+from src.sweeps.aggregate import Point, cell, draw, draw_frames, escape_markdown, markdown, tabulate
 from src.sweeps.published import rows_by_point
 
 
 class Study(Callback):
-    """Hydra's callback that writes down the points of a multirun, and makes ``table.md`` and ``plot.svg`` of them.
+    """Record the points of a multirun, and write ``table.md``, ``table.json`` and ``plot.svg``; idle in a single run.
 
-    What it knows of points is in their files (:mod:`src.sweeps.points`), so it does not matter which launcher runs
-    them, in which process, and on which machine. The table is written again whenever a point ends. In a run by itself
-    it does nothing.
+    The state of points is in their files alone (:mod:`src.sweeps.points`). So points may run under any launcher, in any
+    process and on any machine.
 
     Args:
         name: of the study, and of its folder under ``ablations/`` in the runs.
-        title: what the table shows.
-        columns: what is read of each point, by title: ``results/...`` of its results.json, ``network/...`` an
-            attribute of its network, ``count/parameters``, ``count/parameters_m`` (millions) or ``count/gflops`` at
-            320x180, ``metrics/...`` the median of a column of metrics.csv. Before it may stand, apart by spaces,
-            overrides of the point that it is read of (``test=vid4``, patterns with ``*``), and ``ratio``: to the first
-            row. Without any there is no table.
-        compare: the column that the plot and the order are about; the paper's has the same name.
-        curves: a figure of single frames (``psnr``, ``ssim``) to be drawn over time, clip by clip, into ``curves.svg``.
+        title: of the table.
+        columns: sources by title: ``results/...`` of results.json, ``network/...`` an attribute of the network,
+            ``count/parameters``, ``count/parameters_m`` (millions) or ``count/gflops`` at 320x180, ``metrics/...`` the
+            median of a column of metrics.csv. Words before the source restrict it to points with these overrides
+            (``test=vid4``, patterns with ``*``); ``ratio`` divides by the first row. Empty: no table.
+        compare: the column of the plot and of the comparison of order; the paper's column has the same name.
+        curves: a score of single frames (``psnr``, ``ssim``) that ``curves.svg`` shows over time, clip by clip.
         across: overrides that make columns instead of rows.
-        hide: points that are there for others alone, by what they are called.
-        published: where the paper's figures are, or none: ``file``, ``table``, the column ``key`` (or columns) that
-            says which point a row is, and in ``rows`` the key of each point, where that is not what the point is
-            called. Points of one row of the paper's are one row.
+        hide: names of points without a row, which others depend on.
+        published: the paper's table, or None: ``file``, ``table``, the column or columns ``key`` that identify a row,
+            and ``rows``, the key of each point if it is not the point's name. Points with the same key share a row.
     """
 
     def __init__(
@@ -66,71 +62,71 @@ class Study(Callback):
         self.folder: Path | None = None  # of a multirun
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.folder, self.runs = points.folder_of(config), Path(config.paths.runs)
-        self.asked = points.asked(config)
-        self.count = math.prod(len(values) for values in self.asked.values())
-        self.began: dict[int, float] = {}  # seconds since 1970
+        self.folder, self.runs = points.locate_sweep(config), Path(config.paths.runs)
+        self.options = points.list_options(config)
+        self.count = math.prod(len(values) for values in self.options.values())
+        self.start_times: dict[int, float] = {}  # seconds since 1970
         self.failed: list[points.PointStatus] = []
-        self.finished: dict[str, Point] = {}  # what has been read of them, by directory
+        self.finished: dict[str, Point] = {}  # with the values already read, by directory
 
-    @rank_zero_only
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not self.folder:
+        if not self.folder or not _is_first_rank():
             return
-        entry = points.begin(config)
-        self.began[entry.number] = time.time()
-        before = points.entry_of(self.folder, config)
+        entry = points.describe(config)
+        self.start_times[entry.number] = time.time()
+        before = points.load(self.folder, config)
         if finished(config, points.run_directory(config)):
             entry.status, entry.seconds = "finished", before.seconds if before else None
         else:
-            print(f"Point {entry.number + 1} of {self.count}: {points.label(entry.overrides, self.asked)}", flush=True)
+            print(
+                f"Point {entry.number + 1} of {self.count}: {points.label(entry.overrides, self.options)}", flush=True
+            )
         entry.write(self.folder)
 
-    @rank_zero_only
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if not self.folder:
+        if not self.folder or not _is_first_rank():
             return
-        entry, was = points.begin(config), points.entry_of(self.folder, config)
-        label = points.label(entry.overrides, self.asked)
+        entry, was = points.describe(config), points.load(self.folder, config)
+        label = points.label(entry.overrides, self.options)
         now = time.time()
-        entry.seconds = round(now - self.began.get(entry.number, now), 1)
+        entry.seconds = round(now - self.start_times.get(entry.number, now), 1)
         if was and was.status == "finished":
             entry.status, entry.seconds = was.status, was.seconds
-            print(f"Finished before: {label}{self._figure(entry)}", flush=True)
+            print(f"Finished before: {label}{self._score(entry)}", flush=True)
         elif job_return.status is JobStatus.COMPLETED:
             entry.status = "finished"
-            print(f"Finished in {entry.seconds:.0f} s: {label}{self._figure(entry)}", flush=True)
+            print(f"Finished in {entry.seconds:.0f} s: {label}{self._score(entry)}", flush=True)
         else:
             error = job_return._return_value
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             entry.status, entry.message = "failed", kind + " ".join(str(error).split())
-            if was and was.status == "failed":  # and not tried again
+            if was and was.status == "failed":  # not retried
                 entry = was
-            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}\n{self._again(entry)}", flush=True)
+            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}\n{self._hint(entry)}", flush=True)
             self.failed.append(entry)
         entry.write(self.folder)
         self.finished.pop(entry.directory, None)
         self._write(points.read(self.folder))
 
-    @rank_zero_only
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        assert self.folder
+        if not self.folder or not _is_first_rank():
+            return
         try:
             entries = points.read(self.folder)
             text = self._write(entries)
-        except Exception as error:  # Hydra would go on with a warning
+        except Exception as error:  # of a callback, Hydra only makes a warning
             traceback.print_exc()
             raise SystemExit(1) from error
         if text:
             print(f"\n{text}\nTable and plot: {self.folder}")
         if self.failed:
-            print(f"\n{len(self.failed)} of {self.count} points failed; hydra.launcher.retry=true tries them again:")
+            print(f"\n{len(self.failed)} of {self.count} points failed. Try them again with hydra.launcher.retry=true:")
             for entry in self.failed:
-                print(f"\n{entry.message}\n{self._again(entry)}", flush=True)
+                print(f"\n{entry.message}\n{self._hint(entry)}", flush=True)
             raise SystemExit(1)
 
     def _write(self, entries: Sequence[points.PointStatus]) -> str:
-        """Writes the table of what is finished, and returns it; empty where there is none."""
+        """Write the table of the finished points and return it; empty if there is none."""
         assert self.folder
         done = [entry for entry in entries if entry.status == "finished"]
         for entry in done:
@@ -139,49 +135,51 @@ class Study(Callback):
         members = [point for point in members if (point.directory / "results.json").exists()]
         if not (members and self.columns):
             return ""
-        varied = [key for key, values in self.asked.items() if len(values) > 1]
+        varied = [key for key, values in self.options.items() if len(values) > 1]
         rows = tabulate(members, self.columns, self.published, varied, self.across, self.hide)
-        if not rows:  # as long as only points are finished that are there for others
+        if not rows:  # only hidden points are finished
             return ""
         options: dict[str, list[str]] = {}
         for point in members:
             for key, value in point.overrides.items():
                 if key not in UNSAID and value not in options.setdefault(key, []):
                     options[key].append(value)
-        asked = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
-        whole = len(done) == len(entries) and sum(map(self._is_asked, done)) == self.count
-        text = markdown(rows, self.title, self.compare, asked, self.finding)
+        overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
+        whole = len(done) == len(entries) and sum(map(self._is_of_this_sweep, done)) == self.count
+        text = markdown(rows, self.title, self.compare, overrides, self.finding)
         if not whole:
-            text = f"{self._missing(entries)}\n\n{text}"
-        table = {"title": self.title, "overrides": asked, "complete": whole, "rows": rows}
+            text = f"{self._describe_missing(entries)}\n\n{text}"
+        table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}
         _replace(self.folder / "table.md", text)
         _replace(self.folder / "table.json", json.dumps(table, indent=2))
-        draw(rows, self.title, self.compare, self.folder / "plot.svg", asked)
+        draw(rows, self.title, self.compare, self.folder / "plot.svg", overrides)
         if self.curves:
-            draw_frames(members, self.curves, self.title, self.folder / "curves.svg", asked)
+            draw_frames(members, self.curves, self.title, self.folder / "curves.svg", overrides)
         return text
 
-    def _is_asked(self, entry: points.PointStatus) -> bool:
-        """Whether a point is one of this sweep, and not of another with other seeds, say, whose table is the same."""
+    def _is_of_this_sweep(self, entry: points.PointStatus) -> bool:
+        """Return True for points of this sweep; a sweep with other seeds shares the folder and the table."""
         pairs = [override.partition("=")[::2] for override in entry.overrides]
-        return all(value in self.asked.get(key, ()) for key, value in pairs if key not in UNSAID)
+        return all(value in self.options.get(key, ()) for key, value in pairs if key not in UNSAID)
 
-    def _missing(self, entries: Sequence[points.PointStatus]) -> str:
-        """What a table lacks, as a sentence and, for each point that failed, a line."""
+    def _describe_missing(self, entries: Sequence[points.PointStatus]) -> str:
+        """Count the missing points in a sentence, with a line for each failure."""
         done, failed = ([e for e in entries if e.status == status] for status in ("finished", "failed"))
         text = (
             f"**Incomplete**: {len(done)} of {max(self.count, len(entries))} points are finished, {len(failed)} failed."
         )
         for entry in failed:
-            text += f"\n- {in_markdown(points.label(entry.overrides, self.asked))}: {in_markdown(entry.message)}"
+            text += (
+                f"\n- {escape_markdown(points.label(entry.overrides, self.options))}: {escape_markdown(entry.message)}"
+            )
         return text
 
-    def _again(self, entry: points.PointStatus) -> str:
-        """Where to look, and what to type, for a point that failed."""
+    def _hint(self, entry: points.PointStatus) -> str:
+        """Return the log file and the command of a failed point."""
         return (f"    its output: {self.runs / entry.log}\n" if entry.log else "") + f"    {entry.command}"
 
-    def _figure(self, entry: points.PointStatus) -> str:
-        """The figure that a finished point is about, for a line of a log."""
+    def _score(self, entry: points.PointStatus) -> str:
+        """Return the compared score of a finished point, for a line of a log."""
         point = Point(self.runs / entry.directory, entry.overrides)
         source = self.columns.get(self.compare, "results/summary/psnr").split()[-1]
         if not source.startswith("results/") or not (point.directory / "results.json").exists():
@@ -191,8 +189,14 @@ class Study(Callback):
         return ""
 
 
+def _is_first_rank() -> bool:
+    """Return True in the first of several ranks; Lightning, which has the same function, loads slowly."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
 def _replace(file: Path, text: str) -> None:
-    """Writes a file that others may be reading or, on another machine, writing."""
+    """Write a file atomically; others may read it or, on another machine, write it."""
     partial = file.with_suffix(f".{os.getpid()}")
     partial.write_text(text)
     partial.replace(file)

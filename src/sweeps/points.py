@@ -1,7 +1,7 @@
-"""The points of a sweep, a small JSON file each: what ran, where, and how it ended.
+"""The points of a sweep, a small JSON file each: overrides, directory, command and status.
 
-They lie in ``<paths.runs>/ablations/<study>/<what was asked>/points/``, whichever launcher ran them and on whichever
-machine of a shared file system: a table is made of these files, and a sweep that is called again goes on from them.
+The files lie in ``<paths.runs>/ablations/<study>/<options>/points/`` for any launcher and any machine of a shared file
+system. Tables are built from these files, and a repeated sweep resumes from them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.composition import UNSAID, described, quoted
 from src.config.overrides import by_place, fold_point
 
-PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # not a point's business
+PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # options of the sweep alone
 
 
 @dataclass
 class PointStatus:
-    """A point's file.
+    """The content of a point's file.
 
     Args:
-        overrides: that make the point, as on a command line; ``point=<name>`` stands for those of a named point.
-        number: its place in the sweep, from 0.
-        directory: of its run, seen from ``paths.runs``.
-        command: what runs it by itself, goes on with it, or tries it again.
-        log: the file of its output, seen from ``paths.runs``; None where its launcher keeps none.
-        status: ``running`` (begun, and not ended: also what was cut off), ``finished`` or ``failed``.
-        seconds: that it took, or None where that is not known.
-        message: of a failure its last sentence.
+        overrides: of the point, as on a command line; ``point=<name>`` stands for those of a named point.
+        number: index in the sweep, from 0.
+        directory: of the run, relative to ``paths.runs``.
+        command: runs, resumes or retries the point by itself.
+        log: output file, relative to ``paths.runs``; None if the launcher keeps none.
+        status: ``running`` (includes points that were interrupted), ``finished`` or ``failed``.
+        seconds: duration; None if unknown.
+        message: the last sentence of a failure.
     """
 
     overrides: list[str]
@@ -49,7 +49,7 @@ class PointStatus:
     message: str = ""
 
     def write(self, folder: Path) -> None:
-        """Writes this point's file, whole or not at all, under the sweep's ``folder``."""
+        """Write the point's file atomically under the sweep's ``folder``."""
         file = _file(folder, self.directory)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
@@ -58,19 +58,19 @@ class PointStatus:
 
 
 def read(folder: Path) -> list[PointStatus]:
-    """The points that have begun, in the order in which they were asked for."""
-    entries = [PointStatus(**json.loads(file.read_text())) for file in sorted((folder / "points").glob("*.json"))]
-    return sorted(entries, key=lambda entry: entry.number)
+    """Read the points that have started, in the order of the sweep."""
+    statuses = [PointStatus(**json.loads(file.read_text())) for file in sorted((folder / "points").glob("*.json"))]
+    return sorted(statuses, key=lambda status: status.number)
 
 
-def entry_of(folder: Path, config: DictConfig) -> PointStatus | None:
-    """The file of the point that ``config`` is of; None where it has not begun."""
+def load(folder: Path, config: DictConfig) -> PointStatus | None:
+    """Load the status of the point with this ``config``; None if it has not started."""
     file = _file(folder, _from_runs(run_directory(config), config))
     return PointStatus(**json.loads(file.read_text())) if file.exists() else None
 
 
-def begin(config: DictConfig) -> PointStatus:
-    """A new entry for the point of a sweep that ``config`` is of."""
+def describe(config: DictConfig) -> PointStatus:
+    """Return a new status for the point with this ``config``."""
     log = log_file(config)
     return PointStatus(
         overrides=fold_point((o for o in _typed(config)["task"] if not o.startswith("resume=")), named_points(config)),
@@ -87,43 +87,43 @@ def named_points(config: DictConfig) -> dict[str, list[str]]:
     return OmegaConf.to_container(points) if points else {}  # type: ignore[return-value]
 
 
-def asked(config: DictConfig) -> dict[str, list[str]]:
-    """What a sweep was asked for: each option with its values, those of the study first."""
+def list_options(config: DictConfig) -> dict[str, list[str]]:
+    """List the options of a sweep with their values, those of the study first."""
     params = config.hydra.sweeper.get("params") or {}
-    given = [*(f"{key}={values}" for key, values in params.items()), *_typed(config)["task"]]
+    overrides = [*(f"{key}={values}" for key, values in params.items()), *_typed(config)["task"]]
     names = list(named_points(config))
     options = {"point": names} if names else {}
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create().parse_overrides(overrides):
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
         options[override.get_key_element()] = list(values or [override.get_value_element_as_str()])
     return options
 
 
-def folder_of(config: DictConfig) -> Path:
-    """Where the sweep that ``config`` is of keeps its points and tables.
+def locate_sweep(config: DictConfig) -> Path:
+    """Return the folder of a sweep's points and tables.
 
-    The study is that of ``ablation``; a sweep without one is called after its experiments or, without those, its task.
+    It is named after the study, or after the experiments or the task of a sweep without one.
     """
-    options = asked(config)
+    options = list_options(config)
     study = OmegaConf.select(config, "hydra.callbacks.study.name")
     name = study or "+".join(options.get("experiment") or options.get("task") or ["train"])
-    said = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items()) if key not in UNSAID]
-    return Path(config.paths.runs) / "ablations" / name / (described(said) or "as_published")
+    overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items()) if key not in UNSAID]
+    return Path(config.paths.runs) / "ablations" / name / (described(overrides) or "as_published")
 
 
 def run_directory(config: DictConfig) -> Path:
-    """Where the run of a sweep's point lies; every launcher writes it into the point's configuration."""
+    """Return the run directory of a point; every launcher writes it into the point's configuration."""
     return Path(config.hydra.runtime.output_dir)
 
 
 def log_file(config: DictConfig) -> Path:
-    """Where a point's output is kept: beside its run, whose own folder has to be free for it."""
+    """Return the file of a point's output; it lies beside the run, since a new run needs an empty directory."""
     directory = run_directory(config)
     return directory.with_name(f"{directory.name}.log")
 
 
 def arguments(config: DictConfig) -> list[str]:
-    """What Python is given to run a point by itself, or to go on with it: ``-m src.run ...``."""
+    """Return Python's arguments that run or resume a point by itself: ``-m src.run ...``."""
     typed = _typed(config)
     own = [override for override in typed["hydra"] if not override.startswith(PARENTS)]
     places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
@@ -135,7 +135,7 @@ def arguments(config: DictConfig) -> list[str]:
 
 
 def label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
-    """A point in a few words: the options that its sweep varies."""
+    """Return the overrides of a point that its sweep varies, for a line of a log."""
     varied = [o for o in overrides if len(options.get(o.partition("=")[0], ())) > 1]
     return " ".join(varied) or " ".join(overrides)
 
@@ -147,14 +147,14 @@ def _typed(config: DictConfig) -> dict[str, list[str]]:
 
 
 def _unquoted(override: str) -> str:
-    """An override without the quotes round a path that ``src.run`` adds by itself."""
+    """Remove the quotes that ``src.run`` adds around a path."""
     key, _, value = override.partition("=")
     bare = f"{key}={value[1:-1]}"
     return bare if quoted(bare) == override else override
 
 
 def _interpreter() -> str:
-    """This Python as a person in this folder would type it."""
+    """Return the path of this Python, relative to the working directory if it lies below."""
     near = os.path.relpath(sys.executable)
     return sys.executable if near.startswith("..") else near
 

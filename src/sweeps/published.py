@@ -1,4 +1,4 @@
-"""What was published: the papers' tables, and the studies of ``conf/ablation`` that repeat them."""
+"""The papers' published tables, and the studies of ``conf/ablation`` that repeat them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, 
 
 @dataclass(frozen=True)
 class Table:
-    """A table (or figure) of a paper, as its ``published.yaml`` has it; PSNR/SSIM pairs are columns of their own.
+    """A table (or figure) of a paper's ``published.yaml``; PSNR/SSIM pairs are split into two columns.
 
     Args:
         folder: of the paper, under ``experiments/``.
-        paper: its name.
-        key: the table's, in ``published.yaml``.
+        paper: name of the paper.
+        key: of the table in ``published.yaml``.
         columns: titles, in the paper's order.
         rows: values by title, in the paper's order.
-        printed: the rows as they stand in the file.
-        finding: what the paper says in words.
+        printed: the rows as in the file.
+        finding: the paper's conclusion in words.
     """
 
     folder: str
@@ -44,14 +44,14 @@ class Table:
 
     @property
     def title(self) -> str:
-        """``table4_1_fusion`` as a reader says it: Table 4.1, fusion."""
+        """The title for readers: ``table4_1_fusion`` is "Table 4.1, fusion"."""
         match = re.fullmatch(r"(table|figure)(\d+(?:_\d+(?=_))?)_(.*)", self.key)
         if not match:
             return self.key.replace("_", " ")
         return f"{match[1].capitalize()} {match[2].replace('_', '.')}, {match[3].replace('_', ' ')}"
 
     def decimals(self, column: str) -> int | None:
-        """How many the paper prints; None for a column of words."""
+        """Return the number of decimals in the paper; None for a column of words."""
         values = [row[column] for row in self.rows if row[column] is not None]
         if not values or any(isinstance(value, bool | str) for value in values):
             return None
@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """A folder of ``experiments/``: what its ``published.yaml`` says."""
+    """The ``published.yaml`` of a folder of ``experiments/``."""
 
     folder: str
     name: str
@@ -69,7 +69,7 @@ class Paper:
 
 
 def published(experiments: Path) -> list[Paper]:
-    """All papers, each with all its tables, in the order of their files."""
+    """Load all papers with their tables, in the order of their files."""
     papers = []
     for file in sorted(experiments.glob("*/published.yaml")):
         content: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -93,19 +93,18 @@ def _table(folder: str, paper: str, key: str, node: Mapping[str, Any]) -> Table:
             if title in pairs:
                 row[f"{title} SSIM"] = float(match[2]) if match else None
         rows.append(row)
-    # 0.8800 is a float without its zeros; Table.decimals finds how many there were in the longest
+    # YAML reads 0.8800 as 0.88; Table.decimals counts the decimals of the longest value
     return Table(folder, paper, key, columns, rows, printed, str(node.get("finding", "")))
 
 
 @dataclass(frozen=True)
 class Sweepable:
-    """A study of ``conf/ablation``, seen from one table that it repeats.
+    """A study of ``conf/ablation`` together with one table that it repeats.
 
     Args:
         name: of the study, ``ablation=<name>``.
-        params: what its points are, by option, as Hydra's sweeper gets it.
+        params: swept values by option, as for Hydra's sweeper; named points as the option ``point``.
         options: of :class:`src.sweeps.callback.Study`.
-        table: key of the table.
         rows: index of the table's row by point.
     """
 
@@ -116,39 +115,39 @@ class Sweepable:
 
     @cached_property
     def varied(self) -> list[str]:
-        """The options that tell its points apart, in the order in which they are named."""
+        """The options that differ between points, sorted as in their names."""
         parser = OverridesParser.create()
         return sorted(key for key, values in self.params.items() if _sweeps(parser, key, values))
 
     @property
     def columns(self) -> dict[str, str]:
-        """What is read of each point, by title."""
+        """The sources of the columns, by title."""
         return dict(self.options["columns"])
 
     @property
     def across(self) -> list[str]:
-        """The options that make columns instead of rows."""
+        """Options that make columns instead of rows."""
         return list(self.options.get("across", ()))
 
     @property
     def hide(self) -> list[Any]:
-        """Points that are there for others alone."""
+        """Points without a row, which others depend on."""
         return list(self.options.get("hide", ()))
 
     @property
     def published(self) -> dict[Any, Row]:
-        """What the paper has for each point; one row for all points that are one there."""
+        """The paper's row of each point; points may share one."""
         by_index: dict[int, Row] = {}
         return {number(point): by_index.setdefault(index, {"row": index}) for point, index in self.rows.items()}
 
     @property
     def compare(self) -> str:
-        """The column that it is about."""
+        """The compared column."""
         return str(self.options.get("compare", "psnr"))
 
     @property
     def expected(self) -> int:
-        """How many rows it makes where nothing is left out."""
+        """The number of rows of the whole study."""
         if self.rows:
             return len(set(self.rows.values()))
         parser = OverridesParser.create()
@@ -164,53 +163,53 @@ def _sweeps(parser: OverridesParser, key: str, values: str) -> bool:
 def rows_by_point(
     file: str, table: str, key: str | Sequence[str] = (), rows: Mapping[Any, Any] | None = None
 ) -> tuple[dict[Any, Row], str]:
-    """The rows of a table of a paper's ``published.yaml`` by a study's points, and what it says in words.
+    """Return the rows of a published table by a study's points, and the paper's finding.
 
     Args:
-        file, table: where it is.
-        key: the column, or columns, that say which point a row is.
-        rows: the key of each point, where that is not what the point is called.
+        file, table: of the paper.
+        key: the column or columns that identify a row.
+        rows: the key of each point if it is not the point's name.
     """
     content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
     whole = _table(Path(file).parent.name, "", table, content["tables"][table])
-    found = _rows(whole, {"key": key, "rows": rows})
-    return {number(point): whole.rows[index] for point, index in found.items()}, whole.finding
+    indices = _index_rows(whole, {"key": key, "rows": rows})
+    return {number(point): whole.rows[index] for point, index in indices.items()}, whole.finding
 
 
 def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
-    """The studies that name ``table``."""
-    found = []
+    """Find the studies that repeat ``table``."""
+    matching = []
     for node in _ablations(conf):
         options = node["hydra"]["callbacks"]["study"]
-        named = options.get("published") or []
-        for one in [named] if isinstance(named, Mapping) else named:
-            if Path(one["file"]).parent.name == table.folder and one["table"] == table.key:
-                params = _params(node)
-                found.append(Sweepable(str(options["name"]), params, options, _rows(table, one)))
-    return found
+        references = options.get("published") or []
+        for reference in [references] if isinstance(references, Mapping) else references:
+            if Path(reference["file"]).parent.name == table.folder and reference["table"] == table.key:
+                params = _list_params(node)
+                matching.append(Sweepable(str(options["name"]), params, options, _index_rows(table, reference)))
+    return matching
 
 
-def swept(conf: Path = CONF) -> list[SweepSpec]:
-    """Every study, as W&B shows it."""
-    parser, found = OverridesParser.create(), []
+def list_sweeps(conf: Path = CONF) -> list[SweepSpec]:
+    """List every study as a W&B sweep."""
+    parser, sweeps = OverridesParser.create(), []
     for node in _ablations(conf):
         study, options = node["hydra"]["callbacks"]["study"], {}
-        for key, values in _params(node).items():
-            given = parser.parse_override(f"{key}={values}")
-            sweeps = given.is_sweep_override()
-            options[key] = list(given.sweep_string_iterator()) if sweeps else [given.get_value_element_as_str()]
+        for key, values in _list_params(node).items():
+            override = parser.parse_override(f"{key}={values}")
+            swept = override.is_sweep_override()
+            options[key] = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
         figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
-        found.append(
+        sweeps.append(
             SweepSpec(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
         )
-    return found
+    return sweeps
 
 
-def _params(node: Any) -> dict[str, str]:
-    """Return what a study sweeps over, by option; its named points as the option ``point``."""
+def _list_params(node: Any) -> dict[str, str]:
+    """List the swept values of a study by option; its named points as the option ``point``."""
     sweeper = node["hydra"]["sweeper"]
     named = {"point": ",".join(sweeper["points"])} if "points" in sweeper else {}
-    return {key: _said(value) for key, value in sweeper.get("params", {}).items()} | named
+    return {key: _format_value(value) for key, value in sweeper.get("params", {}).items()} | named
 
 
 @cache
@@ -218,17 +217,21 @@ def _ablations(conf: Path) -> list[Any]:
     return [OmegaConf.to_container(OmegaConf.load(file)) for file in sorted((conf / "ablation").glob("*.yaml"))]
 
 
-def _rows(table: Table, named: Mapping[str, Any]) -> dict[Any, int]:
-    """Index of the table's row by the name of a study's point."""
+def _index_rows(table: Table, named: Mapping[str, Any]) -> dict[Any, int]:
+    """Return the index of the table's row by the name of a study's point."""
     keys = named.get("key") or []
     keys = [keys] if isinstance(keys, str) else keys
     if not keys:
         return {}
-    names = [" ".join(_said(row[key]) for key in keys) for row in table.printed]
+    names = [" ".join(_format_value(row[key]) for key in keys) for row in table.printed]
     points = named.get("rows") or {name: name for name in names}
-    return {_said(point): names.index(_said(name)) for point, name in points.items() if _said(name) in names}
+    return {
+        _format_value(point): names.index(_format_value(name))
+        for point, name in points.items()
+        if _format_value(name) in names
+    }
 
 
-def _said(value: Any) -> str:
-    """A value as it stands on the command line."""
+def _format_value(value: Any) -> str:
+    """Format a value as on the command line."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The sweeper of studies: Hydra's own, whose combinations are crossed with named points of several overrides each."""
+"""The sweeper of studies: cross the combinations of Hydra's basic sweeper with named points (lists of overrides)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Points(BasicSweeper):
     """``hydra/sweeper=points``, the default.
 
     Args:
-        max_batch_size: points that are handed to the launcher at a time; None: all.
+        max_batch_size: points that the launcher gets at a time; None: all.
         params: values of options, as for Hydra's basic sweeper; every combination is a point.
-        points: overrides by the name of a point, crossed with ``params``. Options that are typed replace a point's own.
+        points: overrides by the name of a point, crossed with ``params``. Typed options replace those of a point.
     """
 
     def __init__(

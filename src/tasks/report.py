@@ -14,7 +14,7 @@ from src.config.composition import CONF
 from src.errors import UserError
 from src.report.content import ReportContent
 from src.report.render import write_report
-from src.sweeps.published import published, swept
+from src.sweeps.published import list_sweeps, published
 from src.training.wandb import sweep_config
 
 
@@ -62,6 +62,6 @@ def report(config: DictConfig, directory: Path, *, options: ReportOptions, repor
 
 def _write_sweeps(folder: Path, project: str) -> None:
     folder.mkdir(exist_ok=True)
-    for study in swept():
+    for study in list_sweeps():
         text = yaml.safe_dump(sweep_config(study, project), sort_keys=False, width=120)
         (folder / f"{study.name}.yaml").write_text(text, encoding="utf-8")

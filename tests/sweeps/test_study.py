@@ -226,7 +226,12 @@ def test_pairs_of_a_paper_are_two_columns():
 def test_there_is_no_table_while_only_points_are_finished_that_are_hidden(tmp_path):
     run = scored(tmp_path / "runs" / "stage", 9.0, "experiment=stage")
     study = Study(name="x", columns={"psnr": "results/summary/psnr"}, hide=["stage"])
-    study.folder, study.runs, study.asked, study.count = tmp_path, tmp_path / "runs", {"experiment": ["stage", "a"]}, 2
+    study.folder, study.runs, study.options, study.count = (
+        tmp_path,
+        tmp_path / "runs",
+        {"experiment": ["stage", "a"]},
+        2,
+    )
     study.finished = {}
     entry = PointStatus(["experiment=stage"], 0, run.directory.name, "", None, status="finished")
     assert study._write([entry]) == ""

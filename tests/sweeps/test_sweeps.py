@@ -24,7 +24,7 @@ from src.config.composition import CONF, claim, compose, trainings_needed
 from src.errors import UserError
 from src.sweeps import points
 from src.sweeps.callback import Study
-from src.sweeps.launcher import _next, places
+from src.sweeps.launcher import _first_ready, assign_devices
 from tests.tasks.test_tasks import ROOT, TINY, clips, run  # noqa: F401 - the fixture
 
 SWEEP = [*TINY, "model=wdvr2d", "data.test_frames=2", "trainer.max_steps=2"]
@@ -54,7 +54,7 @@ def sweep(*overrides: str, values: str = "", number: int = 0) -> DictConfig:
     return config
 
 
-def entries(runs: Path) -> dict[str, points.Entry]:
+def entries(runs: Path) -> dict[str, points.PointStatus]:
     """The points of the only sweep under ``runs``, by what varies in them."""
     (folder,) = runs.glob("ablations/*/*")
     return {
@@ -66,14 +66,14 @@ def entries(runs: Path) -> dict[str, points.Entry]:
 def test_a_sweep_is_called_after_what_was_asked(tmp_path):
     runs = f"paths.runs={tmp_path}"
     study = sweep(runs, "ablation=wdvr_window_size", "size=mini", values="seed=0,1 model.network.frames=1,3")
-    assert points.asked(study)["seed"] == ["0", "1"]
+    assert points.list_options(study)["seed"] == ["0", "1"]
     named = tmp_path / "ablations" / "wdvr_window_size"
-    assert points.folder_of(study) == named / "model.network.frames=1+3,size=mini"
-    assert points.folder_of(sweep(runs, "ablation=dsfn_levels")).relative_to(tmp_path) == Path(
+    assert points.locate_sweep(study) == named / "model.network.frames=1+3,size=mini"
+    assert points.locate_sweep(sweep(runs, "ablation=dsfn_levels")).relative_to(tmp_path) == Path(
         "ablations/dsfn_levels/as_published"
     )
     plain = sweep(runs, values="experiment=zsm_vimeo,edvr_vimeo size=mini")
-    assert points.folder_of(plain) == tmp_path / "ablations" / "zsm_vimeo+edvr_vimeo" / "size=mini"
+    assert points.locate_sweep(plain) == tmp_path / "ablations" / "zsm_vimeo+edvr_vimeo" / "size=mini"
 
 
 def test_a_points_command_is_its_own(tmp_path):
@@ -96,13 +96,13 @@ def test_places_share_devices_and_threads(monkeypatch):
     one, two, cpu = (compose(*given) for given in ([], ["trainer.devices=2"], ["trainer.accelerator=cpu"]))
     every = compose("trainer=ddp")
     devices = ["0", "1", "4", "5"]
-    assert places([cpu] * 3, None, devices) == [{}]
-    assert places([cpu] * 3, 2, []) == [{"OMP_NUM_THREADS": "4"}] * 2
-    assert [p["CUDA_VISIBLE_DEVICES"] for p in places([one] * 9, None, devices)] == devices
-    assert [p["CUDA_VISIBLE_DEVICES"] for p in places([one, two, one], None, devices)] == ["0,1", "4,5"]
-    assert places([every] * 2, None, devices) == [{"CUDA_VISIBLE_DEVICES": "0,1,4,5"}]
-    assert [p["CUDA_VISIBLE_DEVICES"] for p in places([one] * 9, 3, ["7"])] == ["7"] * 3
-    assert len(places([one], 4, devices)) == 1
+    assert assign_devices([cpu] * 3, None, devices) == [{}]
+    assert assign_devices([cpu] * 3, 2, []) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert [p["CUDA_VISIBLE_DEVICES"] for p in assign_devices([one] * 9, None, devices)] == devices
+    assert [p["CUDA_VISIBLE_DEVICES"] for p in assign_devices([one, two, one], None, devices)] == ["0,1", "4,5"]
+    assert assign_devices([every] * 2, None, devices) == [{"CUDA_VISIBLE_DEVICES": "0,1,4,5"}]
+    assert [p["CUDA_VISIBLE_DEVICES"] for p in assign_devices([one] * 9, 3, ["7"])] == ["7"] * 3
+    assert len(assign_devices([one], 4, devices)) == 1
 
 
 def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
@@ -120,7 +120,7 @@ def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
     assert trainings_needed(first) == set()
 
     def then(waiting: list[DictConfig], running: list[DictConfig]) -> DictConfig | None:
-        return _next([(config, trainings_needed(config)) for config in waiting], running)
+        return _first_ready([(config, trainings_needed(config)) for config in waiting], running)
 
     assert then([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
     assert then([tested, second, other], [first]) is other
@@ -134,7 +134,7 @@ def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
     given = [f"paths.runs={tmp_path}", "size=mini"]  # which all points have, so none is called after it
     whole = sweep(*given, values="model.network.frames=1,3")
     columns = {"psnr": "results/summary/psnr"}
-    (folder,) = {points.folder_of(whole)}
+    (folder,) = {points.locate_sweep(whole)}
 
     def study() -> Study:
         made = Study(name="", title="Frames", columns=columns)
@@ -253,7 +253,7 @@ def test_a_sweep_that_is_interrupted_ends_with_its_points_and_goes_on(clips, tmp
     assert sweeping.wait(60) == 130
     assert of(tmp_path) == []
     (entry,) = entries(tmp_path).values()
-    assert (entry.status, entry.message) == ("running", "Interrupted; the same command goes on.")
+    assert (entry.status, entry.message) == ("running", "Interrupted; the same command resumes.")
     run(*command)
     for entry in entries(tmp_path).values():
         assert (entry.status, entry.message) == ("finished", "")

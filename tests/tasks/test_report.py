@@ -29,7 +29,7 @@ from src.report.charts import Curve, Dot, downsample, pareto_front, plot_curves,
 from src.report.runs import Run
 from src.report.study_results import StudyResult, load_results
 from src.report.tables import compare_table
-from src.sweeps.aggregate import Point, in_markdown, rank_correlation
+from src.sweeps.aggregate import Point, escape_markdown, rank_correlation
 from src.sweeps.published import published, studies
 
 EXPERIMENTS = CONF.parent / "experiments"
@@ -147,7 +147,7 @@ def test_without_runs_every_published_table_is_not_run(table, empty):
     assert part.count("<tbody") == len(table.rows)
     commands = [f"ablation={study.name}" for study in studies(table)] or ["no study of conf/ablation repeats it"]
     assert all("not run</strong> " in part and command in part for command in commands)
-    assert f"## {in_markdown(table.title)}: not run" in markdown[table.folder]
+    assert f"## {escape_markdown(table.title)}: not run" in markdown[table.folder]
 
 
 @pytest.fixture(scope="module")
