@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.checkpoints import MAX_DEPTH, build, from_reference, load, read_contents
-from src.config.composition import compose, plain
+from src.config.composition import compose, to_plain
 from src.engine.cascade import Cascade
 from src.errors import CheckpointError, UserError
 from src.nn.backbones import VGG16, load_imagenet
@@ -190,7 +190,7 @@ def test_deep_wide_and_circular_descriptions_raise():
 @pytest.mark.parametrize("model", ["zsm", "edvr_l", "edvr_s2", "dsfn", "wdvr3d", "vtsr"])
 def test_no_network_of_the_suite_is_too_large(model):
     with torch.device("meta"):
-        network = build(plain(compose(f"model={model}").model.network), "config.yaml")
+        network = build(to_plain(compose(f"model={model}").model.network), "config.yaml")
     assert count_parameters(network) > 100_000
 
 
@@ -257,7 +257,7 @@ def test_a_published_checkpoint_with_a_huge_block_number_raises(tmp_path):
 
 def test_damaged_files_raise_one_sentence(tmp_path):
     """Random bytes change: the file still loads, if they are harmless, or raises one sentence."""
-    description = plain(compose("model=wdvr2d", "size=mini", "size.width=0.125", "size.depth=0.01").model.network)
+    description = to_plain(compose("model=wdvr2d", "size=mini", "size.width=0.125", "size.depth=0.01").model.network)
     state = {f"network.{name}": value for name, value in build(description, "config.yaml").state_dict().items()}
     whole = saved(tmp_path / "whole.ckpt", description, state).read_bytes()
     assert isinstance(load(tmp_path / "whole.ckpt"), nn.Module)

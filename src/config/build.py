@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from src.checkpoints import load
-from src.config.composition import plain
+from src.config.composition import to_plain
 from src.config.suggestions import closest
 from src.engine.cascade import Cascade
-from src.errors import UserError
+from src.errors import CodeError, UserError
 from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention
 from src.protocols import COLUMNS
@@ -70,7 +70,7 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
         UserError: the parts of a network that the configuration describes do not go together, or its optimiser or
             schedule cannot be made.
     """
-    model = plain(config.model)
+    model = to_plain(config.model)
     description = model.pop("network")
     restorer = instantiate(model, _partial_=True)(
         network=network, protocol=instantiate(config.protocol), description=description
@@ -87,7 +87,7 @@ def _trains(config: DictConfig) -> bool:
 
 @torch.no_grad()
 def _try_out(config: DictConfig, restorer: Any) -> None:
-    """Takes an empty sample the way of a training step: what does not go together shows before any data is read."""
+    """Dry run: push one zero sample through a training step, so that mismatches surface before data is read."""
     network = restorer.network
     geometry, side = (restorer.training_geometry if restorer.optimizer else network.geometry), 8
     device = next((parameter.device for parameter in network.parameters()), None)
@@ -101,9 +101,9 @@ def _try_out(config: DictConfig, restorer: Any) -> None:
         names = {id(module): f".{name}" for name, module in network.named_modules() if name}
         passed = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
         place = next((names[module] for module in reversed(passed) if module in names), "")
-        raise UserError(
-            f"The parts of model.network do not go together, which shows in model.network{place}: "
-            f"{_first_sentence(error)}; compare its channels, frames and levels with those of its neighbours."
+        raise CodeError(
+            f"The parts of model.network do not fit together at model.network{place}: {_first_sentence(error)}; "
+            "compare its channels, frames and levels with those of its neighbors."
         ) from error
     finally:
         for module in training:

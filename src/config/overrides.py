@@ -14,12 +14,14 @@ from src.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
+PATH_OPTIONS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names
     "size.imagenet": "size.pretrained",
     "size.vtsr_rate": "size.rate",
     "size.frozen": "size.pretrained_frozen",
     "size.interpolating": "size.warm_start",
+    "model.network.interpolating": "model.network.warm_start",
 }
 UNFUSED, UNGUIDED = "model/network/fuse=conv", "model/network/guide=none"
 FORMER_CHOICES = {  # choices that are several overrides today
@@ -115,3 +117,25 @@ def fold_point(overrides: Iterable[str], points: Mapping[str, Sequence[str]]) ->
         return overrides
     name = max(fitting, key=lambda name: len(points[name]))
     return [*(override for override in overrides if override not in points[name]), f"point={name}"]
+
+
+def quote_paths(override: str) -> str:
+    """Return an override with quotes round its paths.
+
+    Runs lie in folders such as ``seed=0``, a name that Hydra would parse as grammar.
+    """
+    key, _, value = override.partition("=")
+    quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
+    if key not in PATH_OPTIONS or quoted or value in ("", "null", "???"):
+        return override
+    paths = ",".join("'" + path.replace("'", "\\'") + "'" for path in split_paths(value))
+    return f"{key}=[{paths}]" if value.startswith("[") else f"{key}={paths}"
+
+
+def split_paths(value: str) -> list[str]:
+    """Split ``[a.ckpt,b.pth]``; a single path is a list of one. Paths of checkpoints may contain commas."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    if not re.search(r"\.(ckpt|pth)\b", value):
+        return [path.strip() for path in value[1:-1].split(",")]
+    return re.split(r"(?<=\.ckpt),|(?<=\.ckpt['\"]),|(?<=\.pth),|(?<=\.pth['\"]),", value[1:-1])

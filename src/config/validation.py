@@ -57,8 +57,7 @@ def _check_task(content: dict[str, Any], text: str) -> None:
     kinds = options_of(task) if callable(task) else {}
     nodes = {name: kind for name, kind in kinds.items() if name != ROOT}
     root = read_hints(kinds[ROOT]) if ROOT in kinds else {}
-    if target != "src.tasks.restore.restore" or kinds:
-        _check_names("", content, [*KINDS, *nodes, *root], text)
+    _check_names("", content, [*KINDS, *nodes, *root], text)
     _check_nested_names(content, nodes | root, text)
     for name, kind in kinds.items():
         if name == ROOT:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from src.config.composition import commit
+from src.config.run_directory import read_commit
 from src.report.charts import Chart
 from src.report.figures import FramePair, plot_costs, plot_frame_scores, plot_learning, read_pair
 from src.report.labels import label_runs
@@ -81,7 +81,7 @@ class ReportContent:
 
     def __init__(self, papers: Sequence[Paper], folder: Path, output: Path, *, pictures: int, clips: int) -> None:
         self.papers, self.folder, self.output = papers, folder, output
-        self.commit, self.pictures_left, self.clips = commit(), pictures, clips
+        self.commit, self.pictures_left, self.clips = read_commit(), pictures, clips
         self.runs = {run.directory.resolve(): run for run in find_runs(folder) if run.readable}
         self.tables = {paper.folder: [self._report_table(table) for table in paper.tables] for paper in papers}
 

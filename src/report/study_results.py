@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.config.composition import PATHS, UNSAID, compose, described
+from src.config.composition import compose
+from src.config.overrides import PATH_OPTIONS
+from src.config.run_directory import NO_EFFECT, name_overrides
 from src.report.runs import Run
 from src.sweeps.aggregate import Row, group_by_row, tabulate
 from src.sweeps.published import Sweepable
@@ -106,8 +108,10 @@ def load_results(study: Sweepable, folder: Path) -> list[StudyResult]:
             continue
     for _, overrides, status, message, directory in sorted(records, key=lambda record: record[0]):  # in sweep order
         values = dict(override.partition("=")[::2] for override in overrides)
-        values = {key: value.strip("'") if key in PATHS else value for key, value in values.items()}  # Hydra's quotes
-        options = [f"{k}={v}" for k, v in sorted(values.items()) if k not in (*study.params, *UNSAID, "seed")]
+        values = {
+            key: value.strip("'") if key in PATH_OPTIONS else value for key, value in values.items()
+        }  # Hydra's quotes
+        options = [f"{k}={v}" for k, v in sorted(values.items()) if k not in (*study.params, *NO_EFFECT, "seed")]
         result = results.setdefault("\n".join(options), StudyResult(study, options))
         run = Run(directory, overrides)
         if status == "finished" and run.readable:
@@ -115,7 +119,7 @@ def load_results(study: Sweepable, folder: Path) -> list[StudyResult]:
         else:
             point = " ".join(f"{key}={values[key]}" for key in (*study.varied, "seed") if key in values)
             message = "its results are gone" if status == "finished" else message
-            result.unfinished.append((point or described(overrides), status, message))
+            result.unfinished.append((point or name_overrides(overrides), status, message))
     return sorted(results.values(), key=lambda result: -result.rows_done)
 
 

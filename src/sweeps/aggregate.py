@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import build
-from src.config.composition import UNSAID
+from src.config.run_directory import NO_EFFECT
 from src.nn.flops import count
 from src.protocols import COLUMNS
 from src.sweeps.run_files import configuration
@@ -132,7 +132,7 @@ def group_by_row(
     across: Sequence[str] = (),
 ) -> dict[Any, list[Kind]]:
     """Group points by name (see :func:`tabulate`); points of one row of the paper are named after the first of them."""
-    keys = {key for point in members for key in point.overrides} - {"seed", *across, *UNSAID}
+    keys = {key for point in members for key in point.overrides} - {"seed", *across, *NO_EFFECT}
     named = sorted(k for k in keys if k in varied or len({point.overrides.get(k) for point in members}) > 1)
     groups: dict[Any, list[Kind]] = {}
     names: dict[Any, Any] = {}

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.config.composition import UNSAID, finished
+from src.config.run_directory import NO_EFFECT, is_finished
 from src.errors import UserError
 from src.sweeps import points
 from src.sweeps.aggregate import Point, cell, draw, draw_frames, escape_markdown, markdown, tabulate
@@ -75,7 +75,7 @@ class Study(Callback):
         entry = points.describe(config)
         self.start_times[entry.number] = time.time()
         before = points.load(self.folder, config)
-        if finished(config, points.run_directory(config)):
+        if is_finished(config, points.run_directory(config)):
             entry.status, entry.seconds = "finished", before.seconds if before else None
         else:
             print(
@@ -142,7 +142,7 @@ class Study(Callback):
         options: dict[str, list[str]] = {}
         for point in members:
             for key, value in point.overrides.items():
-                if key not in UNSAID and value not in options.setdefault(key, []):
+                if key not in NO_EFFECT and value not in options.setdefault(key, []):
                     options[key].append(value)
         overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
         whole = len(done) == len(entries) and sum(map(self._is_of_this_sweep, done)) == self.count
@@ -160,7 +160,7 @@ class Study(Callback):
     def _is_of_this_sweep(self, entry: points.PointStatus) -> bool:
         """Return True for points of this sweep; a sweep with other seeds shares the folder and the table."""
         pairs = [override.partition("=")[::2] for override in entry.overrides]
-        return all(value in self.options.get(key, ()) for key, value in pairs if key not in UNSAID)
+        return all(value in self.options.get(key, ()) for key, value in pairs if key not in NO_EFFECT)
 
     def _describe_missing(self, entries: Sequence[points.PointStatus]) -> str:
         """Count the missing points in a sentence, with a line for each failure."""

@@ -24,7 +24,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from src.config.composition import begun, finished, trainings_needed
+from src.config.resolvers import list_trainings
+from src.config.run_directory import is_begun, is_finished
 from src.errors import UserError
 from src.sweeps import points
 
@@ -84,7 +85,7 @@ class Processes(Launcher):
         configs = [self._compose(list(overrides), initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         environments = assign_devices(configs, self.at_once, visible_devices())
         free, running = list(range(len(environments))), list[Running]()
-        waiting = [(config, trainings_needed(config)) for config in configs]
+        waiting = [(config, list_trainings(config)) for config in configs]
         with _sigterm_as_interrupt():
             try:
                 while waiting or running:
@@ -136,12 +137,12 @@ class Processes(Launcher):
         """Return True if a point needs a process; report the others as finished or failed."""
         directory = points.run_directory(config)
         before = points.load(folder, config)
-        if finished(config, directory):
+        if is_finished(config, directory):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
             self._report(config, None)
         elif before and before.status == "failed" and not self.retry:
             self._report(config, before.message)
-        elif (directory / "config.yaml").exists() and not config.resume and not begun(config, directory):
+        elif (directory / "config.yaml").exists() and not config.resume and not is_begun(config, directory):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
             self._report(config, f"{directory} holds a run with another configuration: choose another seed=<n>.")
         else:
@@ -221,7 +222,7 @@ def describe_failure(point: Running, code: int) -> str | None:
     with point.log.open("rb") as stream:
         stream.seek(point.start)
         output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.read().decode(errors="replace"))
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("wandb:")]
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith((" ", "wandb:"))]
     return lines[-1] if lines else f"Ended with exit code {code} and no output."
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.composition import UNSAID, described, quoted
-from src.config.overrides import by_place, fold_point
+from src.config.overrides import by_place, fold_point, quote_paths
+from src.config.run_directory import NO_EFFECT, name_overrides
 
 PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # options of the sweep alone
 
@@ -107,8 +107,8 @@ def locate_sweep(config: DictConfig) -> Path:
     options = list_options(config)
     study = OmegaConf.select(config, "hydra.callbacks.study.name")
     name = study or "+".join(options.get("experiment") or options.get("task") or ["train"])
-    overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items()) if key not in UNSAID]
-    return Path(config.paths.runs) / "ablations" / name / (described(overrides) or "as_published")
+    overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items()) if key not in NO_EFFECT]
+    return Path(config.paths.runs) / "ablations" / name / (name_overrides(overrides) or "as_published")
 
 
 def run_directory(config: DictConfig) -> Path:
@@ -150,7 +150,7 @@ def _unquoted(override: str) -> str:
     """Remove the quotes that ``src.run`` adds around a path."""
     key, _, value = override.partition("=")
     bare = f"{key}={value[1:-1]}"
-    return bare if quoted(bare) == override else override
+    return bare if quote_paths(bare) == override else override
 
 
 def _interpreter() -> str:

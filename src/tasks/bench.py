@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.config.build import build_data, build_restorer
-from src.config.composition import claim, commit, compose
+from src.config.composition import compose
 from src.config.options import override_options
+from src.config.run_directory import claim_directory, read_commit
 from src.data.datamodule import DataModule
 from src.engine.cascade import Cascade
 from src.engine.memory import peak
@@ -101,7 +102,7 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     Returns:
         The content of ``results.json``: ``models.<name>`` and ``deformable``.
     """
-    with claim(config, directory):
+    with claim_directory(config, directory):
         return _measured(config, directory, bench)
 
 
@@ -124,7 +125,7 @@ def _measured(config: DictConfig, directory: Path, bench: BenchOptions) -> dict[
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "input": [bench.height, bench.width],
         "torch": torch.__version__,
-        "commit": commit(),
+        "commit": read_commit(),
     }
     (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
     console = Console()

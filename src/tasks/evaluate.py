@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.config.build import build_data, build_network, build_restorer, build_trainer
-from src.config.composition import claim, commit, plain
+from src.config.composition import to_plain
+from src.config.run_directory import claim_directory, read_commit
 from src.engine.stream import passes
 from src.errors import UserError
 from src.nn.blocks import count_parameters
@@ -37,7 +38,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find what the first has made
         data.prepare_data()  # a data set that is missing is told before anything is written
-    with claim(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
+    with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return score(config, directory, trainer, restorer, data, config.checkpoint)
 
 
@@ -63,14 +64,14 @@ def score(
         protocol=protocol,
         names=[clip.name for clip in clips],
         subsets=[clip.subset for clip in clips],
-        degradation=plain(config.degradation),
+        degradation=to_plain(config.degradation),
         window=None if whole else geometry.window,
         clip_length=protocol.clip_length if isinstance(protocol.clip_length, str) else len(geometry.times),
         padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         checkpoint=str(checkpoint) if checkpoint else None,
-        commit=commit(),
+        commit=read_commit(),
     )
     if trainer.is_global_zero:
         write_results(directory / "results.json", outcome)

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from src.config.build import build_data, build_network, build_restorer
-from src.config.composition import commit
+from src.config.run_directory import read_commit
 from src.data.datamodule import DataModule
 from src.data.packing import find_damaged, pack
 from src.data.splits import Splits
@@ -117,7 +117,7 @@ def _measure(config: DictConfig, options: PrepareOptions, roots: dict[str, Path]
     outcome = {"rows": rows, "roots": {k: str(v) for k, v in roots.items()}, "data": data} | machine()
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(outcome | counts | {"commit": commit()}, indent=2) + "\n")
+    output.write_text(json.dumps(outcome | counts | {"commit": read_commit()}, indent=2) + "\n")
     table = Table(title=f"Training samples a second, {outcome['cores']} cores")
     for title in ("data", "cache", "workers", "samples/s", "ratio", "CPU s/sample"):
         table.add_column(title, justify="left" if title in ("data", "cache") else "right")

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from src.config.build import build_network, build_trainer
-from src.config.composition import plain
+from src.config.composition import to_plain
 from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.options import RestoreOptions
@@ -73,7 +73,7 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
-    weights = fingerprint(config.checkpoint, {"network": plain(config.model.network), "show": options.show})
+    weights = fingerprint(config.checkpoint, {"network": to_plain(config.model.network), "show": options.show})
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, list(zip(sources, outputs, strict=True)), options, weights)
     try:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from src.checkpoints import read_contents
 from src.config.build import build_data, build_loggers, build_restorer, build_trainer, start_network
-from src.config.composition import UNSAID, claim, commit, plain
+from src.config.composition import to_plain
+from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.tasks.evaluate import score
@@ -39,7 +40,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     if trainer.is_global_zero:  # the other ranks use the first one's files
         data.prepare_data()  # reports a missing data set before anything is written
     restorer.initialise(fresh=not config.checkpoint)
-    with claim(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
+    with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return _fit_and_score(config, directory, trainer, restorer, data)
 
 
@@ -54,7 +55,7 @@ def _fit_and_score(
     if trainer.is_global_zero:
         cast(MetricsFile, trainer.loggers[0]).rewind(saved)
     wandb.log_config(
-        trainer.loggers, {**plain(config), "commit": commit(), "parameters": parameters}, _named_overrides()
+        trainer.loggers, {**to_plain(config), "commit": read_commit(), "parameters": parameters}, _named_overrides()
     )
     if trainer.is_global_zero and (url := wandb.find_url(trainer.loggers)):
         (directory / "wandb_url.txt").write_text(f"{url}\n")
@@ -85,7 +86,7 @@ def _fit_and_score(
 def _named_overrides() -> list[str]:
     """Return the overrides of this command that identify the run."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [override for override in overrides if not override.lstrip("+~").startswith(UNSAID)]
+    return [override for override in overrides if not override.lstrip("+~").startswith(NO_EFFECT)]
 
 
 def _log_scores(trainer: pl.Trainer, outcome: dict[str, Any]) -> None:

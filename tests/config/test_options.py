@@ -16,7 +16,7 @@ from src.config.validation import GROUPS
 from src.errors import UserError
 from src.tasks.bench import BenchOptions
 
-TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml") if path.stem != "restore")
+TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
 
 def agree(kind: type, node: DictConfig, names: set[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from src.config.composition import CONF, compose, described
+from src.config.composition import CONF, compose
 from src.config.overrides import by_place, translate
+from src.config.run_directory import name_overrides
 from src.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -68,7 +69,7 @@ def test_former_names_of_options_are_accepted():
 def test_a_part_is_chosen_by_its_place_whichever_paper_it_belongs_to(short, group):
     assert translate([short]) == [group]
     assert by_place(group) == short
-    assert described([short]) == described([group])
+    assert name_overrides([short]) == name_overrides([group])
 
 
 def test_an_unknown_part_names_the_nearest():

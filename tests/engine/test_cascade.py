@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from src.config.build import build_network
-from src.config.composition import compose, plain
+from src.config.composition import compose, to_plain
 from src.engine.cascade import Cascade
 from src.engine.stream import stream
 from src.errors import UserError
@@ -101,7 +101,7 @@ def checkpoint(file, *overrides):
     config = compose(*overrides)
     network = build_network(config)
     state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
-    torch.save({"network": plain(config.model.network), "state_dict": state}, file)
+    torch.save({"network": to_plain(config.model.network), "state_dict": state}, file)
     return network
 
 

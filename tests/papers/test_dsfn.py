@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 
 from src.config.build import build_restorer
-from src.config.composition import compose, plain
+from src.config.composition import compose, to_plain
 from src.config.options import run_task
 from src.engine.stream import stream, windows
 from src.errors import UserError
@@ -161,7 +161,7 @@ def test_offset_fields_of_a_video(tmp_path):
     config = compose(*mini)
     network = instantiate(config.model.network)
     weights = {f"network.{name}": weight for name, weight in network.state_dict().items()}
-    torch.save({"network": plain(config.model.network), "state_dict": weights}, file)
+    torch.save({"network": to_plain(config.model.network), "state_dict": weights}, file)
     asked = ["task=restore", f"input={source}", f"output={output}", f"checkpoint={file}"]
     run_task(compose(*asked, "show=offsets", "codec=lossless"), tmp_path)
     with open_video(output) as reader:

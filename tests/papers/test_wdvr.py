@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from src.checkpoints import from_reference, load
 from src.config.build import build_network
-from src.config.composition import compose, plain
+from src.config.composition import compose, to_plain
 from src.engine.stream import stream
 from src.errors import CheckpointError
 from src.metrics import psnr
@@ -182,7 +182,7 @@ def test_our_checkpoint_comes_back_and_is_folded_to_restore_with(tmp_path):
     config = compose("model=wdvr3d", "size=mini", f"checkpoint={tmp_path / 'w.ckpt'}")
     network = instantiate(config.model.network)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"network": plain(config.model.network), "state_dict": weights}, tmp_path / "w.ckpt")
+    torch.save({"network": to_plain(config.model.network), "state_dict": weights}, tmp_path / "w.ckpt")
     assert load(tmp_path / "w.ckpt").state_dict().keys() == network.state_dict().keys()
     clip = torch.rand(1, network.geometry.window, 3, 8, 8)
     with torch.no_grad():

@@ -20,7 +20,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.config.composition import CONF, claim, compose, trainings_needed
+from src.config.composition import CONF, compose
+from src.config.resolvers import list_trainings
+from src.config.run_directory import claim_directory
 from src.errors import UserError
 from src.sweeps import points
 from src.sweeps.callback import Study
@@ -116,11 +118,11 @@ def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
     tested = at("edvr_reds_sr_clean/size=mini,test=vid4", "experiment=edvr_reds_sr_clean", "test=vid4")
     second = at("edvr_s2_reds_sr_clean/size=mini", "experiment=edvr_s2_reds_sr_clean", "test=own")
     other = at("zsm_vimeo/size=mini", "experiment=zsm_vimeo", "test=own")
-    assert trainings_needed(tested) == trainings_needed(second) == {tmp_path / "edvr_reds_sr_clean/size=mini/seed=0"}
-    assert trainings_needed(first) == set()
+    assert list_trainings(tested) == list_trainings(second) == {tmp_path / "edvr_reds_sr_clean/size=mini/seed=0"}
+    assert list_trainings(first) == set()
 
     def then(waiting: list[DictConfig], running: list[DictConfig]) -> DictConfig | None:
-        return _first_ready([(config, trainings_needed(config)) for config in waiting], running)
+        return _first_ready([(config, list_trainings(config)) for config in waiting], running)
 
     assert then([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
     assert then([tested, second, other], [first]) is other
@@ -171,11 +173,11 @@ def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
 
 def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
     config = OmegaConf.create({"resume": True})
-    with claim(config, tmp_path / "run"):
-        with pytest.raises(UserError, match="goes on in another process"), claim(config, tmp_path / "run"):
+    with claim_directory(config, tmp_path / "run"):
+        with pytest.raises(UserError, match="goes on in another process"), claim_directory(config, tmp_path / "run"):
             pass
         assert (tmp_path / "run" / "config.yaml").read_text() == "resume: true\n"
-    with claim(config, tmp_path / "run"):
+    with claim_directory(config, tmp_path / "run"):
         pass
 
 

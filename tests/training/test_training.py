@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.config.build import build_data, build_restorer, build_trainer, start_network
-from src.config.composition import begun, compose
+from src.config.composition import compose
+from src.config.run_directory import is_begun
 from src.data.samples import ClipDataset
 from src.papers.restorer import fused
 from src.training.callbacks import Throughput, ValidationSummary
@@ -229,7 +230,7 @@ def test_automatic_precision_resumes_on_another_machine(tmp_path):
     (tmp_path / "config.yaml").write_text("trainer: {precision: bf16-mixed, max_steps: 3}\nresume: false\n")
     for precision, same in (("auto", True), ("bf16-mixed", True), ("32-true", False)):
         config = OmegaConf.create({"trainer": {"precision": precision, "max_steps": 3}, "resume": True})
-        assert begun(config, tmp_path) == same
+        assert is_begun(config, tmp_path) == same
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

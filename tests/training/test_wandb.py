@@ -14,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
-from src.config.composition import CONF, register_resolvers
+from src.config.composition import CONF
+from src.config.resolvers import register_resolvers
 from src.training import wandb
 
 STUDY = wandb.SweepSpec(
