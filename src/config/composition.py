@@ -117,6 +117,6 @@ def _explain_choice(group: str, choice: str) -> str:
         return f"hydra/launcher={choice} is a package of its own: pip install -e '.[slurm]'."
     folder = CONF / group
     choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
-    if close := closest(choice, choices):
+    if close := closest(choice, choices, 0.6):
         return f"There is no {group}={choice}: did you mean {group}={close}?"
     return f"There is no {group}={choice}: choose one of {', '.join(choices) or 'none'}."
