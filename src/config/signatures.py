@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -53,7 +54,7 @@ def signature_of(target: str) -> Signature:
             signature = inspect.signature(call)
         except (ValueError, TypeError):  # of compiled code
             return Signature({}, [], frozenset(), None, True)
-        hints = read_hints(call)
+        hints = read_hints(_owner_of(call, made))
         own = list(signature.parameters.values())[call is not made :]  # without self
         for parameter in own:
             if (
@@ -119,6 +120,12 @@ def import_object(target: str, path: str = "_target_") -> Any:
 def _is_root(cls: type) -> bool:
     """Return True for classes whose own arguments are of no interest: ``object`` and ``torch.nn.Module``."""
     return cls is object or f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module"
+
+
+def _owner_of(call: Any, made: Any) -> Any:
+    """Return the object that resolves a call's annotations: a dataclass inherits fields with those of other modules."""
+    owners = made.__mro__ if isinstance(made, type) else ()
+    return next((cls for cls in owners if vars(cls).get("__init__") is call and is_dataclass(cls)), call)
 
 
 def _call_of(made: Any) -> Any:
