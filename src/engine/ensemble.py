@@ -1,4 +1,4 @@
-"""Self-ensemble: the mean over flipped and turned copies of the input (EDVR, Section 4.4; WDVR, Section 4.2)."""
+"""Self-ensemble: the mean over flipped and transposed copies of the input (EDVR, Section 4.4; WDVR, Section 4.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.nn.video_network import VideoNetwork, as_video_network
 
-FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, transposed)
+FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (horizontal, vertical, transposed)
     1: [(False, False, False)],
     2: [(False, False, False), (True, False, False)],
     4: [(a, b, False) for a in (False, True) for b in (False, True)],
@@ -16,14 +16,14 @@ FLIPS: dict[int, list[tuple[bool, bool, bool]]] = {  # (left-right, up-down, tra
 
 
 class Ensemble(VideoNetwork):
-    """Runs a network on flipped and transposed copies of a clip, turns the results back, and averages them.
+    """Runs a network on flipped and transposed copies of a clip, reverts the outputs, and averages them.
 
-    (B, T, C, H, W) to what the network makes of it. On an accelerator copies of one shape are one batch, split where
-    its memory does not take them; on the CPU they come one by one.
+    (B, T, C, H, W) to the output shape of the network. On an accelerator, copies of one shape form a batch, split if
+    memory does not suffice; on the CPU they run one by one.
 
     Args:
         network: any network of the suite.
-        copies: 2 (mirrored), 4 (mirrored along both axes) or 8 (transposed as well).
+        copies: 1, 2 (flipped horizontally), 4 (along both axes) or 8 (transposed, too).
     """
 
     def __init__(self, network: nn.Module, *, copies: int) -> None:
@@ -38,10 +38,10 @@ class Ensemble(VideoNetwork):
         for transposed in (False, True):
             flips = [flip for flip in FLIPS[self.copies] if flip[2] == transposed]
             if flips:
-                copies = [turn(clip, flip) for flip in flips]
-                restored = self._run(copies) if clip.is_cuda else [self.network(copy) for copy in copies]
-                for flip, copy in zip(flips, restored, strict=True):
-                    total = total + turn(copy, flip, back=True)
+                copies = [apply_flip(clip, flip) for flip in flips]
+                outputs = self._run(copies) if clip.is_cuda else [self.network(copy) for copy in copies]
+                for flip, output in zip(flips, outputs, strict=True):
+                    total = total + apply_flip(output, flip, inverse=True)
         return torch.as_tensor(total) / self.copies
 
     def _run(self, copies: list[Tensor]) -> list[Tensor]:
@@ -54,13 +54,13 @@ class Ensemble(VideoNetwork):
         return self._run(copies[:half]) + self._run(copies[half:])
 
 
-def turn(clip: Tensor, flip: tuple[bool, bool, bool], *, back: bool = False) -> Tensor:
-    """Mirrors, then transposes the last two axes, as an entry of ``FLIPS`` says; ``back`` undoes it."""
-    mirror, upend, transpose = flip
-    axes = [axis for axis, wanted in ((-1, mirror), (-2, upend)) if wanted]
-    if transpose and back:
+def apply_flip(clip: Tensor, flip: tuple[bool, bool, bool], *, inverse: bool = False) -> Tensor:
+    """Flip, then transpose the last two axes, by an entry of ``FLIPS``, or invert that."""
+    horizontal, vertical, transpose = flip
+    axes = [axis for axis, is_flipped in ((-1, horizontal), (-2, vertical)) if is_flipped]
+    if transpose and inverse:
         clip = clip.transpose(-1, -2)
     clip = clip.flip(axes) if axes else clip
-    if transpose and not back:
+    if transpose and not inverse:
         clip = clip.transpose(-1, -2)
     return clip

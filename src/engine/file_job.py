@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from src.engine.cascade import apply_recursively
 from src.engine.compare import to_picture
-from src.engine.journal import Journal, stretches
+from src.engine.journal import Journal, group_ranges
 from src.engine.memory import fit_to_memory
 from src.engine.options import RestoreOptions
 from src.engine.prefetch import BackgroundWriter
@@ -125,14 +125,14 @@ class FileRestoration:
         )
         chosen = {name: value for name, value in asdict(fitted).items() if name in FITTED}
         try:
-            return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", anew=self.anew)
+            return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", restart=self.anew)
         except OSError as error:
             raise make_write_error(self.output, error) from error
 
     @cached_property
     def fitted(self) -> RestoreOptions:
         """The options as fitted to memory when the restoration began."""
-        return replace(self.options, **self.journal.chosen)
+        return replace(self.options, **self.journal.machine_options)
 
     def places(self, part: int) -> range:
         """The places in ``shown`` that a part holds."""
@@ -147,7 +147,7 @@ class FileRestoration:
             VideoError: the input breaks off, or the output cannot be written.
         """
         try:
-            for stretch in stretches(parts):
+            for stretch in group_ranges(parts):
                 self._run(stretch, advance, log)
         except VideoError as error:
             if not error.readable:
@@ -195,7 +195,7 @@ class FileRestoration:
         """The number of the first input frame of the scene that precedes a part."""
         if not (part and self.options.cuts):
             return 0
-        if before := self.journal.finished().get(part - 1):
+        if before := self.journal.list_finished().get(part - 1):
             return before[1]
         last = max(0, math.floor(self.times[number - 1]))
         marked = enumerate(mark_cuts(islice(self._frames(0), last + 1 + AHEAD)))
@@ -217,11 +217,11 @@ class FileRestoration:
 
     def finish(self) -> None:
         """Join the parts with everything else that the source holds beside its frames, and remove them."""
-        if missing := self.journal.missing(self.parts):
+        if missing := self.journal.list_missing(self.parts):
             raise VideoError(
                 f"{self.output} lacks {len(missing)} of {self.parts} parts: the same command restores them"
             )
-        parts = [path for path, _ in self.journal.finished().values()]
+        parts = [path for path, _ in self.journal.list_finished().values()]
         if self.output.suffix:
             cut_off = self.length < len(self.reader) and not self.options.slow_motion
             join(
@@ -263,7 +263,7 @@ class _PartWriter:
         whole = self._whole
         part, within = divmod(place, whole.options.segment)
         if within == 0:
-            self._writer = whole.open_writer(whole.journal.part(part)).__enter__()
+            self._writer = whole.open_writer(whole.journal.draft_path(part)).__enter__()
         assert self._writer is not None
         time, depth = whole.shown[place][1], whole.reader.signal.depth
         self._writer.write(to_picture(frame, before, time, depth, whole.options.compare), time)

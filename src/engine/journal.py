@@ -1,7 +1,7 @@
-"""What of a video is restored already, so that one that was cut off goes on: finished parts in a folder beside it.
+"""Journal of a restoration: finished parts, kept in a folder beside the output so that an interrupted run can resume.
 
-A part is some output frames, encoded on their own; it has its name only when it is whole. The name also says with
-which input frame the shot begins that the part ends in, which is all that going on behind it needs to know.
+A part is a number of output frames, encoded on their own. It gets its final name when it is complete. The name includes
+the first input frame of the scene at the end of the part, the only state that the next part needs.
 """
 
 from __future__ import annotations
@@ -18,116 +18,122 @@ from typing import Any
 from src.atomic import file_lock
 from src.errors import UserError
 
-NAME = re.compile(r"(\d{6,})-(\d+)(\.nut)?")
+FINISHED_NAME = re.compile(r"(\d{6,})-(\d+)(\.nut)?")
 
 
 class Journal:
     """The parts of one output.
 
     Args:
-        output: what the parts are going to make; they lie in a hidden folder beside it.
-        plan: all that the parts depend on, ready for JSON.
-        chosen: what was found out for this machine (tiles, say), with which a restoration has to go on, too.
-        suffix: of the parts; empty where they are folders.
-        anew: throws away parts that were made in another way.
+        output: the file or folder to restore; the parts lie in a hidden folder beside it.
+        plan: everything that determines the content of the parts, JSON-serializable.
+        machine_options: options fitted to this machine, such as tiles; a resumed restoration keeps those of its start.
+        suffix: of the parts; empty if they are folders.
+        restart: discard parts of another plan.
+
+    Attributes:
+        machine_options: those of the first start.
 
     Raises:
-        UserError: parts lie there that were made in another way.
+        UserError: there are parts of another plan.
     """
 
     def __init__(
         self,
         output: Path,
         plan: Mapping[str, Any],
-        chosen: Mapping[str, Any],
+        machine_options: Mapping[str, Any],
         *,
         suffix: str = ".nut",
-        anew: bool = False,
+        restart: bool = False,
     ) -> None:
-        self.output, self.folder, self.suffix = output, self.place(output), suffix
-        file = self.folder / "plan.json"
-        given = json.loads(json.dumps(plan))
-        if not file.exists():
+        self.output, self.folder, self.suffix = output, self.locate(output), suffix
+        plan_file = self.folder / "plan.json"
+        requested = json.loads(json.dumps(plan))
+        content = json.dumps({"plan": requested, "chosen": machine_options}, indent=1)
+        if not plan_file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_once(file, json.dumps({"plan": given, "chosen": chosen}, indent=1))
-        before = json.loads(file.read_text(encoding="utf-8"))  # another rank's, if that was first
-        changed = sorted(key for key in {*before["plan"], *given} if before["plan"].get(key) != given.get(key))
-        if changed and not anew:
+            _write_once(plan_file, content)
+        stored = json.loads(plan_file.read_text(encoding="utf-8"))  # possibly written first by another rank
+        keys = {*stored["plan"], *requested}
+        changed = sorted(key for key in keys if stored["plan"].get(key) != requested.get(key))
+        if changed and not restart:
             raise UserError(
-                f"{output} was begun with another {' and '.join(changed)}: give the same again to go on with it, or "
-                "overwrite=true to begin anew."
+                f"{output} was started with another {' and '.join(changed)}. Use the same to resume, or overwrite=true "
+                "to start over."
             )
         if changed:
-            with self.held():  # nobody else is at them
+            with self.lock():
                 self.clear()
             self.folder.mkdir(parents=True)
-            _write_once(file, json.dumps({"plan": given, "chosen": chosen}, indent=1))
-            before = {"chosen": chosen}
-        self.chosen: dict[str, Any] = before["chosen"]
+            _write_once(plan_file, content)
+            stored = {"chosen": machine_options}
+        self.machine_options: dict[str, Any] = stored["chosen"]
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps another command from restoring the same output meanwhile; ended in any way, this one holds it no more.
+    def lock(self) -> Iterator[None]:
+        """Hold an exclusive lock on the output; it is released when the process ends, however it ends.
 
         Raises:
-            UserError: another one is at it.
+            UserError: another command holds it.
         """
-        busy = f"{self.output} is being restored by another command: wait for it, or end it."
+        busy = f"{self.output} is being restored by another command. Wait for it, or stop it."
         with file_lock(self.folder / "held", busy):
             yield
 
     @staticmethod
-    def place(output: Path) -> Path:
-        """Where the parts of an output lie."""
+    def locate(output: Path) -> Path:
+        """Return the folder for the parts of an output."""
         return output.absolute().with_name(f".{output.name}.parts")
 
-    def part(self, number: int) -> Path:
-        """Where part ``number`` is written before it is finished."""
+    def draft_path(self, number: int) -> Path:
+        """Return the path for part ``number`` until it is finished."""
         return self.folder / f"{number:06d}{self.suffix}"
 
-    def finish(self, number: int, shot: int) -> None:
-        """Part ``number`` is whole, and ends in the shot that begins with input frame ``shot``."""
-        os.replace(self.part(number), self.folder / f"{number:06d}-{shot}{self.suffix}")
+    def finish(self, number: int, scene: int) -> None:
+        """Mark part ``number`` as complete; it ends in the scene that starts at input frame ``scene``."""
+        os.replace(self.draft_path(number), self.folder / f"{number:06d}-{scene}{self.suffix}")
 
-    def finished(self) -> dict[int, tuple[Path, int]]:
-        """The parts that are whole by number, ascending, and the shots that they end in."""
-        found = {}
+    def list_finished(self) -> dict[int, tuple[Path, int]]:
+        """Return the path of each complete part, and the first frame of its last scene, by number, ascending."""
+        finished = {}
         for path in self.folder.iterdir():
-            if match := NAME.fullmatch(path.name):
-                found[int(match[1])] = path, int(match[2])
-        return dict(sorted(found.items()))
+            if match := FINISHED_NAME.fullmatch(path.name):
+                finished[int(match[1])] = path, int(match[2])
+        return dict(sorted(finished.items()))
 
-    def missing(self, parts: int) -> list[int]:
-        """The numbers of the parts that are not whole."""
-        finished = self.finished()
-        return [number for number in range(parts) if number not in finished]
+    def list_missing(self, count: int) -> list[int]:
+        """Return the numbers below ``count`` of the parts that are not complete."""
+        finished = self.list_finished()
+        return [number for number in range(count) if number not in finished]
 
     def clear(self) -> None:
-        """Removes all parts: all at once they have their place no more, so that none is left there without the others,
-        or without their plan, when this is cut off.
+        """Delete all parts and the plan.
+
+        The folder is renamed first, so that an interruption never leaves parts without their plan.
         """
-        gone = self.folder.with_name(f"{self.folder.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)  # left by one that was cut off
+        discarded = self.folder.with_name(f"{self.folder.name}.gone")
+        shutil.rmtree(discarded, ignore_errors=True)  # of an interrupted clear
         try:
-            os.replace(self.folder, gone)
-        except OSError:  # not every system moves a folder that holds an open file
-            gone = self.folder
-        shutil.rmtree(gone, ignore_errors=True)
+            os.replace(self.folder, discarded)
+        except OSError:  # some systems cannot rename a folder with an open file
+            discarded = self.folder
+        shutil.rmtree(discarded, ignore_errors=True)
 
 
-def stretches(numbers: Iterable[int]) -> list[range]:
-    """Ascending numbers as stretches without gaps."""
-    found: list[range] = []
+def group_ranges(numbers: Iterable[int]) -> list[range]:
+    """Group ascending numbers into ranges without gaps."""
+    ranges: list[range] = []
     for number in numbers:
-        if found and found[-1].stop == number:
-            found[-1] = range(found[-1].start, number + 1)
+        if ranges and ranges[-1].stop == number:
+            ranges[-1] = range(ranges[-1].start, number + 1)
         else:
-            found.append(range(number, number + 1))
-    return found
+            ranges.append(range(number, number + 1))
+    return ranges
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Writes a file that is never seen half written, unless it is there already."""
+    """Write a file atomically unless it exists."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -137,6 +143,6 @@ def _write_once(path: Path, text: str) -> None:
         os.link(draft, path)
     except FileExistsError:
         pass
-    except OSError:  # not every file system has links
+    except OSError:  # some file systems have no links
         os.replace(draft, path)
     draft.unlink(missing_ok=True)

@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_iter
 
 from src.engine.options import InferenceOptions
 from src.engine.stream import passes
-from src.engine.tiles import GRID, smaller
+from src.engine.tiles import GRID, shrink_side
 from src.errors import UserError
 from src.nn.video_network import as_video_network
 from src.ops.allocator import give_freed_memory_back
 
 WORKSPACE = 2.0  # memory of a pass over that of its visible tensors: measured on the CPU, 1.1 to 1.9
-ENOUGH = 20  # frames for each frame of padding: longer passes would save less than a tenth
+MAX_FRAMES_PER_PADDING = 20  # frames for each frame of padding: longer passes would save less than a tenth
 Options = TypeVar("Options", bound=InferenceOptions)
 
 
@@ -46,7 +46,7 @@ def fit_to_memory(
             pass; ``padding`` and ``context`` are left out for networks without a use for them.
         size: ``(H, W)`` of the input frames.
         device: of the network.
-        memory: bytes that a pass may take; None: half of the free memory.
+        memory: budget of a pass, in bytes; None: half of the free memory.
         length: input frames of the video, so that passes are of about equal length.
 
     Raises:
@@ -66,52 +66,52 @@ def fit_to_memory(
     )
     if options.tile is not None and options.clip_length != "auto":
         return options
-    memory = memory or free(device) // 2
+    memory = memory or measure_available(device) // 2
     if options.tile is None:
-        options = replace(options, tile=_fitting_tile(contract, size, overlap, memory) or 0)
+        options = replace(options, tile=_fit_tile(contract, size, overlap, memory) or 0)
     if options.clip_length == "auto":
         height, width = (min(side, options.tile or side) for side in size)
-        fitting = frames_within(contract, height, width, memory, options.padding) if padded else None
+        fitting = fit_frames(contract, height, width, memory, options.padding) if padded else None
         options = replace(options, clip_length=fitting)
         if padded and length is not None:
             options = replace(options, clip_length=len(passes(contract, options, length).times))
     return options
 
 
-def _fitting_tile(network: nn.Module, size: tuple[int, int], overlap: int, memory: int) -> int | None:
-    """The side of the largest tiles that a pass restores within ``memory`` bytes; None: whole frames."""
+def _fit_tile(network: nn.Module, size: tuple[int, int], overlap: int, memory: int) -> int | None:
+    """Return the side of the largest tiles that fit in ``memory`` bytes; None: whole frames."""
     padded = as_video_network(network).temporal_padding is not None
     geometry = passes(network, InferenceOptions(clip_length=1 if padded else None))
     tile: int | None = None
     while True:
         height, width = (min(length, tile or length) for length in size)
-        if WORKSPACE * peak(network, (1, geometry.window, 3, height, width)) <= memory:
+        if WORKSPACE * measure_peak(network, (1, geometry.window, 3, height, width)) <= memory:
             return tile
-        if (less := smaller(size, tile, overlap)) is None:
+        if (next_tile := shrink_side(size, tile, overlap)) is None:
             return tile
-        tile = less
+        tile = next_tile
 
 
-def frames_within(network: nn.Module, height: int, width: int, memory: int, padding: int | None = None) -> int:
-    """Return the number of frames to restore in one pass: as many as fit, at least 1, at most as pay.
+def fit_frames(network: nn.Module, height: int, width: int, memory: int, padding: int | None = None) -> int:
+    """Return the number of frames to restore in one pass: as many as fit, at least 1, and not more than are worthwhile.
 
     Args:
-        network: one with a temporal padding.
+        network: a network with temporal padding.
         height, width: of its input.
-        memory: bytes that a pass may take.
+        memory: budget of a pass, in bytes.
         padding: input frames on either side; None: the network's own.
     """
     around = as_video_network(network).temporal_padding if padding is None else padding
     assert around is not None
 
-    def memory_of(frames: int) -> int:
-        return int(WORKSPACE * peak(network, (1, frames + 2 * around, 3, height, width), padding=around))
+    def estimate(frames: int) -> int:
+        return int(WORKSPACE * measure_peak(network, (1, frames + 2 * around, 3, height, width), padding=around))
 
-    choices = range(1, ENOUGH * max(1, around) + 1)
-    return max(1, bisect_right(choices, memory, key=memory_of))
+    choices = range(1, MAX_FRAMES_PER_PADDING * max(1, around) + 1)
+    return max(1, bisect_right(choices, memory, key=estimate))
 
 
-def free(device: torch.device) -> int:
+def measure_available(device: torch.device) -> int:
     """Return the free bytes of the device's memory, within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -125,31 +125,31 @@ def free(device: torch.device) -> int:
     return max(0, min(limits))
 
 
-def peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
+def measure_peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
     """Return the bytes of tensors, without weights, that are alive at once while ``network`` restores a clip."""
     shadow = copy.deepcopy(network).to("meta")
-    with torch.device("meta"), torch.no_grad(), _Alive() as alive:
+    with torch.device("meta"), torch.no_grad(), _LiveStorages() as live:
         shadow(torch.empty(*shape), **options)
-    return alive.most
+    return live.peak
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of storages from when an operation returns them until they are freed."""
+class _LiveStorages(TorchDispatchMode):
+    """Tracks the bytes of storages from the operation that returns them until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes: dict[int, int] = {}
-        self.now = self.most = 0
+        self.current = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        returned = function(*args, **(kwargs or {}))
-        for tensor in tree_iter(returned):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.bytes:
                 self.bytes[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._freed, storage._cdata)
-        self.most = max(self.most, self.now)
-        return returned
+                self.current += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata)
+        self.peak = max(self.peak, self.current)
+        return result
 
-    def _freed(self, storage: int) -> None:
-        self.now -= self.bytes.pop(storage)
+    def _free(self, storage: int) -> None:
+        self.current -= self.bytes.pop(storage)

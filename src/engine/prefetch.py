@@ -1,4 +1,4 @@
-"""Work in threads beside the network's: frames are read before they are needed, and written while it goes on."""
+"""Background threads: frames are read ahead of the network and written behind it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from queue import Full, Queue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-PATIENCE = 0.1  # seconds after which a thread that waits looks whether it is still wanted
-DEPTH = 4  # items that wait
+POLL_SECONDS = 0.1  # after which a waiting thread checks for cancellation
+DEPTH = 4  # items in a queue
 END = object()
 
 
 def prefetch(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
-    """The same items, made in a thread of their own, up to ``depth`` before they are asked for.
+    """Iterate ``items`` in a thread, up to ``depth`` items ahead.
 
-    What goes wrong there is raised here, behind the items before it. When this is closed, so is ``items``.
+    An error in the thread is raised here, after the items before it. Closing this generator closes ``items``.
     """
     queue: Queue[Any] = Queue(depth)
     done = threading.Event()
 
-    def offer(item: Any) -> None:
+    def put(item: Any) -> None:
         while not done.is_set():
             try:
-                return queue.put(item, timeout=PATIENCE)
+                return queue.put(item, timeout=POLL_SECONDS)
             except Full:
                 continue
 
@@ -32,24 +32,24 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
         source = iter(items)
         try:
             for item in source:
-                offer((item, None))
+                put((item, None))
                 if done.is_set():
                     break
         except BaseException as error:
-            offer((None, error))
+            put((None, error))
         finally:
             if hasattr(source, "close"):
                 source.close()
-            offer(END)
+            put(END)
 
     thread = threading.Thread(target=run, daemon=True, name="reading ahead")
     thread.start()
     try:
-        while (taken := queue.get()) is not END:
-            item, error = taken
+        while (entry := queue.get()) is not END:
+            item, error = entry
             if error is not None:
                 raise error
-            del taken
+            del entry
             yield item
     finally:
         done.set()
@@ -57,9 +57,9 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
 
 
 class BackgroundWriter(Generic[T]):
-    """Does ``work`` on what it is given, in order, in a thread of its own; to be used in a ``with`` statement.
+    """Applies ``work`` to items, in order, in a thread; a context manager.
 
-    At most ``depth`` items wait. What goes wrong there is raised at the next :meth:`put`, or on leaving.
+    The queue holds at most ``depth`` items. An error in the thread is raised by the next :meth:`put`, or on exit.
     """
 
     def __init__(self, work: Callable[[T], None], depth: int = DEPTH) -> None:
@@ -73,10 +73,10 @@ class BackgroundWriter(Generic[T]):
         return self
 
     def put(self, item: T) -> None:
-        """Gives ``item`` to the thread, waiting while it is too far behind."""
+        """Queue ``item``; block while the queue is full."""
         while self._error is None:
             try:
-                return self._queue.put(item, timeout=PATIENCE)
+                return self._queue.put(item, timeout=POLL_SECONDS)
             except Full:
                 continue
         raise self._error
@@ -85,7 +85,7 @@ class BackgroundWriter(Generic[T]):
         self._abandoned = kind is not None
         while self._thread.is_alive():
             try:
-                self._queue.put(END, timeout=PATIENCE)
+                self._queue.put(END, timeout=POLL_SECONDS)
                 break
             except Full:
                 continue

@@ -20,7 +20,7 @@ from src.engine.options import InferenceOptions
 from src.engine.prefetch import DEPTH, prefetch
 from src.engine.scenes import AHEAD, BEFORE, mark_cuts
 from src.engine.stream import DEFAULTS, passes, reach, stream
-from src.engine.tiles import smaller
+from src.engine.tiles import shrink_side
 from src.errors import UserError
 from src.nn.video_network import as_video_network
 
@@ -75,7 +75,7 @@ def restore_scenes(
             if not _is_out_of_memory(error):
                 raise
             overlap = as_video_network(network).tile_overlap if options.overlap is None else options.overlap
-            side, tile = options.tile, smaller(size, options.tile or None, overlap)
+            side, tile = options.tile, shrink_side(size, options.tile or None, overlap)
             if tile is None:
                 area = f"tiles of {side} pixels" if side else f"frames of {size[1]}x{size[0]}"
                 raise UserError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from src.engine.cascade import Cascade, apply_recursively
-from src.engine.ensemble import FLIPS, turn
+from src.engine.ensemble import FLIPS, apply_flip
 from src.engine.options import Edges, InferenceOptions
 from src.engine.tiles import Tiles
 from src.geometry import Geometry
@@ -222,10 +222,10 @@ def _stream_ensemble(
     flips = FLIPS[options.ensemble]
 
     def average(copies: Sequence[Tensor]) -> Tensor:
-        total = sum(turn(copy, flip, back=True) for flip, copy in zip(flips, copies, strict=True))
+        total = sum(apply_flip(copy, flip, inverse=True) for flip, copy in zip(flips, copies, strict=True))
         return torch.as_tensor(total) / len(flips)
 
-    turns = [partial(turn, flip=flip) for flip in flips]
+    turns = [partial(apply_flip, flip=flip) for flip in flips]
     yield from _side_by_side(network, frames, turns, average, replace(options, ensemble=1), watch, **place)
 
 

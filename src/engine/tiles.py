@@ -1,9 +1,9 @@
-"""Frames in tiles: restored one by one, they take a fraction of the memory and blend to what the whole frame gives.
+"""Tiles of a frame: restored one at a time, they need a fraction of the memory and blend to the whole frame.
 
-What a network makes of a tile is wrong near the tile's edges, as far in as its receptive field reaches. Of the pixels
-that two neighbours share, each gives therefore only what lies on its own side of the middle, but for a narrow ramp
-there; where receptive fields reach no further than three eighths of what is shared, tiles are as good as whole. Tiles
-begin at multiples of ``GRID``, so that pyramids in them lie as they do in the whole frame.
+Near its edges, within the receptive field, the output of a tile is wrong. Of the pixels that two neighbors share, each
+therefore contributes those on its own side of the middle, with a narrow ramp there. If the receptive field reaches no
+further than three eighths of the overlap, the result equals that of the whole frame. Tiles start at multiples of
+``GRID``, so that their pyramids align with those of the whole frame.
 
 Shapes: H, W height and width of a frame, s the network's scale.
 """
@@ -18,80 +18,86 @@ import torch
 from torch import Tensor
 
 GRID = 32  # input pixels; the coarsest level of any network here is a 32nd (VTSR's encoder)
-RAMP = 0.25  # of what neighbours share is where one gives way to the other
+RAMP = 0.25  # width of the blending ramp, as a share of the overlap
 
 
 class Tiles:
-    """How frames of one size are cut into tiles and put together again.
+    """A tiling of frames of one size.
 
     Args:
         size: ``(H, W)`` of the input frames.
         side: of the square tiles, in input pixels.
-        overlap: pixels that neighbouring tiles share, at least.
+        overlap: minimum overlap of neighboring tiles, in input pixels.
+
+    Attributes:
+        spans: start and end of the tiles along each axis.
+        boxes: ``((top, bottom), (left, right))`` of each tile.
 
     Raises:
-        ValueError: the tiles would not move on.
+        ValueError: the tiles are not larger than their overlap by at least ``GRID``.
     """
 
     def __init__(self, size: Sequence[int], side: int, overlap: int) -> None:
         if side < overlap + GRID or overlap < 0:
-            raise ValueError(f"tiles of {side} pixels cannot share {overlap}: they must be {GRID} larger at least")
-        self.spans = [_spans(length, side, overlap) for length in size]
+            raise ValueError(
+                f"tiles of {side} pixels cannot overlap by {overlap}: use at least {overlap + GRID} pixels"
+            )
+        self.spans = [_compute_spans(length, side, overlap) for length in size]
         self.boxes = list(product(*self.spans))
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def cut(self, frame: Tensor, number: int) -> Tensor:
-        """Tile ``number`` of a frame (..., H, W)."""
+        """Cut tile ``number`` out of a frame (..., H, W)."""
         (top, bottom), (left, right) = self.boxes[number]
         return frame[..., top:bottom, left:right]
 
     def join(self, tiles: Sequence[Tensor]) -> Tensor:
-        """The frame (..., s*H, s*W) that restored tiles make."""
+        """Blend restored tiles to a frame (..., s*H, s*W)."""
         (first, last), _ = self.boxes[0]
         scale = tiles[0].shape[-2] // (last - first)
-        shares = product(*(_shares(spans, scale) for spans in self.spans))
+        weights = product(*(_compute_weights(spans, scale) for spans in self.spans))
         height, width = (scale * spans[-1][1] for spans in self.spans)
-        whole = tiles[0].new_zeros(*tiles[0].shape[:-2], height, width)
-        for tile, ((top, bottom), (left, right)), (down, across) in zip(tiles, self.boxes, shares, strict=True):
-            share = (down[:, None] * across).to(tile)
-            whole[..., scale * top : scale * bottom, scale * left : scale * right] += tile * share
-        return whole
+        frame = tiles[0].new_zeros(*tiles[0].shape[:-2], height, width)
+        for tile, ((top, bottom), (left, right)), (down, across) in zip(tiles, self.boxes, weights, strict=True):
+            weight = (down[:, None] * across).to(tile)
+            frame[..., scale * top : scale * bottom, scale * left : scale * right] += tile * weight
+        return frame
 
 
-def smaller(size: Sequence[int], side: int | None, overlap: int) -> int | None:
-    """The next smaller side of tiles, about half of ``side`` or of the frame; None where there is none."""
+def shrink_side(size: Sequence[int], side: int | None, overlap: int) -> int | None:
+    """Return the next smaller side of tiles, about half of ``side`` or of the frame; None if there is none."""
     half = GRID * math.ceil(min(side or max(size), max(size)) / 2 / GRID)
     half = max(half, overlap + GRID)
     return half if half < min(side or max(size), max(size)) else None
 
 
-def _spans(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
-    """Where tiles along one axis begin and end; the last takes what the grid leaves over, too."""
-    last = max(0, length - side) // GRID  # where the last begins, in steps of the grid
-    moves = math.ceil(last / ((side - overlap) // GRID))
-    starts = [GRID * (k * last // moves) for k in range(moves)]
+def _compute_spans(length: int, side: int, overlap: int) -> list[tuple[int, int]]:
+    """Return start and end of the tiles along one axis; the last also covers the remainder beyond the grid."""
+    last = max(0, length - side) // GRID  # start of the last tile, in units of the grid
+    steps = math.ceil(last / ((side - overlap) // GRID))
+    starts = [GRID * (k * last // steps) for k in range(steps)]
     return [*((start, start + side) for start in starts), (GRID * last, length)]
 
 
-def _shares(spans: Sequence[tuple[int, int]], scale: int) -> list[Tensor]:
-    """What each tile along one axis contributes to every of its pixels; over all tiles that is 1."""
+def _compute_weights(spans: Sequence[tuple[int, int]], scale: int) -> list[Tensor]:
+    """Return the weight of each output pixel of each tile along one axis; the weights of all tiles add up to 1."""
     length = scale * spans[-1][1]
     total, weights = torch.zeros(length, dtype=torch.float64), []
     for number, (start, end) in enumerate(spans):
-        place = torch.arange(scale * (end - start), dtype=torch.float64) + 0.5
-        weight = torch.ones_like(place)
+        position = torch.arange(scale * (end - start), dtype=torch.float64) + 0.5
+        weight = torch.ones_like(position)
         if number:
-            weight *= _ramp(place, scale * (spans[number - 1][1] - start))
+            weight *= _ramp(position, scale * (spans[number - 1][1] - start))
         if number + 1 < len(spans):
-            weight *= _ramp(place.flip(0), scale * (end - spans[number + 1][0]))
+            weight *= _ramp(position.flip(0), scale * (end - spans[number + 1][0]))
         weights.append(weight)
         total[scale * start : scale * end] += weight
     return [weight / total[scale * start : scale * end] for weight, (start, end) in zip(weights, spans, strict=True)]
 
 
-def _ramp(distance: Tensor, shared: int) -> Tensor:
-    """From 0 to 1 about the middle of what is shared, by the distance from the tile's edge."""
-    width = max(1.0, RAMP * shared)
-    return ((distance - shared / 2) / width + 0.5).clamp(1e-9 if shared == 0 else 0, 1)
+def _ramp(distance: Tensor, overlap: int) -> Tensor:
+    """Ramp from 0 to 1 around the middle of the overlap, by the distance from the tile's edge."""
+    width = max(1.0, RAMP * overlap)
+    return ((distance - overlap / 2) / width + 0.5).clamp(1e-9 if overlap == 0 else 0, 1)

@@ -31,7 +31,7 @@ from src.config.options import override_options
 from src.config.run_directory import claim_directory, read_commit
 from src.data.datamodule import DataModule
 from src.engine.cascade import Cascade
-from src.engine.memory import peak
+from src.engine.memory import measure_peak
 from src.errors import UserError
 from src.nn.blocks import compile_parts, count_parameters, fold_norms
 from src.nn.clips import to_fast_layout
@@ -180,7 +180,8 @@ def measure(config: DictConfig, options: BenchOptions, device: torch.device) -> 
         timing = streamed(network, clip, options.repeats, device)
     found["seconds_per_frame"], found["floor_per_frame"] = timing
     found["frames_per_second"] = 1 / timing.seconds
-    found["peak_memory"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak(network, clip.shape)
+    on_gpu = device.type == "cuda"
+    found["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else measure_peak(network, clip.shape)
     return found
 
 

@@ -153,7 +153,7 @@ def _name_outputs(options: RestoreCommand, sources: Sequence[Path]) -> list[Path
         if target.resolve() == source.resolve():
             raise UserError(f"{target} is the input itself; choose another output.")
         taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
-        if taken and not (several or options.overwrite or Journal.place(target).exists()):
+        if taken and not (several or options.overwrite or Journal.locate(target).exists()):
             raise UserError(f"{target} exists already; choose another output, or add overwrite=true.")
     return outputs
 
@@ -193,16 +193,16 @@ class _Work(pl.LightningModule):
         video, rank, world = (int(number) for number in share)
         output = self.videos[video][1]
         try:
-            if len(self.videos) > 1 and output.exists() and not Journal.place(output).exists():
+            if len(self.videos) > 1 and output.exists() and not Journal.locate(output).exists():
                 CONSOLE.print(f"{output} exists already.", soft_wrap=True)
                 return video
             whole = self._open(video)
-            missing = whole.journal.missing(whole.parts)
+            missing = whole.journal.list_missing(whole.parts)
             mine = missing[rank * len(missing) // world : (rank + 1) * len(missing) // world]
             start = time.monotonic()
             if world > 1:
                 self.shared[video] = missing, start
-            with whole.journal.held() if rank == 0 else nullcontext():
+            with whole.journal.lock() if rank == 0 else nullcontext():
                 if rank == 0:
                     self._announce(whole, len(missing))
                 with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:

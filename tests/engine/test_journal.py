@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.engine.journal import Journal, stretches
+from src.engine.journal import Journal, group_ranges
 from src.errors import UserError
 
 PARTS = 4
@@ -37,12 +37,12 @@ class Command(NamedTuple):
 
 def restore(output: Path, suffix: str, command: Command) -> None:
     plan = {"quality": command.quality, "segment": None}
-    journal = Journal(output, plan, {"tile": command.quality}, suffix=suffix, anew=command.anew)
-    for number in journal.missing(PARTS)[: command.parts]:
-        write(journal.part(number), number, journal.chosen["tile"])
+    journal = Journal(output, plan, {"tile": command.quality}, suffix=suffix, restart=command.anew)
+    for number in journal.list_missing(PARTS)[: command.parts]:
+        write(journal.draft_path(number), number, journal.machine_options["tile"])
         journal.finish(number, 10 * number)
-    if not journal.missing(PARTS):
-        with journal.held():
+    if not journal.list_missing(PARTS):
+        with journal.lock():
             journal.clear()
 
 
@@ -88,13 +88,13 @@ def killed(work: Callable[[], None], cut: int) -> int:
 
 def state(output: Path, suffix: str) -> tuple[int | None, dict[int, str]]:
     """How what lies there was begun, if it was, and what each finished part holds."""
-    file = Journal.place(output) / "plan.json"
+    file = Journal.locate(output) / "plan.json"
     if not file.exists():
         return None, {}
     plan = json.loads(file.read_text())["plan"]
     journal = Journal(output, plan, {}, suffix=suffix)
-    there = journal.finished()
-    assert sorted([*there, *journal.missing(PARTS)]) == [*range(PARTS)]
+    there = journal.list_finished()
+    assert sorted([*there, *journal.list_missing(PARTS)]) == [*range(PARTS)]
     assert len(list(journal.folder.glob("*-*"))) == len(there)
     assert all(shot == 10 * number for number, (_, shot) in there.items())
     return plan["quality"], {number: read(part) for number, (part, _) in there.items()}
@@ -148,17 +148,17 @@ def test_other_settings_are_refused_and_named(before: dict, after: dict) -> None
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.mkv"
         journal = Journal(output, before, {"tile": 1})
-        journal.part(0).touch()
+        journal.draft_path(0).touch()
         journal.finish(0, 0)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if changed:
-            with pytest.raises(UserError, match=f"begun with another {' and '.join(changed)}: "):
+            with pytest.raises(UserError, match=f"started with another {' and '.join(changed)}: "):
                 Journal(output, after, {"tile": 2})
         else:
-            assert Journal(output, after, {"tile": 2}).chosen == {"tile": 1}  # it goes on as it was begun
-        assert [*Journal(output, before, {}).finished()] == [0]
-        anew = Journal(output, after, {"tile": 2}, anew=True)
-        assert (len(anew.finished()), anew.chosen["tile"]) == ((0, 2) if changed else (1, 1))
+            assert Journal(output, after, {"tile": 2}).machine_options == {"tile": 1}  # it goes on as it was begun
+        assert [*Journal(output, before, {}).list_finished()] == [0]
+        anew = Journal(output, after, {"tile": 2}, restart=True)
+        assert (len(anew.list_finished()), anew.machine_options["tile"]) == ((0, 2) if changed else (1, 1))
 
 
 NUMBERS = st.integers(0, 12) | st.integers(10**6 - 2, 10**6 + 2)  # of parts, whose names have room for six digits
@@ -170,18 +170,18 @@ def test_parts_are_found_in_whatever_order_they_are_finished(shots: dict[int, in
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "out.mkv", {}, {})
         for number in {*shots, *begun}:
-            journal.part(number).touch()
+            journal.draft_path(number).touch()
         for number, shot in shots.items():
             journal.finish(number, shot)
-        found = Journal(Path(folder) / "out.mkv", {}, {}).finished()
+        found = Journal(Path(folder) / "out.mkv", {}, {}).list_finished()
         assert [(number, shot) for number, (_, shot) in found.items()] == sorted(shots.items())
         assert all(path.exists() for path, _ in found.values())
-        assert journal.missing(14) == [number for number in range(14) if number not in shots]
+        assert journal.list_missing(14) == [number for number in range(14) if number not in shots]
 
 
 @given(st.sets(st.integers(0, 30)))
 @settings(max_examples=60)
 def test_stretches_are_the_numbers_without_gaps(numbers: set[int]) -> None:
-    found = stretches(sorted(numbers))
+    found = group_ranges(sorted(numbers))
     assert [number for stretch in found for number in stretch] == sorted(numbers)
     assert all(stretch.stop < after.start for stretch, after in itertools.pairwise(found))

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.memory import ENOUGH, WORKSPACE, fit_to_memory, frames_within, free, peak
+from src.engine.memory import (
+    MAX_FRAMES_PER_PADDING,
+    WORKSPACE,
+    fit_frames,
+    fit_to_memory,
+    measure_available,
+    measure_peak,
+)
 from src.engine.options import InferenceOptions
 from src.engine.stream import stream
 from src.papers.wdvr import TSAS, WDVR3D
@@ -25,22 +32,22 @@ def test_what_is_alive_at_the_same_time_is_counted():
             del first
             return second.view(-1)  # no storage of its own
 
-    assert peak(Doubling(), (1, 2, 3, 8, 8)) == 3 * 2 * 3 * 8 * 8 * 4
+    assert measure_peak(Doubling(), (1, 2, 3, 8, 8)) == 3 * 2 * 3 * 8 * 8 * 4
 
 
 @pytest.mark.parametrize("share", [1.0, 2.5])
 def test_as_many_frames_as_fit(share):
     restorer = network()
-    memory = int(share * WORKSPACE * peak(restorer, (1, 6 + 5, 3, 16, 20)))
-    frames = frames_within(restorer, 16, 20, memory)
-    assert WORKSPACE * peak(restorer, (1, 6 + frames, 3, 16, 20)) <= memory
-    assert WORKSPACE * peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
+    memory = int(share * WORKSPACE * measure_peak(restorer, (1, 6 + 5, 3, 16, 20)))
+    frames = fit_frames(restorer, 16, 20, memory)
+    assert WORKSPACE * measure_peak(restorer, (1, 6 + frames, 3, 16, 20)) <= memory
+    assert WORKSPACE * measure_peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
 
 
 def test_at_least_one_and_no_more_than_are_worth_it():
-    assert frames_within(network(), 16, 20, 1) == 1
-    assert frames_within(network(), 16, 20, 2**60) == ENOUGH * 3
-    assert free(torch.device("cpu")) > 2**20
+    assert fit_frames(network(), 16, 20, 1) == 1
+    assert fit_frames(network(), 16, 20, 2**60) == MAX_FRAMES_PER_PADDING * 3
+    assert measure_available(torch.device("cpu")) > 2**20
 
 
 def test_memory_decides_how_many_frames_a_pass_has_and_no_frame_is_lost():
@@ -48,7 +55,7 @@ def test_memory_decides_how_many_frames_a_pass_has_and_no_frame_is_lost():
     restorer = network()
     restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or seen.append(output.shape[1]))
     clip = torch.rand(11, 3, 16, 20)
-    memory = int(WORKSPACE * peak(restorer, (1, 6 + 4, 3, 16, 20)))
+    memory = int(WORKSPACE * measure_peak(restorer, (1, 6 + 4, 3, 16, 20)))
     options = InferenceOptions(clip_length="auto")
     options = fit_to_memory(restorer, options, (16, 20), torch.device("cpu"), memory=memory)
     frames = list(stream(restorer, iter(clip), options))

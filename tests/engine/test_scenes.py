@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.engine.scenes import AHEAD, BEFORE, SIDE, change, mark_cuts, reduced
+from src.engine.scenes import AHEAD, BEFORE, SIDE, downscale, mark_cuts, measure_change
 from src.video.reader import open_video
 
 H, W = 72, 128
@@ -132,9 +132,9 @@ def test_frames_pass_as_they_came_and_few_are_held() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (1080, 1920), (1920, 1080), (480, 853), (144, 256)])
 def test_frames_are_reduced(size: tuple[int, int]) -> None:
-    small = reduced(torch.rand(3, *size))
+    small = downscale(torch.rand(3, *size))
     assert max(small.shape[-2:]) <= (SIDE if min(size) > 1 else 900)
-    assert change(small, small) == 0
+    assert measure_change(small, small) == 0
 
 
 def test_real_cuts(shared: Path) -> None:
@@ -148,8 +148,8 @@ def test_change_counts_as_the_published_detector_does() -> None:
     """Red to green: a third of a turn of 180 steps, over three."""
     red, green, black = (torch.zeros(3, 4, 4) for _ in range(3))
     red[0] = green[1] = 1
-    assert change(reduced(red), reduced(green)) == pytest.approx(60 / 255 / 3, abs=1e-5)
-    assert change(reduced(red), reduced(black)) == pytest.approx(1)  # value alone
+    assert measure_change(downscale(red), downscale(green)) == pytest.approx(60 / 255 / 3, abs=1e-5)
+    assert measure_change(downscale(red), downscale(black)) == pytest.approx(1)  # value alone
 
 
 def test_real_clips(shared: Path) -> None:

@@ -185,7 +185,7 @@ def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Pat
         for output in outputs:
             while True:
                 work = FileRestoration(NETWORKS[name](), source, output, options, CPU)
-                missing, left = work.journal.missing(work.parts), [int(rng.expovariate(1 / 120))]
+                missing, left = work.journal.list_missing(work.parts), [int(rng.expovariate(1 / 120))]
 
                 def advance(left: list[int] = left, whole: bool = output is outputs[0]) -> None:
                     left[0] -= 1

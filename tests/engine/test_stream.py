@@ -135,7 +135,7 @@ def test_reads_no_further_than_needed():
 
 
 def test_memory_does_not_grow_with_length():
-    def peak(frames):
+    def measure_peak(frames):
         tracemalloc.start()
         video = (torch.zeros(3, 8, 8) for _ in range(frames))
         for _ in stream(Clock(ALL["zsm"]), video):
@@ -144,8 +144,8 @@ def test_memory_does_not_grow_with_length():
         tracemalloc.stop()
         return most
 
-    peak(10)
-    assert peak(1200) < 1.2 * peak(100) + 20_000
+    measure_peak(10)
+    assert measure_peak(1200) < 1.2 * measure_peak(100) + 20_000
 
 
 def test_nothing_in_nothing_out():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from src.engine.stream import stream
-from src.engine.tiles import GRID, Tiles, smaller
+from src.engine.tiles import GRID, Tiles, shrink_side
 from src.geometry import Geometry
 
 
@@ -54,10 +54,10 @@ def test_tiled_equals_whole():
 
 def test_smaller_tiles_end():
     side, sides = None, []
-    while (side := smaller((480, 720), side, 32)) is not None:
+    while (side := shrink_side((480, 720), side, 32)) is not None:
         sides.append(side)
     assert sides == [384, 192, 96, 64]
-    assert smaller((40, 50), None, 32) is None
+    assert shrink_side((40, 50), None, 32) is None
 
 
 def test_there_are_no_more_tiles_than_it_takes():
@@ -66,7 +66,7 @@ def test_there_are_no_more_tiles_than_it_takes():
 
 
 def test_tiles_move_on():
-    with pytest.raises(ValueError, match="cannot share"):
+    with pytest.raises(ValueError, match="cannot overlap"):
         Tiles((100, 100), 64, 48)
 
 
@@ -118,7 +118,7 @@ def test_any_tiles_are_as_good_as_whole_for_what_sees_no_further(layout, scale):
 @settings(max_examples=100)
 def test_smaller_tiles_always_end(height, width, overlap):
     side, before = None, max(height, width)
-    while (side := smaller((height, width), side, overlap)) is not None:
+    while (side := shrink_side((height, width), side, overlap)) is not None:
         assert overlap + GRID <= side < before
         Tiles((height, width), side, overlap)
         before = side

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from src.config.build import build_restorer
 from src.config.composition import compose
-from src.engine.memory import _Alive
+from src.engine.memory import _LiveStorages
 from src.nn.activation_checkpointing import checkpoint_activations
 
 MODELS = ["edvr_m", "edvr_deblur", "edvr_s2", "zsm", "wdvr2d", "wdvr3d", "dsfn", "vtsr"]
@@ -71,9 +71,9 @@ def test_it_saves_memory(model: str, share: float) -> None:
     for checkpointing in (False, True):
         restorer = make_restorer(model, checkpointing, "size.depth=0.2")
         inputs, targets = batch(restorer)
-        with _Alive() as alive:
+        with _LiveStorages() as live:
             sum(restorer.losses(inputs, targets).values()).backward()  # type: ignore[union-attr]
-        most.append(alive.most)
+        most.append(live.peak)
     assert most[1] < share * most[0]
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from src.engine.file_job import FileRestoration
-from src.engine.journal import Journal, stretches
+from src.engine.journal import Journal, group_ranges
 from src.engine.options import RestoreOptions
 from src.engine.timing import TimeMap
 from src.errors import UserError
@@ -56,7 +56,7 @@ def restoration(source, output, network=None, **options):
 def test_doing_nothing_changes_no_pixel(codec, tmp_path):
     source = film(tmp_path / "in.mkv")
     whole = restoration(source, tmp_path / "out.mkv", codec=codec, segment=7)
-    whole.run(whole.journal.missing(whole.parts))
+    whole.run(whole.journal.list_missing(whole.parts))
     whole.finish()
     assert torch.equal(pixels(source), pixels(tmp_path / "out.mkv"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv", "out.mkv"]
@@ -71,7 +71,7 @@ def test_nor_one_of_more_than_8_bits(depth, tmp_path):
         for frame in values:
             writer.write(frame)
     whole = restoration(tmp_path / "in.mkv", tmp_path / "out.mkv", codec="ffv1", segment=4)
-    whole.run(whole.journal.missing(whole.parts))
+    whole.run(whole.journal.list_missing(whole.parts))
     whole.finish()
     with open_video(tmp_path / "out.mkv", deep=True) as reader:
         assert reader.signal.depth == depth
@@ -82,7 +82,7 @@ def test_a_folder_of_frames_too(tmp_path):
     source, folder = film(tmp_path / "in.mkv", frames=11), tmp_path / "frames"
     for _ in range(2):  # the second instead of the first
         whole = restoration(source, folder, segment=4)
-        whole.run(whole.journal.missing(whole.parts))
+        whole.run(whole.journal.list_missing(whole.parts))
         whole.finish()
         assert sorted(path.name for path in folder.iterdir()) == [f"{n:08d}.png" for n in range(11)]
         assert torch.equal(pixels(source), pixels(folder))
@@ -90,7 +90,7 @@ def test_a_folder_of_frames_too(tmp_path):
     for pattern in (folder / "0000000?.png", folder / "0*.png"):  # two patterns of the same folder
         taken = sorted(folder.glob(pattern.name))
         whole = restoration(pattern, tmp_path / "again.mkv", codec="ffv1")
-        whole.run(whole.journal.missing(whole.parts))
+        whole.run(whole.journal.list_missing(whole.parts))
         whole.finish()
         assert torch.equal(pixels(tmp_path / "again.mkv"), pixels(source)[: len(taken)])
 
@@ -98,18 +98,18 @@ def test_a_folder_of_frames_too(tmp_path):
 def test_one_command_at_a_time_makes_an_output(tmp_path):
     source, output = film(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     first = restoration(source, output, segment=10)
-    with first.journal.held():
+    with first.journal.lock():
         first.run([0])
         with (
             pytest.raises(UserError, match="by another command"),
-            restoration(source, output, segment=10).journal.held(),
+            restoration(source, output, segment=10).journal.lock(),
         ):
             pass
         with pytest.raises(UserError, match="by another command"):  # even where it would begin anew
             FileRestoration(
                 Bicubic(scale=1), source, output, RestoreOptions(segment=5), CPU, anew=True
-            ).journal.missing(1)
-    assert first.journal.missing(first.parts) == [1, 2]
+            ).journal.list_missing(1)
+    assert first.journal.list_missing(first.parts) == [1, 2]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
@@ -184,22 +184,22 @@ def test_compared(tmp_path):
 def test_another_way_is_refused_and_nothing_lost(tmp_path):
     source, output = film(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     restoration(source, output, segment=10).run([0])
-    with pytest.raises(UserError, match="begun with another quality"):
+    with pytest.raises(UserError, match="started with another quality"):
         restoration(source, output, segment=10, quality=30).journal  # noqa: B018
     whole = restoration(source, output, segment=10)
-    assert whole.journal.missing(whole.parts) == [1, 2]
+    assert whole.journal.list_missing(whole.parts) == [1, 2]
     anew = FileRestoration(Bicubic(scale=1), source, output, RestoreOptions(segment=10, quality=30), CPU, anew=True)
-    assert anew.journal.missing(anew.parts) == [0, 1, 2]
+    assert anew.journal.list_missing(anew.parts) == [0, 1, 2]
 
 
 def test_half_a_part_does_not_count(tmp_path):
     journal = Journal(tmp_path / "out.mkv", {"a": 1}, {})
-    journal.part(0).write_bytes(b"half")
-    assert journal.missing(2) == [0, 1]
+    journal.draft_path(0).write_bytes(b"half")
+    assert journal.list_missing(2) == [0, 1]
     journal.finish(0, 17)
-    assert journal.finished()[0][1] == 17
-    assert journal.missing(2) == [1]
-    assert stretches([0, 1, 3, 4, 7]) == [range(2), range(3, 5), range(7, 8)]
+    assert journal.list_finished()[0][1] == 17
+    assert journal.list_missing(2) == [1]
+    assert group_ranges([0, 1, 3, 4, 7]) == [range(2), range(3, 5), range(7, 8)]
 
 
 def test_many_files_of_which_one_is_bad(tmp_path):
@@ -323,7 +323,7 @@ def test_reading_and_writing_cost_little_beside_the_network(tmp_path):
     over = []
     for number in range(3):  # the least counts, as others use the machine, too
         whole = restoration(source, tmp_path / f"{number}.mp4", Busy(), max_frames=frames)
-        missing, begun = whole.journal.missing(whole.parts), time.perf_counter()
+        missing, begun = whole.journal.list_missing(whole.parts), time.perf_counter()
         whole.run(missing)
         whole.finish()
         over.append((time.perf_counter() - begun) / (0.05 * frames) - 1)
@@ -331,7 +331,7 @@ def test_reading_and_writing_cost_little_beside_the_network(tmp_path):
 
 
 def finished(output):
-    return list(Journal.place(output).glob("*-*.nut"))
+    return list(Journal.locate(output).glob("*-*.nut"))
 
 
 REAL = ROOT.parent / "shared" / "data"
@@ -348,7 +348,7 @@ def test_what_people_really_have(tmp_path):
         output = tmp_path / f"{source.stem}.mp4"  # which has edit lists: in Matroska what AAC begins with is heard
         try:
             whole = restoration(source, output, codec="auto", preset="ultrafast", max_frames=40)
-            whole.run(whole.journal.missing(whole.parts))
+            whole.run(whole.journal.list_missing(whole.parts))
             whole.finish()
         except UserError as problem:
             outcomes[source.name] = str(problem)
