@@ -152,10 +152,10 @@ def test_other_settings_are_refused_and_named(before: dict, after: dict) -> None
         journal.finish(0, 0)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if changed:
-            with pytest.raises(UserError, match=f"started with another {' and '.join(changed)}: "):
+            with pytest.raises(UserError, match=rf"started with another {' and '.join(changed)}\. Use"):
                 Journal(output, after, {"tile": 2})
         else:
-            assert Journal(output, after, {"tile": 2}).machine_options == {"tile": 1}  # it goes on as it was begun
+            assert Journal(output, after, {"tile": 2}).machine_options == {"tile": 1}  # those of the first start
         assert [*Journal(output, before, {}).list_finished()] == [0]
         anew = Journal(output, after, {"tile": 2}, restart=True)
         assert (len(anew.list_finished()), anew.machine_options["tile"]) == ((0, 2) if changed else (1, 1))
