@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import av
@@ -44,39 +45,48 @@ MAX_REORDERING = 16  # frames that may be decoded before one is presented, in H.
 
 class _Codec(NamedTuple):
     encoder: str
-    crf: int | None  # default constant rate factor, lower is better; None: not adjustable
-    max_crf: int
-    presets: tuple[str, ...]
-    preset: str
-    threads: int  # the result depends on their number; 0: it does not
     pixel_formats: dict[int, str]  # by depth
-    odd_chroma: str  # chroma format for odd heights and widths; empty: not supported
-    options: dict[str, str]
+    odd_chroma: str = "444"  # chroma format for odd heights and widths; empty: not supported
+    crf: int | None = None  # default constant rate factor, lower is better; None: not adjustable
+    max_crf: int = 51
+    presets: tuple[str, ...] = ()
+    preset: str = ""
+    threads: int = 0  # the result depends on their number; 0: it does not
+    options: Mapping[str, str] = MappingProxyType({})
     hdr: tuple[str, ...] = ()  # name of the encoder option, and of its fields for mastering display and light level
 
 
 CODECS = {
-    "h264": _Codec("libx264", 17, 51, SPEEDS, "veryfast", 8, {8: "yuv420p"}, "444", {}),
+    "h264": _Codec("libx264", {8: "yuv420p"}, crf=17, presets=SPEEDS, preset="veryfast", threads=8),
     "hevc": _Codec(
-        *("libx265", 19, 51, SPEEDS, "veryfast", 2, {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}, "444"),
-        {"x265-params": "log-level=error:open-gop=0"},
-        ("x265-params", "master-display", "max-cll"),
+        "libx265",
+        {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"},
+        crf=19,
+        presets=SPEEDS,
+        preset="veryfast",
+        threads=2,
+        options={"x265-params": "log-level=error:open-gop=0"},
+        hdr=("x265-params", "master-display", "max-cll"),
     ),
     "av1": _Codec(
-        *("libsvtav1", 20, 63, tuple(map(str, range(14))), "6", 0, {8: "yuv420p", 10: "yuv420p10le"}, ""),
-        {},
-        ("svtav1-params", "mastering-display", "content-light"),
+        "libsvtav1",
+        {8: "yuv420p", 10: "yuv420p10le"},
+        odd_chroma="",
+        crf=20,
+        max_crf=63,
+        presets=tuple(map(str, range(14))),
+        preset="6",
+        hdr=("svtav1-params", "mastering-display", "content-light"),
     ),
     # RGB, exact at every depth, for archives.
     "ffv1": _Codec(
-        *("ffv1", None, 0, (), "", 0),
+        "ffv1",
         {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 14: "gbrp14le", 16: "gbrp16le"},
-        "444",
-        {"level": "3", "slicecrc": "1"},
+        options={"level": "3", "slicecrc": "1"},
     ),
-    "prores": _Codec("prores_ks", None, 0, (), "", 0, {10: "yuv422p10le"}, "444", {"profile": "hq", "vendor": "apl0"}),
+    "prores": _Codec("prores_ks", {10: "yuv422p10le"}, options={"profile": "hq", "vendor": "apl0"}),
     # RGB, exact. decord reads it with equal pixels, unlike FFV1 in RGB.
-    "lossless": _Codec("libx264rgb", None, 0, SPEEDS, "veryfast", 8, {8: "rgb24"}, "444", {"qp": "0"}),
+    "lossless": _Codec("libx264rgb", {8: "rgb24"}, presets=SPEEDS, preset="veryfast", threads=8, options={"qp": "0"}),
 }
 
 

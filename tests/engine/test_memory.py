@@ -1,4 +1,4 @@
-"""What a pass takes: counted as it is, and kept within what is given."""
+"""The memory of a pass is measured exactly, and passes stay within their budget."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network() -> WDVR3D:
     return WDVR3D(trunk=TSAS(blocks=2, units=8), clip=2, padding=3)
 
 
-def test_what_is_alive_at_the_same_time_is_counted():
+def test_peak_counts_storages_alive_at_once():
     class Doubling(nn.Module):
         def forward(self, clip):
             first = clip + 1  # clip, first
@@ -36,7 +36,7 @@ def test_what_is_alive_at_the_same_time_is_counted():
 
 
 @pytest.mark.parametrize("share", [1.0, 2.5])
-def test_as_many_frames_as_fit(share):
+def test_fit_frames_is_maximal(share):
     restorer = network()
     memory = int(share * WORKSPACE * measure_peak(restorer, (1, 6 + 5, 3, 16, 20)))
     frames = fit_frames(restorer, 16, 20, memory)
@@ -44,23 +44,23 @@ def test_as_many_frames_as_fit(share):
     assert WORKSPACE * measure_peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
 
 
-def test_at_least_one_and_no_more_than_are_worth_it():
+def test_fit_frames_is_bounded():
     assert fit_frames(network(), 16, 20, 1) == 1
     assert fit_frames(network(), 16, 20, 2**60) == MAX_FRAMES_PER_PADDING * 3
     assert measure_available(torch.device("cpu")) > 2**20
 
 
-def test_memory_decides_how_many_frames_a_pass_has_and_no_frame_is_lost():
-    seen = []
+def test_memory_sets_the_length_of_a_pass():
+    lengths = []
     restorer = network()
-    restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or seen.append(output.shape[1]))
+    restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or lengths.append(output.shape[1]))
     clip = torch.rand(11, 3, 16, 20)
     memory = int(WORKSPACE * measure_peak(restorer, (1, 6 + 4, 3, 16, 20)))
     options = InferenceOptions(clip_length="auto")
     options = fit_to_memory(restorer, options, (16, 20), torch.device("cpu"), memory=memory)
     frames = list(stream(restorer, iter(clip), options))
     assert [int(time) for time, _ in frames] == list(range(11))
-    assert seen == [4, 4, 4]  # the last one moved back
+    assert lengths == [4, 4, 4]  # the last pass overlaps the one before
     fixed = [frame for _, frame in stream(restorer, iter(clip), clip_length=4)]
     assert all(torch.equal(a, b) for (_, a), b in zip(frames, fixed, strict=True))
     assert list(stream(restorer, [], options)) == []

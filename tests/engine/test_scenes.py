@@ -1,4 +1,4 @@
-"""Hard cuts are found, each of them and nothing else, wherever in the video one starts to look."""
+"""Exactly the hard cuts are detected, from any starting frame."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from src.video.reader import open_video
 H, W = 72, 128
 
 
-def scene(seed: int, length: int, speed: float = 0.5, brightness: float = 1.0) -> Tensor:
-    """A camera that moves ``speed`` pixels a frame to the right over blotches of colour: (T, 3, H, W)."""
+def make_scene(seed: int, length: int, speed: float = 0.5, brightness: float = 1.0) -> Tensor:
+    """Make a pan of ``speed`` pixels per frame over blotches of color: (T, 3, H, W)."""
     random = torch.Generator().manual_seed(seed)
     blotches = torch.rand(1, 3, 7, 40, generator=random) ** 2
     wide = F.interpolate(blotches, (H, W * 6), mode="bicubic").clamp(0, 1)[0]
@@ -27,125 +27,125 @@ def scene(seed: int, length: int, speed: float = 0.5, brightness: float = 1.0) -
     return torch.stack([wide[..., start : start + W] for start in starts])
 
 
-def cuts(frames: Tensor) -> list[int]:
-    told = list(mark_cuts(frames))
-    assert len(told) == len(frames)
-    return [i for i, (_, new) in enumerate(told) if new]
+def find_cuts(frames: Tensor) -> list[int]:
+    marked = list(mark_cuts(frames))
+    assert len(marked) == len(frames)
+    return [i for i, (_, is_new) in enumerate(marked) if is_new]
 
 
 @pytest.mark.parametrize("lengths", [(8, 9, 10), (3, 3, 3, 4, 5, 3), (1, 6), (6, 1), (20, 4, 3, 20)])
 def test_every_join_is_a_cut(lengths: tuple[int, ...]) -> None:
-    video = torch.cat([scene(seed, length) for seed, length in enumerate(lengths)])
-    assert cuts(video) == list(accumulate(lengths))[:-1]
+    video = torch.cat([make_scene(seed, length) for seed, length in enumerate(lengths)])
+    assert find_cuts(video) == list(accumulate(lengths))[:-1]
 
 
 def test_dark_scenes_and_moving_ones() -> None:
-    assert cuts(torch.cat([scene(1, 8, brightness=0.25), scene(2, 8, brightness=0.25)])) == [8]
-    assert cuts(torch.cat([scene(3, 8, speed=4), scene(4, 8)])) == [8]
+    assert find_cuts(torch.cat([make_scene(1, 8, brightness=0.25), make_scene(2, 8, brightness=0.25)])) == [8]
+    assert find_cuts(torch.cat([make_scene(3, 8, speed=4), make_scene(4, 8)])) == [8]
 
 
 @pytest.mark.parametrize("speed", [0, 1, 5, 12])
-def test_pans_are_one_shot(speed: float) -> None:
-    pan = scene(1, 20, speed)
-    assert cuts(torch.cat([pan[:1].expand(6, -1, -1, -1), pan, pan[-1:].expand(6, -1, -1, -1)])) == []
+def test_pans_are_one_scene(speed: float) -> None:
+    pan = make_scene(1, 20, speed)
+    assert find_cuts(torch.cat([pan[:1].expand(6, -1, -1, -1), pan, pan[-1:].expand(6, -1, -1, -1)])) == []
 
 
 @pytest.mark.parametrize("at", [1, 2, 10, 17])
 @pytest.mark.parametrize("length", [1, 2])
-def test_a_flash_is_no_cut(at: int, length: int) -> None:
-    video = scene(1, 20)
-    for flash in (torch.ones(3, H, W), video[at] * 3 + 0.2, scene(9, 1)[0], torch.zeros(3, H, W)):
+def test_flash_is_not_a_cut(at: int, length: int) -> None:
+    video = make_scene(1, 20)
+    for flash in (torch.ones(3, H, W), video[at] * 3 + 0.2, make_scene(9, 1)[0], torch.zeros(3, H, W)):
         flashed = video.clone()
         flashed[at : at + length] = flash.clamp(0, 1)
-        assert cuts(flashed) == []
+        assert find_cuts(flashed) == []
 
 
-def test_an_odd_frame_at_a_cut_counts_once() -> None:
-    before, behind = scene(1, 8), scene(2, 8)
-    blend = 0.6 * before[-1:] + 0.4 * behind[:1]
-    assert cuts(torch.cat([before, blend, behind])) == [9]
-    assert len(cuts(torch.cat([before, scene(3, 1), behind]))) == 1
+def test_stray_frame_at_a_cut_counts_once() -> None:
+    before, after = make_scene(1, 8), make_scene(2, 8)
+    blend = 0.6 * before[-1:] + 0.4 * after[:1]
+    assert find_cuts(torch.cat([before, blend, after])) == [9]
+    assert len(find_cuts(torch.cat([before, make_scene(3, 1), after]))) == 1
 
 
 @pytest.mark.parametrize("at", [6, 9])
-def test_a_flash_near_a_cut(at: int) -> None:
-    video = torch.cat([scene(1, 8), scene(2, 8)])
+def test_flash_near_a_cut(at: int) -> None:
+    video = torch.cat([make_scene(1, 8), make_scene(2, 8)])
     video[at] = 1
-    assert cuts(video) == [8]
+    assert find_cuts(video) == [8]
 
 
-def test_light_and_noise_are_no_cuts() -> None:
-    video = scene(1, 24)
+def test_exposure_and_noise_are_not_cuts() -> None:
+    video = make_scene(1, 24)
     noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
-    assert cuts((video + 0.1 * noise).clamp(0, 1)) == []
+    assert find_cuts((video + 0.1 * noise).clamp(0, 1)) == []
     for gain in (0.5, 1.4):
         exposed = video.clone()
         exposed[12:] *= gain
-        assert cuts(exposed.clamp(0, 1)) == []
+        assert find_cuts(exposed.clamp(0, 1)) == []
     fade = torch.linspace(1, 0, 12)[:, None, None, None]
     black = torch.zeros(8, 3, H, W)
-    assert cuts(torch.cat([video[:12] * fade, black, video[12:] * fade.flip(0)])) == []
+    assert find_cuts(torch.cat([video[:12] * fade, black, video[12:] * fade.flip(0)])) == []
 
 
 @pytest.mark.parametrize("times", [2, 3, 4])
-def test_repeated_frames_are_no_cuts(times: int) -> None:
-    assert cuts(scene(1, 12, speed=2).repeat_interleave(times, 0)) == []
-    both = torch.cat([scene(1, 4, speed=2), scene(2, 4, speed=2)])
-    assert cuts(both.repeat_interleave(times, 0)) == [4 * times]
+def test_repeated_frames_are_not_cuts(times: int) -> None:
+    assert find_cuts(make_scene(1, 12, speed=2).repeat_interleave(times, 0)) == []
+    both = torch.cat([make_scene(1, 4, speed=2), make_scene(2, 4, speed=2)])
+    assert find_cuts(both.repeat_interleave(times, 0)) == [4 * times]
 
 
-def test_the_same_cuts_from_any_frame_on() -> None:
+def test_cuts_do_not_depend_on_the_starting_frame() -> None:
     lengths = (5, 3, 4, 1, 6, 2, 3, 7, 3)
-    video = torch.cat([scene(seed, length, speed=seed / 8) for seed, length in enumerate(lengths)])
+    video = torch.cat([make_scene(seed, length, speed=seed / 8) for seed, length in enumerate(lengths)])
     video[28] = 1
     whole = [new for _, new in mark_cuts(video)]
     assert sum(whole) >= 5
     for start in range(len(video)):
         lead = min(start, BEFORE)
         assert [new for _, new in mark_cuts(video[start - lead :])][lead:] == whole[start:]
-    for end in range(AHEAD + 1, len(video)):  # and nothing farther ahead counts
+    for end in range(AHEAD + 1, len(video)):  # frames farther ahead have no influence
         assert [new for _, new in mark_cuts(video[:end])][:-AHEAD] == whole[: end - AHEAD]
 
 
-def test_frames_pass_as_they_came_and_few_are_held() -> None:
-    video = scene(1, 40)
+def test_frames_pass_unchanged_and_few_are_held() -> None:
+    video = make_scene(1, 40)
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    most = given = 0
+    most = read = 0
 
     def frames():
-        nonlocal most, given
+        nonlocal most, read
         for number in range(40):
             frame = video[number].clone()
             alive.add(frame)
-            given += 1
+            read += 1
             yield frame
             del frame
             most = max(most, len(alive))
 
     for number, (frame, _) in enumerate(mark_cuts(frames())):
-        assert given <= number + AHEAD + 1
+        assert read <= number + AHEAD + 1
         assert torch.equal(frame, video[number])
     assert most <= AHEAD + 3
     assert list(mark_cuts([])) == []
-    assert [new for _, new in mark_cuts(scene(1, 1))] == [False]
+    assert [new for _, new in mark_cuts(make_scene(1, 1))] == [False]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (1080, 1920), (1920, 1080), (480, 853), (144, 256)])
-def test_frames_are_reduced(size: tuple[int, int]) -> None:
+def test_downscale(size: tuple[int, int]) -> None:
     small = downscale(torch.rand(3, *size))
     assert max(small.shape[-2:]) <= (SIDE if min(size) > 1 else 900)
     assert measure_change(small, small) == 0
 
 
 def test_real_cuts(shared: Path) -> None:
-    """A trip in three shots, a title burnt into all of them; the cut between the fast ones is a close call."""
+    """A trip in three scenes with a burnt-in title; the cut between the two fast scenes is borderline."""
     with open_video(shared / "data" / "odd" / "roadtrip_vp9_10bit_hidden_frames.webm") as video:
-        told = list(mark_cuts(frame.permute(2, 0, 1) / 255 for frame in video.frames()))
-    assert [i for i, (_, new) in enumerate(told) if new] in ([42], [42, 69])
+        marked = list(mark_cuts(frame.permute(2, 0, 1) / 255 for frame in video.frames()))
+    assert [i for i, (_, is_new) in enumerate(marked) if is_new] in ([42], [42, 69])
 
 
-def test_change_counts_as_the_published_detector_does() -> None:
-    """Red to green: a third of a turn of 180 steps, over three."""
+def test_change_equals_the_published_detector() -> None:
+    """Red to green: a third of the 180 hue steps, averaged over three channels."""
     red, green, black = (torch.zeros(3, 4, 4) for _ in range(3))
     red[0] = green[1] = 1
     assert measure_change(downscale(red), downscale(green)) == pytest.approx(60 / 255 / 3, abs=1e-5)
@@ -153,7 +153,7 @@ def test_change_counts_as_the_published_detector_does() -> None:
 
 
 def test_real_clips(shared: Path) -> None:
-    """No cut inside, each join one."""
+    """Real clips have no cuts inside; each join is one."""
     names = ["vmaf_seeking", "davis_rollercoaster", "davis_bear", "editly_lofoten"]
 
     def clip(name: str) -> Tensor:
@@ -162,6 +162,6 @@ def test_real_clips(shared: Path) -> None:
         return torch.cat([F.interpolate(frame, (288, 512), mode="area") for frame in frames])
 
     clips = [clip(name) for name in names]
-    assert cuts(torch.cat(clips)) == [24, 48, 72]
+    assert find_cuts(torch.cat(clips)) == [24, 48, 72]
     for one, other in pairwise(clips):
-        assert cuts(torch.cat([one[:3], other[:3], one[3:6], other[3:6]])) == [3, 6, 9]
+        assert find_cuts(torch.cat([one[:3], other[:3], one[3:6], other[3:6]])) == [3, 6, 9]

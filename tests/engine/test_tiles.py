@@ -1,4 +1,4 @@
-"""Tiles put together are the whole frame, where what they share covers the receptive field."""
+"""Joined tiles equal the whole frame if their overlap covers the receptive field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from src.geometry import Geometry
 @pytest.mark.parametrize("size", [(64, 64), (96, 130), (161, 121), (300, 401), (20, 500)])
 @pytest.mark.parametrize(("side", "overlap"), [(64, 0), (64, 16), (64, 32), (128, 32), (96, 64)])
 @pytest.mark.parametrize("scale", [1, 4])
-def test_cut_and_joined_is_the_frame(size, side, overlap, scale):
+def test_cut_and_join_round_trips(size, side, overlap, scale):
     tiles = Tiles(size, side, overlap)
     frame = torch.rand(3, *size)
     large = frame.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
@@ -33,7 +33,7 @@ def test_cut_and_joined_is_the_frame(size, side, overlap, scale):
 
 
 class Blur(nn.Module):
-    """The mean over a neighbourhood in three frames, twice the size; its receptive field has a radius of 8 pixels."""
+    """Averages a neighborhood in three frames and upsamples by 2; its receptive field has a radius of 8 pixels."""
 
     geometry = Geometry(2, 3, (Fraction(1),))
 
@@ -49,10 +49,10 @@ def test_tiled_equals_whole():
     assert whole.keys() == tiled.keys()
     assert max((whole[time] - tiled[time]).abs().max() for time in whole) < 1e-3
     seams = dict(stream(Blur(), video, tile=64, overlap=0))
-    assert max((whole[time] - seams[time]).abs().max() for time in whole) > 1e-2  # the claim above is not an empty one
+    assert max((whole[time] - seams[time]).abs().max() for time in whole) > 1e-2  # without overlap, seams are visible
 
 
-def test_smaller_tiles_end():
+def test_shrink_side():
     side, sides = None, []
     while (side := shrink_side((480, 720), side, 32)) is not None:
         sides.append(side)
@@ -60,19 +60,19 @@ def test_smaller_tiles_end():
     assert shrink_side((40, 50), None, 32) is None
 
 
-def test_there_are_no_more_tiles_than_it_takes():
+def test_tiles_are_as_few_as_possible():
     assert Tiles((1080, 1920), 1056, 32).spans == [[(0, 1080)], [(0, 1056), (864, 1920)]]
     assert Tiles((1080, 1920), 544, 32).spans[0] == [(0, 544), (512, 1080)]
 
 
-def test_tiles_move_on():
+def test_too_much_overlap_is_refused():
     with pytest.raises(ValueError, match="cannot overlap"):
         Tiles((100, 100), 64, 48)
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[tuple[int, int], int, int]:
-    """Size of a frame, side of its tiles and what they share: any that are allowed, on the grid and off it."""
+    """Draw a valid frame size, tile side and overlap, on and off the grid."""
     overlap = draw(st.integers(0, 70))
     side = overlap + GRID + draw(st.integers(0, 70))
     return (draw(st.integers(1, 200)), draw(st.integers(1, 260))), side, overlap
@@ -80,43 +80,43 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, int], int, int]:
 
 @given(layouts(), st.integers(1, 4))
 @settings(max_examples=80)
-def test_any_tiles_cover_the_frame_and_blend_to_it(layout, scale):
+def test_any_tiling_covers_the_frame_and_blends_to_it(layout, scale):
     (height, width), side, overlap = layout
     tiles = Tiles(*layout)
-    seen = torch.zeros(height, width)
+    coverage = torch.zeros(height, width)
     for (top, bottom), (left, right) in tiles.boxes:
         assert top % GRID == left % GRID == 0
         assert max(bottom - top, right - left) < side + GRID
-        seen[top:bottom, left:right] += 1
-    assert seen.min() > 0
+        coverage[top:bottom, left:right] += 1
+    assert coverage.min() > 0
     for spans in tiles.spans:
         assert all(end - after >= overlap for (_, end), (after, _) in pairwise(spans))
-        assert all(after > start for (start, _), (after, _) in pairwise(spans))  # none is restored twice
+        assert all(after > start for (start, _), (after, _) in pairwise(spans))  # no tile is repeated
     frame = torch.rand(1, height, width, generator=torch.Generator().manual_seed(side))
     large = frame.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     cut = [tiles.cut(frame, n).repeat_interleave(scale, -1).repeat_interleave(scale, -2) for n in range(len(tiles))]
     torch.testing.assert_close(tiles.join(cut), large, rtol=0, atol=1e-6)
 
 
-def spread(frame: torch.Tensor, radius: int, scale: int) -> torch.Tensor:
-    """The mean over a neighbourhood, ``scale`` times the size; beyond the frame there is something else than in it."""
+def blur(frame: torch.Tensor, radius: int, scale: int) -> torch.Tensor:
+    """Average a neighborhood, zero-padded, and upsample by ``scale``."""
     mean = nn.functional.avg_pool2d(frame[None], 2 * radius + 1, stride=1, padding=radius)[0]
     return mean.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
 @given(layouts(), st.integers(1, 3))
 @settings(max_examples=80)
-def test_any_tiles_are_as_good_as_whole_for_what_sees_no_further(layout, scale):
+def test_any_tiling_equals_the_whole_within_the_receptive_field(layout, scale):
     tiles, (size, _, overlap) = Tiles(*layout), layout
-    radius = overlap * 3 // 8  # as far from its edge a tile begins to count
+    radius = overlap * 3 // 8  # a tile contributes from this distance to its edge
     frame = 1 + torch.rand(1, *size, generator=torch.Generator().manual_seed(overlap))
-    tiled = tiles.join([spread(tiles.cut(frame, n), radius, scale) for n in range(len(tiles))])
-    torch.testing.assert_close(tiled, spread(frame, radius, scale), rtol=0, atol=1e-5)
+    tiled = tiles.join([blur(tiles.cut(frame, n), radius, scale) for n in range(len(tiles))])
+    torch.testing.assert_close(tiled, blur(frame, radius, scale), rtol=0, atol=1e-5)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 96))
 @settings(max_examples=100)
-def test_smaller_tiles_always_end(height, width, overlap):
+def test_shrink_side_terminates(height, width, overlap):
     side, before = None, max(height, width)
     while (side := shrink_side((height, width), side, overlap)) is not None:
         assert overlap + GRID <= side < before

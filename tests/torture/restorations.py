@@ -62,7 +62,10 @@ def fill_disks(folder: Path, count: int, rng: random.Random) -> Row:
     row = Row("restoration: disk full")
     source = film(folder / "full.mkv", frames=240, size=(96, 128))
     reference = folder / "full-reference.mkv"
-    start_restoration(source, reference, folder).wait()
+    command = start_restoration(source, reference, folder)
+    if command.wait() != 0:
+        row.complaints.append(command.read_output()[-1500:])
+        return row
     for number in range(count):
         with mount_small_disk(folder / f"restoration{number}", 4 * reference.stat().st_size + (1 << 20)) as disk:
             if disk is None:
