@@ -1,4 +1,4 @@
-"""Augmentation: what is off changes nothing, colours change with the scene, noise is on what the network is given."""
+"""Augmentation: disabled parts change nothing, jitter commutes with degradation, noise affects inputs only."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def clip(frames: int, side: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     return low + (high - low) * torch.rand(frames, 3, side, side, generator=generator)
 
 
-def applied(augmentation: Augmentation, seed: int = 0, frames: int = 4) -> tuple[Tensor, Tensor]:
+def augment(augmentation: Augmentation, seed: int = 0, frames: int = 4) -> tuple[Tensor, Tensor]:
     return augmentation(clip(frames, 8), clip(5, 32), np.random.default_rng(seed))
 
 
-# --- Where pixels lie ---
+# --- Orientation ---
 
 
 @pytest.mark.parametrize("jitter", [None, Jitter()])
-def test_what_is_off_changes_nothing(jitter: Jitter | None) -> None:
+def test_disabled_augmentation_changes_nothing(jitter: Jitter | None) -> None:
     for seed in range(8):
-        inputs, targets = applied(replace(OFF, jitter=jitter), seed)
+        inputs, targets = augment(replace(OFF, jitter=jitter), seed)
         assert torch.equal(inputs, clip(4, 8))
         assert torch.equal(targets, clip(5, 32))
 
@@ -46,7 +46,7 @@ def test_the_first_three_draws_are_those_of_flip_rotate_and_reverse() -> None:
     for seed in range(16):
         rng = np.random.default_rng(seed)
         mirrored, turns, backwards = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5
-        for part, expected in zip(applied(Augmentation(reverse=True), seed), (clip(4, 8), clip(5, 32)), strict=True):
+        for part, expected in zip(augment(Augmentation(reverse=True), seed), (clip(4, 8), clip(5, 32)), strict=True):
             expected = expected.flip(-1) if mirrored else expected
             expected = expected.rot90(turns, (-2, -1))
             expected = expected.flip(0) if backwards else expected
@@ -54,10 +54,10 @@ def test_the_first_three_draws_are_those_of_flip_rotate_and_reverse() -> None:
             assert part.is_contiguous()
 
 
-def test_half_of_the_samples_are_upside_down() -> None:
+def test_flip_vertical_flips_half_of_the_samples() -> None:
     found = []
     for seed in range(64):
-        inputs, targets = applied(replace(OFF, flip_vertical=True), seed)
+        inputs, targets = augment(replace(OFF, flip_vertical=True), seed)
         upended = torch.equal(targets, clip(5, 32).flip(-2))
         assert torch.equal(inputs, clip(4, 8).flip(-2) if upended else clip(4, 8))
         assert upended or torch.equal(targets, clip(5, 32))
@@ -65,11 +65,11 @@ def test_half_of_the_samples_are_upside_down() -> None:
     assert 20 < sum(found) < 44
 
 
-def test_options_leave_the_draws_of_the_others_alone() -> None:
+def test_options_do_not_change_the_draws_of_others() -> None:
     for seed in range(8):
-        moved = applied(Augmentation(flip_vertical=True), seed)
-        coloured = applied(Augmentation(flip_vertical=True, jitter=STRONG), seed)
-        still = applied(replace(OFF, jitter=STRONG), seed)
+        moved = augment(Augmentation(flip_vertical=True), seed)
+        coloured = augment(Augmentation(flip_vertical=True, jitter=STRONG), seed)
+        still = augment(replace(OFF, jitter=STRONG), seed)
         orientations = [
             {"flip": flip, "flip_vertical": flip_vertical, "quarters": quarters, "reverse": False}
             for flip in (False, True)
@@ -78,16 +78,16 @@ def test_options_leave_the_draws_of_the_others_alone() -> None:
         ]
         (*_, orientation) = [o for o in orientations if torch.equal(orient(clip(5, 32), **o), moved[1])]
         assert torch.equal(orient(still[1], **orientation), coloured[1])
-        noisy = applied(Augmentation(flip_vertical=True, jitter=STRONG, noise=0.1), seed)
+        noisy = augment(Augmentation(flip_vertical=True, jitter=STRONG, noise=0.1), seed)
         assert torch.equal(noisy[1], coloured[1])
 
 
 def test_a_sample_is_a_function_of_its_generator() -> None:
     augmentation = Augmentation(flip_vertical=True, reverse=True, jitter=STRONG, noise=0.05)
-    first = [applied(augmentation, seed) for seed in range(6)]
+    first = [augment(augmentation, seed) for seed in range(6)]
     torch.manual_seed(9)
     np.random.seed(9)
-    again = [applied(augmentation, seed) for seed in reversed(range(6))][::-1]
+    again = [augment(augmentation, seed) for seed in reversed(range(6))][::-1]
     for one, other in zip(first, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert len({targets.sum().item() for _, targets in first}) == 6
@@ -96,12 +96,12 @@ def test_a_sample_is_a_function_of_its_generator() -> None:
 # --- Colours ---
 
 
-def test_inputs_and_targets_get_the_same_colours() -> None:
+def test_jitter_is_equal_for_inputs_and_targets() -> None:
     same = clip(3, 16)
     for seed in range(8):
         inputs, targets = Augmentation(jitter=STRONG)(same, same, np.random.default_rng(seed))
         assert torch.equal(inputs, targets)
-    assert len({applied(Augmentation(jitter=STRONG), seed)[1].sum().item() for seed in range(8)}) == 8
+    assert len({augment(Augmentation(jitter=STRONG), seed)[1].sum().item() for seed in range(8)}) == 8
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_inputs_and_targets_get_the_same_colours() -> None:
     [lambda x: x.mean(0, keepdim=True), lambda x: imresize(x, 0.25).clamp(0, 1)],
     ids=["exposure", "bicubic"],
 )
-def test_the_scene_changes(jitter: Jitter, degrade: Callable[[Tensor], Tensor]) -> None:
-    """What is degraded after it has new colours has those of what has them after it was degraded, if nothing clamps."""
+def test_jitter_commutes_with_degradation(jitter: Jitter, degrade: Callable[[Tensor], Tensor]) -> None:
+    """Jitter before and after the degradation gives the same result, apart from clamping."""
     sharp = clip(11, 32, 0.4, 0.6)
     moved = 0.0
     for draws in np.random.default_rng(0).uniform(-1, 1, (8, 4)):
@@ -126,7 +126,7 @@ def test_the_scene_changes(jitter: Jitter, degrade: Callable[[Tensor], Tensor]) 
     assert moved > 0.03
 
 
-def test_hue_of_hsv_would_not_commute() -> None:
+def test_hsv_hue_does_not_commute() -> None:
     red_green = torch.eye(3)[:2, :, None, None]
     averaged = red_green.mean(0, keepdim=True)
     turned = adjust_hue(red_green, math.pi / 6).mean(0, keepdim=True)
@@ -134,7 +134,7 @@ def test_hue_of_hsv_would_not_commute() -> None:
     assert torch.allclose(rotate_hue(red_green, 1 / 12).mean(0, keepdim=True), rotate_hue(averaged, 1 / 12), atol=1e-6)
 
 
-def test_formulas() -> None:
+def test_jitter_formulas() -> None:
     pixels, draws = clip(2, 16, 0.3, 0.5), np.array([0.5, -0.5, 0.25, 1.0])
     assert torch.allclose(Jitter(brightness=0.2)(pixels, draws), pixels + 0.1)
     assert torch.allclose(Jitter(contrast=0.4)(pixels, draws), pixels * 0.8)
@@ -144,7 +144,7 @@ def test_formulas() -> None:
     assert torch.allclose(Jitter(brightness=0.2, contrast=0.4)(pixels, draws), pixels * 0.8 + 0.1)
 
 
-def test_hue_keeps_greys_and_goes_round() -> None:
+def test_hue_keeps_greys_and_is_periodic() -> None:
     grey = torch.linspace(0, 1, 16).expand(1, 3, 4, 16)
     for part in (0.05, -0.2, 0.5):
         assert torch.allclose(rotate_hue(grey, part), grey, atol=1e-6)
@@ -157,7 +157,7 @@ def test_hue_keeps_greys_and_goes_round() -> None:
 # --- Noise and limits ---
 
 
-def test_noise_has_its_deviation_and_is_on_the_inputs_alone() -> None:
+def test_noise_has_its_deviation_and_affects_inputs_only() -> None:
     inputs, targets = clip(5, 64, 0.2, 0.8), clip(5, 64, 0.2, 0.8)
     noisy, clean = replace(OFF, noise=0.01)(inputs, targets, np.random.default_rng(1))
     assert torch.equal(clean, targets)
@@ -168,16 +168,16 @@ def test_noise_has_its_deviation_and_is_on_the_inputs_alone() -> None:
     assert ((noisy * 255).frac() > 0.1).any()  # not rounded
 
 
-def test_values_stay_within_range() -> None:
+def test_values_stay_in_range() -> None:
     augmentation = Augmentation(jitter=Jitter(1, 1, 1, 0.5), noise=0.5)
     for seed in range(16):
-        for part in applied(augmentation, seed):
+        for part in augment(augmentation, seed):
             assert part.dtype == torch.float32
             assert 0 <= part.min() <= part.max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "pattern"),
     [
         (lambda: Jitter(brightness=-0.1), r"data\.jitter\.brightness must be within \[0, 1\] .* got -0\.1"),
         (lambda: Jitter(contrast=1.1), r"data\.jitter\.contrast"),
@@ -187,8 +187,8 @@ def test_values_stay_within_range() -> None:
         (lambda: Augmentation(noise=math.inf), r"data\.noise"),
     ],
 )
-def test_strengths_out_of_range_are_refused(make: Callable[[], object], words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+def test_strengths_out_of_range_are_refused(make: Callable[[], object], pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern) as caught:
         make()
     assert "\n" not in str(caught.value)
 

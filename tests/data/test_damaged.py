@@ -1,4 +1,4 @@
-"""DamagedClips clips: training goes on without so many as it may, or ends with a sentence, and never hangs."""
+"""Damaged clips: training skips the permitted number, stops with a clear error beyond it, and never hangs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_video(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips to train on, of 16 frames of noise: five folders and a video."""
+    """Training clips of 16 frames of noise: five folders and a video."""
     root = tmp_path_factory.mktemp("whole")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 20, 24, 3), dtype=np.uint8)
     for name, frames in zip(NAMES, pixels, strict=False):
@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(whole: Path, tmp_path: Path) -> Path:
-    """The same, of which ``b`` and the video are damaged from the middle on."""
+    """The same clips; ``b`` and the video are damaged from the middle on."""
     for file in whole.rglob("*.*"):
         place = tmp_path / file.relative_to(whole)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -98,20 +98,20 @@ def module(root: Path, **options: Any) -> DataModule:
     return DataModule(**{**defaults, **options})
 
 
-# --- Training without them ---
+# --- Training without damaged clips ---
 
 
-def test_training_ends_at_the_first_damaged_clip_and_names_it(root: Path) -> None:
+def test_training_stops_at_the_first_damaged_clip(root: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(VideoError) as caught:
             epoch_of(module(root, workers=workers).train_dataloader(), 0)
-        said = str(caught.value)
-        assert str(root / "train" / "b" / "09.png") in said or str(root / "train" / "v.mp4") in said
-        assert "data.skip_damaged=1" in said
-        assert "\n" not in said
+        message = str(caught.value)
+        assert str(root / "train" / "b" / "09.png") in message or str(root / "train" / "v.mp4") in message
+        assert "data.skip_damaged=1" in message
+        assert "\n" not in message
 
 
-def test_what_takes_the_place_of_damaged_samples_depends_on_nothing_else(root: Path, whole: Path) -> None:
+def test_substitutes_depend_on_seed_and_key_only(root: Path, whole: Path) -> None:
     loader = module(root, skip_damaged=2).train_dataloader()
     epochs = [epoch_of(loader, epoch) for epoch in (0, 1)]
     assert all("damaged" not in batch for batch in epochs[0])
@@ -122,14 +122,14 @@ def test_what_takes_the_place_of_damaged_samples_depends_on_nothing_else(root: P
     rest.load_state_dict({"epoch": 1, "batches": 7})
     assert same(list(rest), epochs[1][7:])
     complete = epoch_of(module(whole).train_dataloader(), 0)
-    assert len(complete) == len(epochs[0])  # what is damaged costs no step
+    assert len(complete) == len(epochs[0])  # damaged clips cost no step
     keys, before = ([key for batch in batches for key in batch["key"]] for batches in (epochs[0], complete))
     changed = [(was, now) for was, now in zip(before, keys, strict=True) if was != now]
     assert 4 < len(changed) < len(keys) / 2
-    assert {was.split(":")[0] for was, _ in changed} == {"b", "v"}  # all others are what they were
+    assert {was.split(":")[0] for was, _ in changed} == {"b", "v"}  # all others are unchanged
 
 
-def test_each_damaged_clip_is_told_and_counted_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_damaged_clip_is_logged_and_counted_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = module(root, skip_damaged=5, patches_per_read=2)
     for epoch in (0, 1, 2):
         epoch_of(data.train_dataloader(), epoch)
@@ -140,20 +140,20 @@ def test_each_damaged_clip_is_told_and_counted_once(root: Path, caplog: pytest.L
     assert sum("v.mp4 breaks at frame" in line for line in warnings) == 1
 
 
-def test_one_more_than_may_be_ends_training_with_all_their_names(root: Path) -> None:
+def test_one_clip_over_the_limit_stops_training_and_lists_all(root: Path) -> None:
     loader = module(root, skip_damaged=1, workers=1).train_dataloader()
     with pytest.raises(VideoError) as caught:
         for epoch in range(3):
             epoch_of(loader, epoch)
-    said = str(caught.value)
-    assert "2 clips are damaged" in said
-    assert str(root / "train" / "b" / "09.png") in said
-    assert str(root / "train" / "v.mp4") in said
+    message = str(caught.value)
+    assert "2 clips are damaged" in message
+    assert str(root / "train" / "b" / "09.png") in message
+    assert str(root / "train" / "v.mp4") in message
     with pytest.raises(UserError, match="must be 0 or more damaged clips"):
         module(root, skip_damaged=-1)
 
 
-def test_clips_that_cannot_be_opened_are_counted_with_the_others(root: Path) -> None:
+def test_clips_that_cannot_be_opened_count_as_damaged(root: Path) -> None:
     (root / "train" / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"text.mp4 cannot be read as video.*data.skip_damaged=1"):
         module(root).setup("fit")
@@ -169,7 +169,7 @@ def test_clips_that_cannot_be_opened_are_counted_with_the_others(root: Path) -> 
             epoch_of(limited, epoch)
 
 
-def test_where_nothing_can_be_read_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_if_no_clip_is_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"None of the 1 training clips can be opened: .*text.mp4"):
@@ -183,15 +183,15 @@ def test_where_nothing_can_be_read_training_ends(tmp_path: Path, monkeypatch: py
         epoch_of(module(tmp_path, skip_damaged=9).train_dataloader(), 0)
 
 
-def test_a_clip_that_is_shorter_than_it_should_be_is_damaged(root: Path) -> None:
-    """As a septuplet that was unpacked in part: layouts say how long a clip is."""
+def test_a_clip_shorter_than_its_layout_says_is_damaged(root: Path) -> None:
+    """Like a partly unpacked septuplet: the layout defines the length of a clip."""
     short = Splits(train=[Clip("a", root / "train" / "a", stop=20)])
     with pytest.raises(VideoError, match=r"a is incomplete: it has 16 frames, and frame 1\d is needed"):
         for epoch in range(5):
             epoch_of(module(root, layout=lambda root: short).train_dataloader(), epoch)
 
 
-def test_a_folder_is_split_without_what_cannot_be_opened(root: Path) -> None:
+def test_a_folder_is_split_without_unreadable_videos(root: Path) -> None:
     for name in (*NAMES, "v.mp4"):
         (root / "train" / name).rename(root / name)
     (root / "train").rmdir()
@@ -247,8 +247,8 @@ def fit(data: DataModule, directory: Path, **options: Any) -> CSVLogger:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_training_logs_how_many_are_left_out(root: Path, tmp_path: Path) -> None:
-    (root / "train" / "text.mp4").write_text("no video")  # which is known before the first step
+def test_training_logs_the_number_of_skipped_clips(root: Path, tmp_path: Path) -> None:
+    (root / "train" / "text.mp4").write_text("no video")  # detected before the first step
     logger = fit(module(root, skip_damaged=3), tmp_path / "run", max_epochs=2, limit_val_batches=0)
     logger.save()
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
@@ -257,23 +257,23 @@ def test_a_training_logs_how_many_are_left_out(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_clips_to_evaluate_are_never_left_out(root: Path, tmp_path: Path) -> None:
+def test_evaluation_never_skips_a_clip(root: Path, tmp_path: Path) -> None:
     image = root / "val" / "x" / "05.png"
     image.write_bytes(image.read_bytes()[:300])
     with pytest.raises(VideoError, match=r"05.png cannot be read"):
         fit(module(root, skip_damaged=99), tmp_path / "run", max_epochs=1, limit_train_batches=1)
 
 
-# --- Never a hang ---
+# --- Hanging and dying workers ---
 
 
-def keep_the_lock() -> None:
-    """What a decoder does that hangs in C code and lets no other thread of Python run."""
+def hold_interpreter_lock() -> None:
+    """Hang in C code like a decoder, without releasing the interpreter's lock."""
     ctypes.PyDLL(None).sleep(1000)
 
 
 class Worker(torch.utils.data.Dataset):
-    """Leaves its process' number in a folder, and does what it is told to from epoch 1 on."""
+    """Writes its process' number into a folder, and calls ``do`` from epoch 1 on."""
 
     def __init__(self, place: Path, do: Callable[[], object]) -> None:
         self.place, self.do = place, do
@@ -289,7 +289,7 @@ class Worker(torch.utils.data.Dataset):
 
 
 def loader_of(place: Path, do: Callable[[], object], timeout: float, workers: int = 2) -> Loader:
-    """A loader at its epoch 1, with workers that have started."""
+    """Return a loader at its epoch 1, with running workers."""
     loader = Loader(
         Worker(place, do),
         sampler=EpochSampler(8, seed=0),
@@ -304,23 +304,23 @@ def loader_of(place: Path, do: Callable[[], object], timeout: float, workers: in
     return loader
 
 
-def kill_oneself() -> None:
+def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stop_oneself() -> None:
+def stop_itself() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def sleep_for_ever() -> None:
+def sleep_forever() -> None:
     time.sleep(1000)
 
 
-def sleep_a_little() -> None:
+def sleep_briefly() -> None:
     time.sleep(1)
 
 
-def alive(place: Path) -> list[int]:
+def list_alive(place: Path) -> list[int]:
     found = []
     for file in place.iterdir():
         with suppress(ProcessLookupError):
@@ -329,57 +329,57 @@ def alive(place: Path) -> list[int]:
     return found
 
 
-def wait_for_the_end(place: Path) -> None:
+def wait_until_dead(place: Path) -> None:
     deadline = time.monotonic() + 60
-    while alive(place):
+    while list_alive(place):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_worker_that_is_killed_is_one_sentence_and_soon(tmp_path: Path) -> None:
-    loader, begin = loader_of(tmp_path, kill_oneself, timeout=600), time.monotonic()
+def test_a_killed_worker_is_reported_at_once(tmp_path: Path) -> None:
+    loader, begin = loader_of(tmp_path, kill_itself, timeout=600), time.monotonic()
     with pytest.raises(UserError, match=r"^A data loading worker was killed.*Lower data.workers.*resume=true"):
         list(loader)
     assert time.monotonic() - begin < 60
 
 
-@pytest.mark.parametrize("do", [sleep_for_ever, keep_the_lock, stop_oneself])
-def test_a_worker_that_hangs_is_ended(tmp_path: Path, do: Callable[[], object]) -> None:
+@pytest.mark.parametrize("do", [sleep_forever, hold_interpreter_lock, stop_itself])
+def test_a_hanging_worker_is_killed(tmp_path: Path, do: Callable[[], object]) -> None:
     loader, begin = loader_of(tmp_path, do, timeout=3), time.monotonic()
     with pytest.raises(UserError, match=r"^No training batch for 3 s.*doctor.read=true.*data.timeout"):
         list(loader)
     assert 3 < time.monotonic() - begin < 60
-    wait_for_the_end(tmp_path)
+    wait_until_dead(tmp_path)
 
 
-def test_workers_that_are_slow_are_waited_for(tmp_path: Path) -> None:
-    loader = loader_of(tmp_path, sleep_a_little, timeout=60, workers=1)
-    given = iter(loader)  # an epoch that is left while the worker is at its next samples
-    assert next(given)["key"][0].startswith("(1, ")
+def test_slow_workers_are_waited_for(tmp_path: Path) -> None:
+    loader = loader_of(tmp_path, sleep_briefly, timeout=60, workers=1)
+    batches = iter(loader)  # an epoch abandoned while the worker reads the next samples
+    assert next(batches)["key"][0].startswith("(1, ")
     loader.sampler.set_epoch(2)
     expected = [str((2, index, 0)) for _, index, _ in loader.sampler]
     assert [batch["key"][0] for batch in loader] == expected
 
 
-def test_a_worker_that_dies_between_epochs_is_missed_when_the_next_begins(tmp_path: Path) -> None:
+def test_a_worker_that_dies_between_epochs_is_reported(tmp_path: Path) -> None:
     loader = loader_of(tmp_path, time.time, timeout=600)
-    for number in alive(tmp_path):
+    for number in list_alive(tmp_path):
         os.kill(number, signal.SIGKILL)
-    wait_for_the_end(tmp_path)
+    wait_until_dead(tmp_path)
     begin = time.monotonic()
     with pytest.raises(UserError, match="was killed"):
         list(loader)
     assert time.monotonic() - begin < 30
 
 
-def test_limits_that_make_no_sense_are_refused(root: Path) -> None:
+def test_invalid_time_limits_are_refused(root: Path) -> None:
     with pytest.raises(UserError, match=r"data.timeout must be more than 0 seconds, got 0"):
         module(root, timeout=0)
     assert module(root, timeout=2.5, workers=1).train_dataloader().time_limit == 2.5
 
 
-def test_a_decoder_that_was_given_up_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe to which nobody writes: opening it never ends."""
+def test_an_abandoned_decoder_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a writer blocks whoever opens it."""
     pipe = tmp_path / "stuck.mp4"
     os.mkfifo(pipe)
     monkeypatch.setattr("src.data.splits.open_video", lambda path: open_video(path, timeout=0.5))
@@ -394,7 +394,7 @@ def test_a_decoder_that_was_given_up_is_not_asked_again(tmp_path: Path, monkeypa
         Watchdog(pipe, 0.1).run(lambda: time.sleep(5))
 
 
-def test_what_a_disk_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_is_a_video_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> Iterator[Path]:
         raise OSError(5, "Input/output error")
 
@@ -403,11 +403,11 @@ def test_what_a_disk_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         Clip("a", tmp_path).length()
 
 
-def test_more_than_a_few_are_counted_only() -> None:
+def test_long_lists_are_abbreviated() -> None:
     found = DamagedClips(11)
     for k in range(11):
         assert found.add(f"{k}.mp4", f"{k}.mp4 is cut off")
-        assert not found.add(f"{k}.mp4", "said again")
+        assert not found.add(f"{k}.mp4", "another sentence")
     with pytest.raises(VideoError, match=r"12 clips are damaged.*0.mp4 is cut off; .*9.mp4 is cut off; and 2 more"):
         found.add("11.mp4", "11.mp4 is cut off")
     assert logging.getLogger("src.data.splits").isEnabledFor(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Batches: the same whatever the number of workers, ranks share without overlap, a resumed run goes on in place."""
+"""Batches are independent of the number of workers, ranks do not overlap, a resumed run continues in place."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_batches(root: Path) -> None:
     batches = epoch_of(data.train_dataloader(), 0)
     assert data.training is not None
     assert len(data.training) == 9  # three clips of 22 frames, in segments of 6
-    assert len(batches) == len(data.train_dataloader()) == 4  # two reads each; the ninth waits for another epoch
+    assert len(batches) == len(data.train_dataloader()) == 4  # two spans each; the ninth is left for another epoch
     assert batches[0]["inputs"].shape == (4, 2, 3, 8, 8)
     assert batches[0]["targets"].shape == (4, 2, 3, 16, 16)
     assert len(batches[0]["key"]) == 4
@@ -102,17 +102,17 @@ def test_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     for workers in (1, 2):
         loader = module(root, workers=workers).train_dataloader()
         torch.manual_seed(workers)
-        assert all(same(epoch_of(loader, epoch), epochs[epoch]) for epoch in (0, 1, 2))  # the workers persist
+        assert all(same(epoch_of(loader, epoch), epochs[epoch]) for epoch in (0, 1, 2))  # with persistent workers
 
 
-def test_augmented_samples_do_not_depend_on_the_number_of_workers_either(root: Path) -> None:
+def test_augmented_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     options = {"flip_vertical": True, "jitter": Jitter(0.1, 0.2, 0.2, 0.05), "noise": 0.01}
     expected = epoch_of(module(root, **options).train_dataloader(), 1)
     assert same(epoch_of(module(root, workers=2, **options).train_dataloader(), 1), expected)
     assert not same(epoch_of(module(root).train_dataloader(), 1), expected)
 
 
-def test_samples_of_mixed_exposures_do_not_depend_on_it_either(root: Path) -> None:
+def test_mixed_exposures_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     mixed = Degradation(exposure=8, mixed=[8, 4, 2])
     options = {"geometry": VTSR, "degradation": mixed, "span": None, "samples": 4, "resize": [18, 21]}
     data = module(root, **options)
@@ -122,7 +122,7 @@ def test_samples_of_mixed_exposures_do_not_depend_on_it_either(root: Path) -> No
     assert same(epoch_of(module(root, workers=2, **options).train_dataloader(), 1), expected)
     assert not same(epoch_of(data.train_dataloader(), 2), expected)
     (clip, *_) = data.test_dataloader()
-    assert clip.size == (20, 24)  # frames are tested as they are
+    assert clip.size == (20, 24)  # test frames keep their size
     assert next(clip.inputs()).shape == (3, 20, 24)
 
 
@@ -133,13 +133,13 @@ def test_size_and_number_of_samples_can_be_configured(root: Path) -> None:
     data.setup("fit")
     assert len(data.training) == 12
     assert data.training[0, 0, 0]["inputs"].shape == (2, 3, 16, 16)
-    enlarging = module(root, resize=[18, 21])  # a data set that others train on at another size can be tested on
+    enlarging = module(root, resize=[18, 21])  # resizing concerns training only
     assert next(iter(enlarging.test_dataloader())).size == (20, 24)
     with pytest.raises(UserError, match="null for one of another scale"):
         enlarging.setup("fit")
 
 
-def test_global_randomness_is_left_alone(root: Path) -> None:
+def test_the_global_generator_is_untouched(root: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -147,8 +147,8 @@ def test_global_randomness_is_left_alone(root: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-class Worn(torch.utils.data.Dataset):
-    """Raises what torch makes of an error in a worker: the same type, its message within a traceback."""
+class Failing(torch.utils.data.Dataset):
+    """Raises an error as torch does for one in a worker: the same type, its message within a traceback."""
 
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         try:
@@ -157,12 +157,12 @@ class Worn(torch.utils.data.Dataset):
             ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
 
-def test_a_problem_in_a_worker_stays_one_sentence(root: Path) -> None:
+def test_an_error_in_a_worker_stays_one_sentence(root: Path) -> None:
     with pytest.raises(VideoError) as caught:
-        Worn()[0, 0, 0]
+        Failing()[0, 0, 0]
     assert "Traceback" in str(caught.value)
     with pytest.raises(VideoError) as caught:
-        list(Loader(Worn(), sampler=EpochSampler(1, seed=0), batch_size=1))
+        list(Loader(Failing(), sampler=EpochSampler(1, seed=0), batch_size=1))
     assert str(caught.value) == "clip.mp4 ends before frame 5: copy it again"
     with pytest.raises(UserError, match=r"^\S+ has frames of 24x20, smaller than data.crop=64: lower data.crop$"):
         list(module(root, crop=64).train_dataloader())
@@ -187,28 +187,26 @@ def test_ranks_share_an_epoch(size: int, world: int, multiple: int) -> None:
     assert list(ranks[0]) == orders[1][0]
 
 
-def test_more_patches_of_a_read_than_a_batch_takes(root: Path) -> None:
+def test_more_patches_per_read_than_per_batch(root: Path) -> None:
     data = module(root, patches_per_read=12)
     loader = data.train_dataloader()
     batches = epoch_of(loader, 0)
-    assert len(batches) == len(loader) == 27  # 9 stretches, 12 patches each, 4 a batch
+    assert len(batches) == len(loader) == 27  # 9 spans, 12 patches each, 4 per batch
     keys = [key for batch in batches for key in batch["key"]]
     assert {keys.count(key) for key in keys} == {12}
-    assert len({target.sum().item() for batch in batches for target in batch["targets"]}) > 80  # of few places
-    assert sum(len(set(batch["key"])) > 1 for batch in batches[:24]) > 20  # batches mix stretches
+    assert len({target.sum().item() for batch in batches for target in batch["targets"]}) > 80  # some coincide
+    assert sum(len(set(batch["key"])) > 1 for batch in batches[:24]) > 20  # batches mix spans
     assert len(data.training._cache) <= 8
     assert same(batches, epoch_of(module(root, patches_per_read=12, workers=2).train_dataloader(), 0))
 
 
-def test_less_than_a_batch_goes_round(root: Path) -> None:
+def test_a_data_set_smaller_than_a_batch_wraps_around(root: Path) -> None:
     sampler = EpochSampler(3, seed=0, world=2, batch=4)
     assert len(sampler) == len(list(sampler)) == 4
     assert {index % 3 for _, index, _ in sampler} <= {0, 1, 2}
     (batch,) = list(module(root, batch_size=16, patches_per_read=1).train_dataloader())
     assert len(batch["key"]) == 16
-    assert (
-        len({target.sum().item() for target in batch["targets"]}) == 16
-    )  # twice the same stretch, never twice a patch
+    assert len({target.sum().item() for target in batch["targets"]}) == 16  # the same span twice, but no patch twice
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -220,7 +218,7 @@ def test_ranks_share_the_clips(world: int) -> None:
 
 def test_more_ranks_than_clips() -> None:
     shares = [share_of_rank(3, rank, 8) for rank in range(8)]
-    assert all(len(mine) == 1 for mine in shares)  # none without, on which the others would wait for ever
+    assert all(len(mine) == 1 for mine in shares)  # the others would wait for a rank without a clip
     assert {index for mine in shares for index in mine} == {0, 1, 2}
 
 
@@ -234,10 +232,10 @@ def test_evaluation_loaders(root: Path) -> None:
     assert [clip.name for clip in tests] == ["a", "b", "c"]
     assert [clip.frames for clip in tests] == [9, 9, 9]
     assert tests[0].clip.start > clips[0].clip.start
-    assert data.training is None  # evaluation touches nothing that only training needs
+    assert data.training is None  # evaluation does not set up training
 
 
-def test_what_does_not_go_together_is_refused_before_data_is_read(tmp_path: Path) -> None:
+def test_contradictory_options_are_refused_before_data_is_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(UserError, match=r"batch_size=5 .* data.patches_per_read=2"):
         module(nowhere, batch_size=5)
@@ -249,7 +247,7 @@ def test_what_does_not_go_together_is_refused_before_data_is_read(tmp_path: Path
         module(nowhere).prepare_data()
 
 
-def test_a_data_set_without_a_split_says_so(root: Path) -> None:
+def test_missing_splits_are_reported(root: Path) -> None:
     only = Splits(test=[Clip("a", root / "a")])
     with pytest.raises(UserError, match="has no training clips"):
         module(root, layout=lambda root: only).setup("fit")
@@ -259,7 +257,7 @@ def test_a_data_set_without_a_split_says_so(root: Path) -> None:
 
 
 class Recorder(LightningModule):
-    """Notes which patches it is trained on."""
+    """Records the patches that it is trained on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +273,7 @@ class Recorder(LightningModule):
 
 
 def fit(root: Path, folder: Path, workers: int = 0, checkpoint: Path | None = None) -> list[tuple[str, ...]]:
-    """Ten steps, two and a half epochs; returns what was seen in them."""
+    """Train for ten steps, two and a half epochs. Return the batches."""
     trainer = Trainer(
         accelerator="cpu",
         max_steps=10,
@@ -292,7 +290,7 @@ def fit(root: Path, folder: Path, workers: int = 0, checkpoint: Path | None = No
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(root: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_gets_the_batches_of_an_uninterrupted_one(root: Path, tmp_path: Path) -> None:
     whole = fit(root, tmp_path / "whole")
     assert len(whole) == len(set(whole)) == 10
     for step, workers in ((2, 0), (4, 0), (6, 1), (8, 0)):  # within an epoch, at its end, within the next, ...
@@ -308,17 +306,17 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
     config = compose(f"data={file.stem}", f"paths.data={tmp_path}")
     if OmegaConf.is_missing(config.data, "root"):
         config.data.root = str(tmp_path / file.stem)
-    make = instantiate(config.data, _partial_=True)  # Hydra would take dataclasses among its arguments to pieces
+    make = instantiate(config.data, _partial_=True)  # Hydra would convert dataclasses among its arguments
     data = make(geometry=ZSM, degradation=Degradation([Bicubic(4)]), seed=1)
-    assert data.root == tmp_path / file.stem.partition("_")[0]  # a variant lies where its data set does
-    if file.stem != "procedural":  # which is made where it is missing
+    assert data.root == tmp_path / file.stem.partition("_")[0]  # a variant has the folder of its data set
+    if file.stem != "procedural":  # rendered if it is missing
         with pytest.raises(UserError, match="data=procedural"):
             data.prepare_data()
 
 
 @st.composite
 def samplers(draw: st.DrawFn) -> tuple[list[EpochSampler], int]:
-    """Those of all ranks, and the batch size that they are for."""
+    """Samplers of all ranks, and their batch size."""
     few, times = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     batch, patches = draw(st.sampled_from([(few, few * times), (few * times, few)]))
     options = {
@@ -334,7 +332,7 @@ def samplers(draw: st.DrawFn) -> tuple[list[EpochSampler], int]:
 
 @given(samplers(), st.integers(0, 2**20), st.data())
 @settings(max_examples=120)
-def test_an_epoch_has_everything_at_most_once(drawn: tuple, epoch: int, data: st.DataObject) -> None:
+def test_an_epoch_has_each_patch_at_most_once(drawn: tuple, epoch: int, data: st.DataObject) -> None:
     ranks, batch = drawn
     for sampler in ranks:
         sampler.set_epoch(epoch)
@@ -346,7 +344,7 @@ def test_an_epoch_has_everything_at_most_once(drawn: tuple, epoch: int, data: st
     assert len(set(everything)) == len(everything)
     assert {e for e, _, _ in everything} == {epoch}
     indices = Counter(index for _, index, _ in everything)
-    assert set(indices.values()) == {first.patches}  # each with all its patches
+    assert set(indices.values()) == {first.patches}  # all patches of each
     assert set(indices) <= set(range(first.size))
     assert first.size - len(indices) < first.multiple
     alone = EpochSampler(  # the same steps, on one rank
@@ -366,8 +364,8 @@ def test_an_epoch_has_everything_at_most_once(drawn: tuple, epoch: int, data: st
         assert len(list(sampler)) == len(some)
 
 
-class Keys(torch.utils.data.Dataset):
-    """Samples that say which they are."""
+class KeyDataset(torch.utils.data.Dataset):
+    """Samples that contain their keys."""
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict:
         return {"key": str(key)}
@@ -375,12 +373,12 @@ class Keys(torch.utils.data.Dataset):
 
 @given(samplers(), st.integers(0, 9), st.lists(st.integers(0, 30), max_size=4))
 @settings(max_examples=80)
-def test_cut_off_anywhere_and_again_the_batches_go_on(drawn: tuple, epoch: int, stops: list[int]) -> None:
-    """``stops`` are the batches after which a run is cut off, each counted from where the one before it was."""
+def test_batches_continue_after_repeated_interruptions(drawn: tuple, epoch: int, stops: list[int]) -> None:
+    """``stops`` are the batches after which a run is interrupted, each counted from the interruption before."""
     (sampler, *_), batch_size = drawn
 
     def loader() -> Loader:
-        return Loader(Keys(), sampler=copy(sampler), batch_size=batch_size)
+        return Loader(KeyDataset(), sampler=copy(sampler), batch_size=batch_size)
 
     running, epochs = loader(), range(epoch, epoch + len(stops) + 1)
     whole = [batch["key"] for e in epochs for batch in epoch_of(running, e)]

@@ -1,4 +1,4 @@
-"""Forward models: patches degrade as whole frames do, and each step does what it says."""
+"""Forward models: degraded patches are crops of degraded frames, and each corruption meets its definition."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def frames() -> torch.Tensor:
-    """Two uint8 frames (T, H, W, C) with detail of every size and of every colour."""
+    """Two uint8 frames (T, H, W, C) with detail of all sizes and colours."""
     noise = torch.from_numpy(np.random.default_rng(1).random((2, 3, 144, 192), np.float32))
     coarse = torch.nn.functional.interpolate(noise[..., :12, :16], (144, 192), mode="bilinear")
     return ((0.6 * coarse + 0.4 * noise) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -57,7 +57,7 @@ def frames() -> torch.Tensor:
     ],
     ids=lambda steps: " ".join(map(str, steps)) or "none",
 )
-def test_patch_is_cut_from_the_whole(frames: torch.Tensor, steps: list) -> None:
+def test_degraded_patch_is_a_crop_of_the_degraded_whole(frames: torch.Tensor, steps: list) -> None:
     degradation = Degradation(steps)
     whole = degradation(to_clip(frames), rng())
     height, width = whole.shape[-2:]
@@ -69,8 +69,8 @@ def test_patch_is_cut_from_the_whole(frames: torch.Tensor, steps: list) -> None:
         assert torch.equal(patch, whole[..., top : top + side, left : left + side]), (top, left)
 
 
-def test_patch_sees_only_its_surroundings(frames: torch.Tensor) -> None:
-    """The equality above would also hold for degrading the whole; this shows that a patch is cheap."""
+def test_patch_depends_on_its_surroundings_only(frames: torch.Tensor) -> None:
+    """Degrading the whole frame would satisfy the equality above; here only the patch is degraded."""
     seen = []
 
     class Watched(Bicubic):
@@ -82,7 +82,7 @@ def test_patch_sees_only_its_surroundings(frames: torch.Tensor) -> None:
     assert seen == [(8 * 4 + 2 * 8, 8 * 4 + 2 * 8)]
 
 
-def test_bicubic_is_what_a_file_would_hold(frames: torch.Tensor) -> None:
+def test_bicubic_is_8_bit(frames: torch.Tensor) -> None:
     small = Bicubic(4)(to_clip(frames), rng())
     exact = imresize(to_clip(frames).double(), Fraction(1, 4))
     assert small.shape == (2, 3, 36, 48)
@@ -95,11 +95,11 @@ def test_bicubic_rounds_halves_up() -> None:
     steps = torch.tensor([[0, 1], [0, 1]], dtype=torch.uint8).repeat_interleave(4, 1).repeat(4, 1)  # mean of 0 and 1
     frame = steps.repeat(8, 8)[None, :, :, None].repeat(1, 1, 1, 3)
     exact = imresize(to_clip(frame).double() * 255, Fraction(1, 8))
-    assert ((exact - 0.5).abs() < 1e-6).any()  # there are halves to round
+    assert ((exact - 0.5).abs() < 1e-6).any()  # some values are halves
     assert (Bicubic(8)(to_clip(frame), rng()) * 255)[(exact - 0.5).abs() < 1e-6].eq(1).all()
 
 
-def test_jpeg_is_the_codec(frames: torch.Tensor) -> None:
+def test_jpeg_equals_the_codec(frames: torch.Tensor) -> None:
     file = io.BytesIO()
     Image.fromarray(frames[1].numpy()).save(file, "JPEG", quality=20)  # Pillow's own default: 4:2:0
     expected = to_clip(torch.from_numpy(np.array(Image.open(file)))[None])
@@ -119,7 +119,7 @@ def test_jpeg_draws_its_quality(frames: torch.Tensor) -> None:
     assert all(best <= result.sub(clip).square().mean() <= worst for result in drawn)
 
 
-def test_noise_has_the_level_it_says() -> None:
+def test_noise_has_its_level() -> None:
     grey = torch.full((4, 3, 128, 128), 128 / 255)
     noisy = Noise(gaussian=0.1, salt_pepper=0)(grey, rng())
     assert (noisy - grey).std().item() == pytest.approx(0.1, rel=0.02)
@@ -177,7 +177,7 @@ def test_exposure() -> None:
 
 
 def test_a_full_shutter() -> None:
-    """VTSR thesis, Equation 3.2: inputs of M source frames side by side, outputs of M/2 of them."""
+    """VTSR thesis, Equation 3.2: adjacent inputs of M source frames, outputs of M/2 of them."""
     timeline = Degradation(exposure=8).timeline(VTSR)
     assert timeline == Degradation(exposure=8, every=8).timeline(VTSR.again(3)) == Timeline(8, 8)
     take = timeline.sample_frames(VTSR)
@@ -191,7 +191,7 @@ def test_a_full_shutter() -> None:
 
 def test_mixed_exposures() -> None:
     degradation = Degradation(exposure=2, mixed=[8, 4, 2], gamma=2.2)
-    assert degradation.timeline(VTSR) == Timeline(2, 2)  # where networks are tested
+    assert degradation.timeline(VTSR) == Timeline(2, 2)  # in evaluation
     assert [variant.exposure for variant in degradation.variants(VTSR)] == [8, 4, 2]
     assert [variant.exposure for variant in degradation.variants(VTSR.again(2))] == [8, 4]
     assert {variant.gamma for variant in degradation.variants(VTSR)} == {2.2}
@@ -199,7 +199,7 @@ def test_mixed_exposures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "geometry", "words"),
+    ("options", "geometry", "pattern"),
     [
         ({}, VTSR, r"degradation.exposure=1 source frames .* multiple of 2$"),
         (
@@ -213,8 +213,8 @@ def test_mixed_exposures() -> None:
     ],
     ids=["none", "twice", "every", "mixed", "instants"],
 )
-def test_exposures_that_cannot_be_divided_are_refused(options: dict, geometry: Geometry, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_indivisible_exposures_are_refused(options: dict, geometry: Geometry, pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern):
         [variant.timeline(geometry) for variant in Degradation(**options).variants(geometry)]
 
 
@@ -227,9 +227,9 @@ def test_light_is_averaged(gamma: float) -> None:
     assert blurred.unique().tolist() == [round(expected)]
 
 
-def test_what_remains_of_ready_made_frames() -> None:
+def test_rest_of_the_degradation_of_precomputed_frames() -> None:
     blur = Degradation([Bicubic(4), Mpeg4(8)], exposure=5)
-    assert blur.after((), 1) is None  # sharp frames, in another place: the exposure would be of those
+    assert blur.after((), 1) is None  # sharp frames in another folder would have to be exposed themselves
     assert blur.after(("blur",), 1) == Degradation([Bicubic(4), Mpeg4(8)])
     assert blur.after(("blur", "bicubic"), 4) == Degradation([Mpeg4(8)])
     assert blur.after(("blur", "bicubic"), 2) is None
@@ -248,7 +248,7 @@ def test_mpeg4_is_a_video_codec(frames: torch.Tensor) -> None:
     assert 0 < error[0] < 0.8 * error[1]  # chroma is lost at any quantiser
     still = (coarse[1:] - coarse[:-1]).abs().mean()
     alone = Mpeg4(20)(clip[:1], rng())
-    assert still < 0.2 * error[1]  # frames that do not change are not coded anew
+    assert still < 0.2 * error[1]  # unchanged frames are not coded again
     assert torch.equal(coarse[:1], alone)
     assert torch.equal(coarse, Mpeg4(20)(clip, rng()))
     with pytest.raises(UserError, match="quantiser"):
@@ -264,7 +264,7 @@ DRAWN = st.builds(Noise, st.floats(0.01, 0.3), st.floats(0, 0.3)) | st.just(Jpeg
 
 
 def pixels(frames: int, height: int, width: int) -> torch.Tensor:
-    """uint8 frames (T, H, W, C) with detail of every size."""
+    """uint8 frames (T, H, W, C) with detail of all sizes."""
     noise = torch.from_numpy(np.random.default_rng([frames, height, width]).random((frames, 3, height, width)))
     coarse = torch.nn.functional.interpolate(noise[..., :6, :6], (height, width), mode="bilinear")
     return ((0.6 * coarse + 0.4 * noise) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -272,8 +272,8 @@ def pixels(frames: int, height: int, width: int) -> torch.Tensor:
 
 @st.composite
 def degradations(draw: st.DrawFn, steps: st.SearchStrategy = EXACT) -> tuple[Degradation, torch.Tensor]:
-    """Steps in any order, and frames whose size is a multiple of what they divide it by."""
-    chosen = st.lists(steps, max_size=3).filter(lambda some: math.prod(step.scale for step in some) <= 8)
+    """Corruptions in any order, and frames with a size that is a multiple of their scale."""
+    chosen = st.lists(steps, max_size=3).filter(lambda corruptions: math.prod(step.scale for step in corruptions) <= 8)
     degradation = Degradation(draw(chosen))
     height, width = (degradation.scale * draw(st.integers(6, 120 // degradation.scale)) for _ in "yx")
     return degradation, pixels(draw(st.integers(1, 2)), height, width)
@@ -281,7 +281,9 @@ def degradations(draw: st.DrawFn, steps: st.SearchStrategy = EXACT) -> tuple[Deg
 
 @given(degradations(), st.data())
 @settings(max_examples=120)
-def test_any_patch_is_cut_from_the_whole(example: tuple[Degradation, torch.Tensor], data: st.DataObject) -> None:
+def test_any_degraded_patch_is_a_crop_of_the_degraded_whole(
+    example: tuple[Degradation, torch.Tensor], data: st.DataObject
+) -> None:
     degradation, frames = example
     whole = degradation(to_clip(frames), rng())
     height, width = whole.shape[-2:]
@@ -297,7 +299,7 @@ KEYS = st.lists(st.integers(0, 2**31), min_size=3, max_size=3)  # (seed, epoch, 
 
 @given(degradations(EXACT | DRAWN), KEYS, KEYS)
 @settings(max_examples=80)
-def test_what_is_drawn_follows_from_the_key(
+def test_draws_are_functions_of_the_key(
     example: tuple[Degradation, torch.Tensor], key: list[int], other: list[int]
 ) -> None:
     degradation, frames = example
@@ -305,8 +307,8 @@ def test_what_is_drawn_follows_from_the_key(
     degraded = degradation(clip, np.random.default_rng(key))
     assert degraded.dtype == torch.float32
     assert degraded.shape == (len(frames), 3, clip.shape[2] // degradation.scale, clip.shape[3] // degradation.scale)
-    assert torch.equal((degraded * 255).round().clamp(0, 255) / 255, degraded)  # as a file would hold it
-    different = degradation(clip, np.random.default_rng(other))  # what else was drawn before has no part in it
+    assert torch.equal((degraded * 255).round().clamp(0, 255) / 255, degraded)  # 8-bit values
+    different = degradation(clip, np.random.default_rng(other))  # independent of earlier draws
     assert torch.equal(degradation(clip, np.random.default_rng(key)), degraded)
     patch = degradation.degrade_patch(frames, 1, 2, 4, np.random.default_rng(key))
     assert patch.shape == (len(frames), 3, 4, 4)
@@ -317,7 +319,7 @@ def test_what_is_drawn_follows_from_the_key(
 
 @given(st.integers(1, 12), st.floats(0.4, 3), st.randoms(use_true_random=False))
 @settings(max_examples=80)
-def test_an_exposure_lies_between_its_frames(exposure: int, gamma: float, random) -> None:
+def test_an_exposure_is_bounded_by_its_frames(exposure: int, gamma: float, random) -> None:
     degradation = Degradation(exposure=exposure, gamma=gamma)
     frames = pixels(exposure, 6, 7)
     exposed = degradation.expose(frames)
@@ -327,12 +329,12 @@ def test_an_exposure_lies_between_its_frames(exposure: int, gamma: float, random
     order = random.sample(range(exposure), exposure)
     assert torch.equal(degradation.expose(frames[order]), exposed)
     still = frames[:1].expand(exposure, -1, -1, -1)
-    assert torch.equal(degradation.expose(still), frames[0])  # what does not move is not blurred
+    assert torch.equal(degradation.expose(still), frames[0])  # without motion there is no blur
 
 
 @given(networks(exposed=False), st.integers(1, 3), st.integers(0, 3))
 @settings(max_examples=80)
-def test_targets_lie_where_instants_do(geometry: Geometry, times: int, half: int) -> None:
+def test_targets_lie_at_their_instants(geometry: Geometry, times: int, half: int) -> None:
     every, exposure = times * geometry.subdivision, 2 * half + 1
     timeline = Degradation(every=every, exposure=exposure).timeline(geometry)
     take = timeline.sample_frames(geometry)
@@ -352,13 +354,13 @@ def test_targets_divide_their_exposures(geometry: Geometry, times: int) -> None:
     assert [*chain(*take.inputs)] == [*range(geometry.window * exposure)]
     for target, time in zip(take.targets, geometry.times, strict=True):
         assert len(target) == exposure * geometry.spacing
-        assert target[0] + target[-1] + 1 == 2 * time * exposure  # the middle of it lies at its time
+        assert target[0] + target[-1] + 1 == 2 * time * exposure  # its middle lies at its time
     shown = [*chain(*take.targets)]
-    assert shown == [*range(shown[0], shown[-1] + 1)]  # one begins where the other ends
+    assert shown == [*range(shown[0], shown[-1] + 1)]  # adjacent
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60))
-def test_as_many_inputs_as_there_are_frames_for(every: int, exposure: int, sources: int) -> None:
+def test_count_inputs_uses_all_frames(every: int, exposure: int, sources: int) -> None:
     timeline = Timeline(every, exposure)
     inputs = timeline.count_inputs(sources)
     assert inputs == 0 or timeline.input_frames(inputs - 1).stop <= sources

@@ -24,15 +24,15 @@ from src.video.writer import VideoWriter
 SUFFIXES = (".mov", ".MOV", ".mp4", ".m4v")
 
 
-def names(clips: Iterable[Clip]) -> list[str]:
+def names_of(clips: Iterable[Clip]) -> list[str]:
     return [clip.name for clip in clips]
 
 
-def everything(splits: Splits) -> list[Clip]:
-    """All clips, after a look that no two have a file or a name in common."""
+def all_clips(splits: Splits) -> list[Clip]:
+    """Return all clips; no two share a file or a name."""
     clips = [*splits.train, *splits.validate, *splits.test]
     assert len({clip.path for clip in clips}) == len(clips)
-    assert len(set(names(clips))) == len(clips)
+    assert len(set(names_of(clips))) == len(clips)
     return clips
 
 
@@ -54,7 +54,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def su(tmp_path: Path, video: Path) -> Path:
-    """The 133 videos of Su et al., all alike."""
+    """The 133 videos of Su et al., all equal."""
     folder = tmp_path / "original_high_fps_videos"
     folder.mkdir()
     for i, name in enumerate([*TEST_VIDEOS, *(f"IMG_{1000 + k}" for k in range(125))]):
@@ -64,23 +64,23 @@ def su(tmp_path: Path, video: Path) -> Path:
     return tmp_path
 
 
-def test_adobe240_is_tested_on_the_published_videos(su: Path) -> None:
+def test_adobe240_tests_on_the_published_videos(su: Path) -> None:
     splits = adobe240(su)
-    assert names(splits.test) == sorted(TEST_VIDEOS)
+    assert names_of(splits.test) == sorted(TEST_VIDEOS)
     assert [len(part) for part in (splits.train, splits.validate)] == [121, 4]
-    assert len(everything(splits)) == 133
+    assert len(all_clips(splits)) == 133
     assert adobe240(su / "original_high_fps_videos") == splits == adobe240(su)
     assert len(adobe240(su, hold_back=0).train) == 125
     assert inspect(partial(adobe240, hold_back=4), su) == []
 
 
-def test_steps_make_slower_videos(su: Path) -> None:
+def test_steps_reduce_the_frame_rate(su: Path) -> None:
     assert adobe240(su).test[0].length() == 9
     assert adobe240(su, step=4).test[0].length() == 3
-    assert {clip.step for clip in everything(dvd(su, step=4))} == {4}
+    assert {clip.step for clip in all_clips(dvd(su, step=4))} == {4}
 
 
-def test_adobe240_that_is_not_whole(su: Path) -> None:
+def test_incomplete_adobe240(su: Path) -> None:
     for name in ("IMG_1007", "IMG_1008"):
         next((su / "original_high_fps_videos").glob(f"{name}.*")).unlink()
     assert inspect(adobe240, su) == [f"{su}: 131 clips in all, 133 expected"]
@@ -90,20 +90,20 @@ def test_adobe240_that_is_not_whole(su: Path) -> None:
     ):
         adobe240(su)
     (su / "test_list.txt").write_text("IMG_0015.mov\n")
-    assert names(adobe240(su).test) == ["IMG_0015"]
+    assert names_of(adobe240(su).test) == ["IMG_0015"]
 
 
 @pytest.mark.parametrize("layout", [adobe240, dvd])
-def test_lists_decide(su: Path, layout: Callable[..., Splits]) -> None:
+def test_lists_override_the_splits(su: Path, layout: Callable[..., Splits]) -> None:
     (su / "test_list.txt").write_text("IMG_1003.mov\nIMG_1001\n\n")
     splits = layout(su)
-    assert names(splits.test) == ["IMG_1003", "IMG_1001"]
-    assert len(everything(splits)) == 133
+    assert names_of(splits.test) == ["IMG_1003", "IMG_1001"]
+    assert len(all_clips(splits)) == 133
     (su / "train_list.txt").write_text("IMG_1004.MOV\r\nIMG_1005.m4v\r\nIMG_1006.avi\r\nIMG_1004.mov")
     splits = layout(su, hold_back=1)
-    assert names(splits.train) == ["IMG_1004", "IMG_1006"]
-    assert names(splits.validate) == ["IMG_1005"]
-    assert inspect(partial(layout, hold_back=1), su) == []  # how many is for the lists to say
+    assert names_of(splits.train) == ["IMG_1004", "IMG_1006"]
+    assert names_of(splits.validate) == ["IMG_1005"]
+    assert inspect(partial(layout, hold_back=1), su) == []  # the lists define the number
     (su / "train_list.txt").write_text("IMG_1003\nIMG_1004\n")
     with pytest.raises(UserError, match=r"IMG_1003.*correct the data set's lists"):
         layout(su, hold_back=1)
@@ -111,43 +111,43 @@ def test_lists_decide(su: Path, layout: Callable[..., Splits]) -> None:
     assert "train_list.txt lists IMG_2000.mov, which is not among the 133 videos" in inspect(layout, su)[0]
 
 
-def test_one_list_alone(su: Path) -> None:
+def test_a_training_list_without_a_test_list(su: Path) -> None:
     (su / "train_list.txt").write_text("IMG_1004\nIMG_1005\n")
     splits = adobe240(su, hold_back=0)
-    assert (names(splits.train), len(splits.test)) == (["IMG_1004", "IMG_1005"], 8)
+    assert (names_of(splits.train), len(splits.test)) == (["IMG_1004", "IMG_1005"], 8)
     (su / "train_list.txt").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
         adobe240(su)
 
 
-def test_adobe240_in_frames(tmp_path: Path) -> None:
-    """As BIN's script writes it, at the size that the paper uses."""
+def test_adobe240_as_frame_folders(tmp_path: Path) -> None:
+    """The folders of BIN's script."""
     for part, clips in {"train": "abcde", "test": "xy", "full_sharp": "abcdexy", "test_blur": "xy"}.items():
         for name in clips:
             write_frames(tmp_path / part / name)
     splits = adobe240(tmp_path, hold_back=2)
-    assert [names(part) for part in (splits.train, splits.validate, splits.test)] == [
+    assert [names_of(part) for part in (splits.train, splits.validate, splits.test)] == [
         list("ace"),
         list("bd"),
         ["x", "y"],
     ]
     assert inspect(partial(adobe240, hold_back=2), tmp_path) == []
-    shutil.rmtree(tmp_path / "train")  # who only evaluates needs no more
-    assert names(adobe240(tmp_path).test) == ["x", "y"]
+    shutil.rmtree(tmp_path / "train")  # enough for an evaluation
+    assert names_of(adobe240(tmp_path).test) == ["x", "y"]
 
 
-def test_frames_beside_their_video_are_no_second_one(su: Path) -> None:
+def test_frames_beside_their_video_are_refused(su: Path) -> None:
     write_frames(su / "original_high_fps_videos" / "unpacked" / "IMG_1000")
     with pytest.raises(UserError, match="share a name"):
         adobe240(su)
 
 
-def test_dvd_tests_on_a_share(su: Path) -> None:
+def test_dvd_tests_on_an_even_share(su: Path) -> None:
     splits = dvd(su)
     assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [98, 11, 24]
-    assert len(everything(splits)) == 133
+    assert len(all_clips(splits)) == 133
     assert dvd(su) == splits
-    numbers = [i for i, name in enumerate(sorted(names(everything(splits)))) if name in names(splits.test)]
+    numbers = [i for i, name in enumerate(sorted(names_of(all_clips(splits)))) if name in names_of(splits.test)]
     assert set(np.diff(numbers)) <= {5, 6}  # evenly spread
     assert inspect(dvd, su) == []
     assert not dvd(su, test=0).test
@@ -157,7 +157,7 @@ def test_dvd_tests_on_a_share(su: Path) -> None:
 
 @pytest.fixture
 def nah(tmp_path: Path) -> Path:
-    """GOPRO_Large_all as it is published, but for the number and size of its frames."""
+    """GOPRO_Large_all with fewer and smaller frames."""
     for part, count in {"train": 22, "test": 11}.items():
         for i in range(count):
             write_frames(tmp_path / "GOPRO_Large_all" / part / f"GOPR0{i + 372 + 100 * (part == 'test')}_07_00")
@@ -167,7 +167,7 @@ def nah(tmp_path: Path) -> Path:
 def test_gopro(nah: Path) -> None:
     splits = gopro(nah)
     assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [20, 2, 11]
-    assert len(everything(splits)) == 33
+    assert len(all_clips(splits)) == 33
     assert {clip.path.parent.name for clip in [*splits.train, *splits.validate]} == {"train"}
     assert {clip.path.parent.name for clip in splits.test} == {"test"}
     assert gopro(nah / "GOPRO_Large_all") == splits
@@ -177,7 +177,7 @@ def test_gopro(nah: Path) -> None:
     assert any("10 clips in test, 11 expected" in line for line in inspect(gopro, nah))
 
 
-def test_gopro_with_gaps_is_refused(tmp_path: Path) -> None:
+def test_gopro_with_gaps_in_time_is_refused(tmp_path: Path) -> None:
     for kind in ("blur", "sharp"):
         write_frames(tmp_path / "train" / "GOPR0372_07_00" / kind)
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_gopro_with_gaps_is_refused(tmp_path: Path) -> None:
         gopro(tmp_path)
 
 
-def test_sony_in_folders_and_in_one(tmp_path: Path, video: Path) -> None:
+def test_sony_with_and_without_split_folders(tmp_path: Path, video: Path) -> None:
     for part, count in {"train": 46, "test": 17}.items():
         for i in range(count):
             (tmp_path / "split" / part).mkdir(parents=True, exist_ok=True)
@@ -196,22 +196,22 @@ def test_sony_in_folders_and_in_one(tmp_path: Path, video: Path) -> None:
     for root in (tmp_path / "split", tmp_path / "flat"):
         splits = sony(root)
         assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [41, 5, 17]
-        assert len(everything(splits)) == 63
+        assert len(all_clips(splits)) == 63
         assert inspect(sony, root) == []
-    assert names(sony(tmp_path / "split").test) == [f"test{i:02d}" for i in range(17)]
+    assert names_of(sony(tmp_path / "split").test) == [f"test{i:02d}" for i in range(17)]
     next((tmp_path / "flat").iterdir()).unlink()
     assert inspect(sony, tmp_path / "flat") == [f"{tmp_path / 'flat'}: 62 clips in all, 63 expected"]
 
 
 @pytest.mark.parametrize("hold_back", [-1, 125])
-def test_something_is_left_to_train_on(su: Path, hold_back: int) -> None:
+def test_some_training_videos_must_remain(su: Path, hold_back: int) -> None:
     with pytest.raises(UserError, match=f"hold_back={hold_back} of 125 training videos"):
         adobe240(su, hold_back=hold_back)
 
 
 @pytest.mark.parametrize("layout", [adobe240, dvd, gopro, sony])
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "empty splits"])
-def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., Splits], there: str) -> None:
+def test_a_missing_video_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., Splits], there: str) -> None:
     root = tmp_path / "somewhere"
     if there != "nothing":
         root.mkdir()
@@ -228,17 +228,17 @@ def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: Callable[..., 
     assert inspect(layout, root) == [sentence]
 
 
-def test_a_share_of_what_a_train_list_leaves_tests(su: Path) -> None:
+def test_the_share_excludes_videos_of_the_training_list(su: Path) -> None:
     (su / "train_list.txt").write_text("".join(f"IMG_{1000 + k}\n" for k in range(60)))
     splits = dvd(su)
     assert len(splits.train) + len(splits.validate) == 60
     assert len(splits.test) == round(133 * 0.18)
-    assert len(everything(splits)) == 60 + len(splits.test)
+    assert len(all_clips(splits)) == 60 + len(splits.test)
 
 
 @pytest.mark.parametrize("entry", ["../outside", "/etc/outside.mp4", "IMG_1000/../../outside"])
 @pytest.mark.parametrize("name", ["test_list.txt", "train_list.txt"])
-def test_lists_do_not_lead_out_of_the_data_set(su: Path, entry: str, name: str) -> None:
+def test_video_list_entries_outside_the_data_set_are_refused(su: Path, entry: str, name: str) -> None:
     (su / name).write_text(f"IMG_1000\n{entry}\n")
     with pytest.raises(UserError) as caught:
         adobe240(su)

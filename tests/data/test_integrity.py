@@ -1,4 +1,4 @@
-"""What is damaged in a data set is found, file by file, whatever it does to the process that reads it."""
+"""Damaged files of a data set are found, even if they kill the process that reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZE = (48, 64)
 
 
 def pixels(count: int) -> np.ndarray:
-    """A texture that moves, uint8 (T, H, W, 3)."""
+    """Return a moving texture, uint8 (T, H, W, 3)."""
     texture = np.random.default_rng(0).integers(0, 256, (SIZE[0], SIZE[1] + count, 3), dtype=np.uint8)
     return np.stack([texture[:, t : t + SIZE[1]] for t in range(count)])
 
@@ -41,7 +41,7 @@ def write_frames(path: Path, count: int = 6) -> Path:
 
 
 def encode(path: Path, codec: str = "libx264", times: Iterable[int] = range(48), **options: str) -> Path:
-    """A video with a key frame every 8 frames, and its table in front where there is one."""
+    """Write a video with a key frame every 8 frames, and its table, if any, in front."""
     times = [*times]
     muxing = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=muxing) as container:
@@ -57,8 +57,8 @@ def encode(path: Path, codec: str = "libx264", times: Iterable[int] = range(48),
     return path
 
 
-def spoil(path: Path, share: float = 0.5, size: int = 1500) -> Path:
-    """Zeros in the middle."""
+def zero_out(path: Path, share: float = 0.5, size: int = 1500) -> Path:
+    """Overwrite the middle with zeros."""
     content = bytearray(path.read_bytes())
     middle = int(len(content) * share)
     content[middle : middle + size] = bytes(size)
@@ -72,7 +72,7 @@ def cut(path: Path, share: float = 0.6) -> Path:
 
 
 def bomb(path: Path, side: int = 60000) -> None:
-    """A PNG of a few bytes that says that it is huge."""
+    """Write a PNG of a few bytes with a huge size in its header."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -82,7 +82,7 @@ def bomb(path: Path, side: int = 60000) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
-def test_what_is_whole_is_nothing_to_speak_of(tmp_path: Path) -> None:
+def test_intact_clips_have_no_findings(tmp_path: Path) -> None:
     for path in (
         write_frames(tmp_path / "frames"),
         encode(tmp_path / "a.mp4"),
@@ -97,7 +97,7 @@ def test_what_is_whole_is_nothing_to_speak_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "readable"),
+    ("kind", "message", "readable"),
     [
         ("truncated", "3.png cannot be read as an image: ", 5),
         ("several", "1.png cannot be read as an image: .*, and 2 more of its frames are damaged", 3),
@@ -106,7 +106,7 @@ def test_what_is_whole_is_nothing_to_speak_of(tmp_path: Path) -> None:
         ("bomb", "5.png cannot be read as an image: .*3600000000 pixels|5.png has frames of 60000x60000", 5),
     ],
 )
-def test_damaged_folders_of_frames(tmp_path: Path, kind: str, said: str, readable: int) -> None:
+def test_damaged_folders_of_frames(tmp_path: Path, kind: str, message: str, readable: int) -> None:
     folder = write_frames(tmp_path / kind)
     for number in {"truncated": [3], "several": [1, 2, 4]}.get(kind, []):
         cut(folder / f"{number}.png", 0.5)
@@ -119,13 +119,13 @@ def test_damaged_folders_of_frames(tmp_path: Path, kind: str, said: str, readabl
     finding = check_clip(folder, read=True)
     assert finding.skipped
     assert (finding.frames, finding.readable) == (6, readable)
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         raise AssertionError(finding.fault)
-    assert check_clip(folder, read=False).fault == ""  # whose first image is whole
+    assert check_clip(folder, read=False).fault == ""  # its first image is intact
 
 
 @pytest.mark.parametrize("content", [b"", b"no video\n" * 99])
-def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     finding = check_clip(tmp_path / "a.mp4", read=False)
     assert "a.mp4 cannot be read as video" in finding.fault
@@ -134,8 +134,8 @@ def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     assert "gone.mp4 does not exist" in check_clip(tmp_path / "gone.mp4", read=False).fault
 
 
-def test_a_video_that_breaks_in_the_middle_is_found_by_reading_it(tmp_path: Path) -> None:
-    path = spoil(encode(tmp_path / "a.mp4"), size=4000)
+def test_damage_in_the_middle_is_found_by_reading(tmp_path: Path) -> None:
+    path = zero_out(encode(tmp_path / "a.mp4"), size=4000)
     assert check_clip(path, read=False).fault == ""
     finding = check_clip(path, read=True)
     assert f"a.mp4 breaks at frame {finding.readable} of 48: " in finding.fault
@@ -143,33 +143,33 @@ def test_a_video_that_breaks_in_the_middle_is_found_by_reading_it(tmp_path: Path
     assert finding.skipped
 
 
-def test_damage_that_a_decoder_papers_over_is_found_too(tmp_path: Path) -> None:
+def test_concealed_errors_are_found(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", "mpeg4", b="2M")
-    spoil(path, size=60)
+    zero_out(path, size=60)
     finding = check_clip(path, read=True)
     assert "with errors that the decoder conceals, from frame" in finding.fault
     assert 8 < finding.readable < 40
-    assert not finding.skipped  # reading it does not fail
+    assert not finding.skipped  # reading does not fail
 
 
 @pytest.mark.parametrize(
-    ("name", "codec", "said"),
+    ("name", "codec", "message"),
     [
         ("a.mp4", "mpeg4", "is cut off: .* of its 48 frames lie beyond the end of the file"),
         ("a.mkv", "libx264", "is cut off: its header lists 1.92 s, but its frames end at [01].*s"),
         ("a.avi", "mpeg4", "is cut off, or its header is wrong: it lists 48 frames, but has .*"),
     ],
 )
-def test_videos_that_are_cut_off_are_found_by_opening_them(tmp_path: Path, name: str, codec: str, said: str) -> None:
+def test_cut_videos_are_found_by_opening(tmp_path: Path, name: str, codec: str, message: str) -> None:
     finding = check_clip(cut(encode(tmp_path / name, codec)), read=False)
-    assert not finding.skipped  # readers take what there is
+    assert not finding.skipped  # readers return the remaining frames
     assert 0 < finding.frames < 40
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         raise AssertionError(finding.fault)
     assert "cut off" in check_clip(tmp_path / name, read=True).fault
 
 
-def test_what_is_as_it_may_be_is_noted(tmp_path: Path) -> None:
+def test_harmless_properties_are_noted(tmp_path: Path) -> None:
     uneven = encode(tmp_path / "uneven.mp4", times=[*range(10), *range(20, 60, 4)])
     assert check_clip(uneven, read=True).notes == ("variable frame rate, 40 to 440 ms per frame, read as constant",)
     deep = tmp_path / "deep.mkv"
@@ -188,7 +188,7 @@ def test_what_is_as_it_may_be_is_noted(tmp_path: Path) -> None:
     assert check_clip(folder, read=True).notes == ("more than 8 bits per channel, read as 8",)
 
 
-def test_packed_videos_are_read_against_their_checksums(tmp_path: Path) -> None:
+def test_packed_videos_are_verified_by_their_checksums(tmp_path: Path) -> None:
     write_frames(tmp_path / "png").rename(tmp_path / "frames")
     (tmp_path / "png").mkdir()
     (tmp_path / "frames").rename(tmp_path / "png" / "a")
@@ -202,7 +202,7 @@ def test_packed_videos_are_read_against_their_checksums(tmp_path: Path) -> None:
 
 
 def test_real_files(shared: Path) -> None:
-    """What people have, by what the files are known to be."""
+    """Real files, compared with their known properties."""
     odd = {path.name.split("_")[0]: path for path in (shared / "data" / "odd").iterdir()}
     fine = ("rotate", "rotated90", "iphone", "dolbyvision", "flir", "roadtrip", "sony", "mjpeg", "mpeg4", "two")
     paths = [odd[name] for name in (*fine, "audio", "corrupted", "raw", "zero")]
@@ -228,10 +228,10 @@ def test_real_files(shared: Path) -> None:
     }
 
 
-# --- Processes that may die of a file ---
+# --- Expendable processes ---
 
 
-def do(what: str) -> str:
+def work(what: str) -> str:
     if what == "crash":
         os.kill(os.getpid(), signal.SIGABRT)
     if what == "killed":
@@ -239,20 +239,20 @@ def do(what: str) -> str:
     if what == "leave":
         os._exit(3)
     if what == "stuck":
-        ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter's lock, so that no thread can watch it
+        ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock
     if what == "slow":
         time.sleep(8)
     return what.upper()
 
 
-def say(job: str, how: str) -> str:
-    return f"{job}: {how}"
+def describe_loss(job: str, reason: str) -> str:
+    return f"{job}: {reason}"
 
 
-def test_a_job_of_which_a_process_dies_costs_no_other() -> None:
+def test_a_job_that_kills_its_process_costs_no_other() -> None:
     jobs = ["a", "crash", "b", "killed", "slow", "leave", "stuck", "c", "d"]
     begin = time.monotonic()
-    outcomes = [*map_isolated(do, jobs, 2, on_loss=say, time_limit=10)]
+    outcomes = [*map_isolated(work, jobs, 2, on_loss=describe_loss, time_limit=10)]
     assert sorted(outcomes) == sorted(
         [
             "A",
@@ -267,15 +267,15 @@ def test_a_job_of_which_a_process_dies_costs_no_other() -> None:
         ]
     )
     assert time.monotonic() - begin < 150
-    assert [*map_isolated(do, [], 2, on_loss=say)] == []
+    assert [*map_isolated(work, [], 2, on_loss=describe_loss)] == []
 
 
-def test_a_slow_job_is_waited_for_as_long_as_it_lives() -> None:
-    assert [*map_isolated(do, ["slow"], 1, on_loss=say, time_limit=5)] == ["SLOW"]
+def test_a_slow_job_with_heartbeats_is_waited_for() -> None:
+    assert [*map_isolated(work, ["slow"], 1, on_loss=describe_loss, time_limit=5)] == ["SLOW"]
 
 
-def test_who_stops_listening_ends_the_processes() -> None:
-    outcomes = map_isolated(number, [0, 1, 1, 1], 2, on_loss=lose)
+def test_closing_the_iterator_ends_the_processes() -> None:
+    outcomes = map_isolated(number, [0, 1, 1, 1], 2, on_loss=fail)
     first = next(outcomes)
     outcomes.close()
     deadline = time.monotonic() + 30
@@ -293,23 +293,23 @@ def number(seconds: int) -> int:
     return os.getpid()
 
 
-def lose(job: int, how: str) -> int:
-    raise AssertionError(how)
+def fail(job: int, reason: str) -> int:
+    raise AssertionError(reason)
 
 
-def test_a_file_that_takes_its_reader_with_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_kills_its_reader_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [encode(tmp_path / f"{name}.mp4") for name in "abc"]
     shutil.copy(paths[0], tmp_path / "gone.mp4")
-    monkeypatch.setattr("src.data.integrity.check_clip", take_down)  # pickled by its name
+    monkeypatch.setattr("src.data.integrity.check_clip", kill_reader)  # pickled by its name
     findings = {
         finding.path.name: finding for finding in check_clips([*paths, tmp_path / "gone.mp4"], read=True, processes=1)
     }
     assert [name for name, finding in findings.items() if finding.fault] == ["gone.mp4"]
     assert "gone.mp4 cannot be read: the process that read it was ended by SIGSEGV" in findings["gone.mp4"].fault
-    assert not findings["gone.mp4"].skipped  # a training would end
+    assert not findings["gone.mp4"].skipped  # kills a training
 
 
-def take_down(path: Path, read: bool, time_limit: float) -> Finding:
+def kill_reader(path: Path, read: bool, time_limit: float) -> Finding:
     if path.name == "gone.mp4":
         os.kill(os.getpid(), signal.SIGSEGV)
     return Finding(path)

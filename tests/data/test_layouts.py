@@ -31,7 +31,7 @@ def write_frames(path: Path, count: int, size: tuple[int, int] = (24, 32), black
 
 @pytest.fixture
 def septuplets(tmp_path: Path) -> Path:
-    """A Vimeo-90K of a few clips."""
+    """A small copy of Vimeo-90K."""
     root = tmp_path / "vimeo_septuplet"
     clips = {"00001/0001": (), "00001/0002": (), "00002/0001": (3,), "00002/0002": (4, 5), "00002/0003": (6, 7)}
     for key, black in {**clips, "00003/0001": (1, 2), "00003/0002": (1, 3, 5)}.items():
@@ -45,13 +45,13 @@ def test_vimeo90k(septuplets: Path) -> None:
     splits = vimeo90k(septuplets, hold_back=1)
     assert [clip.name for clip in splits.train] == ["00001/0001"]
     assert [clip.name for clip in splits.validate] == ["00001/0002"]
-    assert len(splits.test) == 5  # the official test list, whole
+    assert len(splits.test) == 5  # the whole official test list
     assert splits.train[0].length() == 7
     assert vimeo90k(septuplets.parent, hold_back=0) == vimeo90k(septuplets, hold_back=0)
     assert len(vimeo90k(septuplets, hold_back=0).train) == 2
 
 
-def test_vimeo90k_leaves_out_black_clips(septuplets: Path) -> None:
+def test_vimeo90k_excludes_black_clips(septuplets: Path) -> None:
     (septuplets / "fast_testset.txt").write_text("00002/0001\n00002/0002\n")
     (septuplets / "slow_testset.txt").write_text("00002/0003\n00003/0001\n00003/0002")
     test = vimeo90k(septuplets).test
@@ -81,7 +81,7 @@ def test_published_lists(shared: Path, septuplets: Path) -> None:
     (septuplets / "sep_trainlist.txt").write_text("\n".join(["00003/0001", "00003/0002"]))
     assert {s: len(k) for s, k in keys.items()} == {"fast": 1225, "medium": 4977, "slow": 1613}
     counts = EXPECTED.counts
-    assert len(keys["medium"]) - counts["medium"] == 5  # what the ZSM paper says it removes
+    assert len(keys["medium"]) - counts["medium"] == 5  # removed in the ZSM paper
     assert len(keys["slow"]) - counts["slow"] == 3
     splits = vimeo90k(septuplets, hold_back=0)
     assert [clip.subset for clip in splits.test] == ["fast"] * 2 + ["medium"] * 2 + ["slow"] * 2
@@ -99,7 +99,7 @@ def test_vid4(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("inner", ["{}", "GT/{}", "original/{}", "{}/original"])
-def test_vid4_as_people_keep_it(tmp_path: Path, inner: str) -> None:
+def test_vid4_folder_variants(tmp_path: Path, inner: str) -> None:
     for name in FRAMES:
         write_frames(tmp_path / inner.format(name), 3)
     splits = vid4(tmp_path)
@@ -109,7 +109,7 @@ def test_vid4_as_people_keep_it(tmp_path: Path, inner: str) -> None:
 
 @pytest.mark.parametrize("entry", ["../../secret", "00001/../../../secret", "{outside}", "..", "/"])
 @pytest.mark.parametrize("name", ["sep_trainlist.txt", "sep_testlist.txt", "fast_testset.txt"])
-def test_lists_do_not_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path, entry: str, name: str) -> None:
+def test_list_entries_outside_the_data_set_are_refused(septuplets: Path, tmp_path: Path, entry: str, name: str) -> None:
     entry = entry.format(outside=write_frames(tmp_path / "secret", 7))
     if not (septuplets / name).exists():
         (septuplets / name).write_text("00002/0001")
@@ -122,7 +122,7 @@ def test_lists_do_not_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path,
     assert inspect(vimeo90k, septuplets) == [str(caught.value)]
 
 
-def test_links_within_a_data_set_may_lead_anywhere(septuplets: Path, tmp_path: Path) -> None:
+def test_links_may_lead_out_of_the_data_set(septuplets: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "another disk"
     (septuplets / "sequences" / "00001").rename(elsewhere)
     (septuplets / "sequences" / "00001").symlink_to(elsewhere)
@@ -132,14 +132,14 @@ def test_links_within_a_data_set_may_lead_anywhere(septuplets: Path, tmp_path: P
     assert all(clip.path.is_dir() for clip in splits.train)
 
 
-def test_a_list_that_is_no_text_is_one_sentence(septuplets: Path) -> None:
+def test_a_binary_list_is_refused(septuplets: Path) -> None:
     (septuplets / "sep_trainlist.txt").write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(UserError, match=r"sep_trainlist.txt is not a readable list of clips, one a line"):
         vimeo90k(septuplets)
 
 
 @pytest.mark.parametrize("layout", [vimeo90k, vid4, folder])
-def test_missing_data_set_is_one_sentence(tmp_path: Path, layout: object) -> None:
+def test_a_missing_data_set_is_one_sentence(tmp_path: Path, layout: object) -> None:
     with pytest.raises(UserError) as caught:
         layout(tmp_path / "nowhere")  # type: ignore[operator]
     sentence = str(caught.value)
@@ -182,7 +182,7 @@ def test_folder_by_video(tmp_path: Path) -> None:
         folder(tmp_path)  # too short to hold back their ends
 
 
-def test_folder_with_splits_of_its_own(tmp_path: Path) -> None:
+def test_folder_with_its_own_splits(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_frames(tmp_path / split / "a", 4)
     splits = folder(tmp_path, step=2)
@@ -202,11 +202,11 @@ def test_folder_finds_real_videos(shared: Path) -> None:
     assert by_name["editly_lofoten"].stop == 105  # the container claims 106
 
 
-def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_procedural_renders_missing_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = partial(procedural, train=2, validate=1, test=1, height=32, width=48, frames=17)
     root = tmp_path / "scenes"
     assert "No built-in scenes" in inspect(few, root)[0]
-    assert not root.exists()  # asking renders nothing
+    assert not root.exists()  # inspection renders nothing
     splits = few(root)
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [2, 1, 1]
@@ -229,16 +229,16 @@ def test_procedural_renders_what_is_missing(tmp_path: Path, capsys: pytest.Captu
         (Clip("a", Path("x"), stop=10), Clip("b", Path("y/../x"))),
     ],
 )
-def test_splits_that_share_frames_are_refused(train: Clip, test: Clip) -> None:
+def test_overlapping_splits_are_refused(train: Clip, test: Clip) -> None:
     others = [Clip(f"other{i}", Path(f"z{i}")) for i in range(3)]
     with pytest.raises(UserError, match=r"both the (training|test) data \(clip .\) and the (test|training) data"):
         Splits(train=[*others, train], test=[test])
     with pytest.raises(UserError):
         Splits(validate=[train], test=[test])
-    Splits(train=[train, test])  # within one split frames may be seen twice
+    Splits(train=[train, test])  # ranges may overlap within a split
 
 
-def test_splits_that_share_nothing_are_not_refused() -> None:
+def test_disjoint_splits_are_accepted() -> None:
     a = [Clip(f"a{i}", Path("x"), start=i * 10, stop=i * 10 + 10) for i in range(6)]
     Splits(train=a[::3], validate=a[1::3], test=a[2::3])
     with pytest.raises(UserError, match="Two test clips are named same"):
@@ -273,7 +273,7 @@ def test_reds_splits(reds_root: Path) -> None:
         reds(reds_root / "nowhere")
 
 
-def test_reds_where_validation_clips_were_moved(reds_root: Path) -> None:
+def test_reds_with_moved_validation_clips(reds_root: Path) -> None:
     for folder_ in (reds_root / "val_sharp").iterdir():
         folder_.rename(reds_root / "train_sharp" / f"{240 + int(folder_.name):03d}")
     (reds_root / "val_sharp").rmdir()
@@ -288,7 +288,7 @@ def test_reds_without_its_validation_clips(reds_root: Path, split: str) -> None:
         reds(reds_root, split=split)
 
 
-def test_reds_brings_its_tracks(reds_root: Path) -> None:
+def test_reds_finds_precomputed_tracks(reds_root: Path) -> None:
     first, second = reds(reds_root).test[:2]
     assert {done: path.parent.name for done, path in first.precomputed.items()} == {
         ("bicubic",): "X4",
@@ -299,7 +299,7 @@ def test_reds_brings_its_tracks(reds_root: Path) -> None:
     assert not second.precomputed
 
 
-def test_reds_without_one_of_its_test_clips(reds_root: Path) -> None:
+def test_reds_without_a_test_clip(reds_root: Path) -> None:
     (reds_root / "train_sharp" / "015").rmdir()
     with pytest.raises(UserError, match="lacks 015"):
         reds(reds_root)

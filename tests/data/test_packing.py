@@ -1,4 +1,4 @@
-"""A packed data set holds the same samples, is never half there, and what is bad in it is said and does no harm."""
+"""A packed data set yields the same samples, is never incomplete, and reports damage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
 
 
-def frames(path: Path, count: int, size: tuple[int, int] = (20, 24), black: tuple[int, ...] = ()) -> Path:
+def write_frames(path: Path, count: int, size: tuple[int, int] = (20, 24), black: tuple[int, ...] = ()) -> Path:
     rng = np.random.default_rng([len(str(path)), sum(str(path).encode())])
     path.mkdir(parents=True)
     for i in range(1, count + 1):
@@ -50,8 +50,8 @@ def frames(path: Path, count: int, size: tuple[int, int] = (20, 24), black: tupl
 def make_vimeo(root: Path) -> Any:
     base = root / "vimeo_septuplet"
     for key, black in {"00001/0001": (), "00001/0002": (), "00002/0001": (3, 5), "00002/0002": (4, 5)}.items():
-        frames(base / "sequences" / key, 7, black=black)
-        frames(root / "vimeo_septuplet_matlabLRx4" / "sequences" / key, 7, (10, 12))
+        write_frames(base / "sequences" / key, 7, black=black)
+        write_frames(root / "vimeo_septuplet_matlabLRx4" / "sequences" / key, 7, (10, 12))
     (base / "sep_trainlist.txt").write_text("00001/0001\n00001/0002\n")
     (base / "sep_testlist.txt").write_text("00002/0001\n00002/0002\n")
     (base / "fast_testset.txt").write_text("00002/0001\n00002/0002\n")
@@ -60,32 +60,32 @@ def make_vimeo(root: Path) -> Any:
 
 def make_reds(root: Path) -> Any:
     for name in ("000", "001", "002", "011", "015", "020"):
-        frames(root / "train_sharp" / name, 9)
-        frames(root / "train_sharp_bicubic" / "X4" / name, 9, (10, 12))
-    frames(root / "val_sharp" / "003", 9)
+        write_frames(root / "train_sharp" / name, 9)
+        write_frames(root / "train_sharp_bicubic" / "X4" / name, 9, (10, 12))
+    write_frames(root / "val_sharp" / "003", 9)
     return reds
 
 
 def make_vid4(root: Path) -> Any:
     for name in ("calendar", "city", "foliage", "walk"):
-        frames(root / name / "original", 4)
+        write_frames(root / name / "original", 4)
     return vid4
 
 
 def make_gopro(root: Path) -> Any:
     for name in ("train/GOPR0372_07_00", "train/GOPR0372_07_01", "test/GOPR0384_11.00"):
-        frames(root / "GOPRO_Large_all" / name, 10)
+        write_frames(root / "GOPRO_Large_all" / name, 10)
     return partial(gopro, hold_back=0)
 
 
 def make_folder(root: Path) -> Any:
     for name in ("a", "b/c.d", "b/e"):
-        frames(root / name, 60)
+        write_frames(root / name, 60)
     return folder
 
 
-def named(splits: Splits, root: Path) -> list[tuple]:
-    """What there is in the splits, without whether it is a folder or a video."""
+def describe_splits(splits: Splits, root: Path) -> list[tuple]:
+    """Return the content of the splits, equal for folders and packed videos."""
 
     def where(path: Path) -> str:
         inner = path.relative_to(root.resolve()).as_posix()
@@ -100,14 +100,14 @@ def named(splits: Splits, root: Path) -> list[tuple]:
 
 
 @pytest.mark.parametrize("make", [make_vimeo, make_reds, make_vid4, make_gopro, make_folder])
-def test_samples_of_a_layout_are_equal(tmp_path: Path, make: Any) -> None:
+def test_packed_samples_are_equal(tmp_path: Path, make: Any) -> None:
     layout = make(tmp_path / "png")
     done = pack(tmp_path / "png", tmp_path / "packed", processes=2 if make is make_reds else 1)
     assert done.clips == done.new == len(find_videos(tmp_path / "packed"))
     assert not [*(tmp_path / "packed").rglob("*.png")]
     assert not [*tmp_path.rglob(".*")]
     roots = [tmp_path / "png", tmp_path / "packed"]
-    assert named(layout(roots[0]), roots[0]) == named(layout(roots[1]), roots[1])
+    assert describe_splits(layout(roots[0]), roots[0]) == describe_splits(layout(roots[1]), roots[1])
     data = [
         DataModule(
             layout=layout, root=root, geometry=PAIR, degradation=Degradation([Bicubic(2)]), crop=16, batch_size=1,
@@ -133,11 +133,11 @@ def test_samples_of_a_layout_are_equal(tmp_path: Path, make: Any) -> None:
                     assert torch.equal(a, b)
 
 
-def test_inspection_looks_into_packed_clips(tmp_path: Path) -> None:
+def test_inspection_reads_packed_clips(tmp_path: Path) -> None:
     layout = make_vid4(tmp_path / "png")
     pack(tmp_path / "png", tmp_path / "packed")
-    said = [[line.split(": ")[1] for line in inspect(layout, tmp_path / name)] for name in ("png", "packed")]
-    assert said[0] == said[1] == [f"4 frames, {n} expected" for n in (41, 34, 49, 47)]
+    complaints = [[line.split(": ")[1] for line in inspect(layout, tmp_path / name)] for name in ("png", "packed")]
+    assert complaints[0] == complaints[1] == [f"4 frames, {n} expected" for n in (41, 34, 49, 47)]
 
 
 def test_real_frames(shared: Path, tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_real_frames(shared: Path, tmp_path: Path) -> None:
             assert torch.equal(video.read(range(5)), images.read(range(5)))
 
 
-def test_killed_and_gone_on_with(tmp_path: Path) -> None:
-    """Killed in the middle of a clip: no half clip has a name, no data set either, and what is whole stays."""
+def test_a_killed_command_is_resumed(tmp_path: Path) -> None:
+    """Killed in the middle of a clip: no incomplete clip or data set gets its name, and complete clips are kept."""
     for k in range(6):
-        frames(tmp_path / "png" / f"{k:03}", 40, (120, 160))
+        write_frames(tmp_path / "png" / f"{k:03}", 40, (120, 160))
     target, place = tmp_path / "packed", tmp_path / ".packed.packing"
     call = f"from src.data.packing import pack; pack({str(tmp_path / 'png')!r}, {str(target)!r})"
     process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -185,20 +185,20 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
             assert torch.equal(video.read(range(40)), images.read(range(40)))
 
 
-def test_a_bad_clip_is_said_and_loses_no_other(tmp_path: Path) -> None:
+def test_a_damaged_clip_does_not_stop_the_others(tmp_path: Path) -> None:
     root, target = tmp_path / "png", tmp_path / "packed"
     for name in "abcd":
-        frames(root / name, 4)
+        write_frames(root / name, 4)
     broken = (root / "b" / "im2.png").read_bytes()
     (root / "b" / "im2.png").write_bytes(broken[:200])
     Image.new("RGB", (8, 8)).save(root / "d" / "im3.png")
     with pytest.raises(UserError) as caught:
         pack(root, target)
-    said = str(caught.value)
-    assert "2 of 4 files" in said
-    assert str(root / "b" / "im2.png") in said
-    assert str(root / "d" / "im3.png") in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "2 of 4 files" in message
+    assert str(root / "b" / "im2.png") in message
+    assert str(root / "d" / "im3.png") in message
+    assert "\n" not in message
     assert not target.exists()
     assert [path.name for path in find_videos(tmp_path / ".packed.packing")] == ["a.mp4", "c.mp4"]
     (root / "b" / "im2.png").write_bytes(broken)
@@ -207,21 +207,21 @@ def test_a_bad_clip_is_said_and_loses_no_other(tmp_path: Path) -> None:
     assert len(open_video(target / "d.mp4")) == 3
 
 
-def test_a_damaged_clip_is_found_and_mended(tmp_path: Path) -> None:
+def test_a_damaged_packed_clip_is_found_and_repaired(tmp_path: Path) -> None:
     root, target = tmp_path / "png", tmp_path / "packed"
     for name in "abc":
-        frames(root / name, 12)
+        write_frames(root / name, 12)
     pack(root, target, gop=1)
     assert find_damaged(target) == []
     spoilt = bytearray((target / "b.mp4").read_bytes())
-    for place in range(len(spoilt) // 2, len(spoilt) // 2 + 40):  # a single bit may be of no account
+    for place in range(len(spoilt) // 2, len(spoilt) // 2 + 40):  # a single bit may have no effect
         spoilt[place] ^= 1
     (target / "b.mp4").write_bytes(spoilt)
     (target / "c.mp4").write_bytes((target / "c.mp4").read_bytes()[:-100])
-    said = find_damaged(target)
-    assert len(said) == 2
-    assert str(target / "b.mp4") in said[0]
-    assert str(target / "c.mp4") in said[1]
+    faults = find_damaged(target)
+    assert len(faults) == 2
+    assert str(target / "b.mp4") in faults[0]
+    assert str(target / "c.mp4") in faults[1]
     for name in "bc":
         (target / f"{name}.mp4").unlink()
     assert pack(root, target)[:2] == (3, 2)
@@ -231,7 +231,7 @@ def test_a_damaged_clip_is_found_and_mended(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     root = tmp_path / "png"
-    frames(root / "a", 3)
+    write_frames(root / "a", 3)
     for target in (root, root / "packed", tmp_path):
         with pytest.raises(UserError, match="overlap"):
             pack(root, target)

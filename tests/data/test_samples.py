@@ -1,4 +1,4 @@
-"""Samples: inputs and targets belong together, draws are functions of the seed and the key, clips come whole."""
+"""Samples: inputs match targets, draws are functions of seed and key, evaluation clips are complete."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ PLAIN = Augmentation(flip=False, rotate=False)
 
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
-    """34 different frames, uint8 (T, H, W, C), of a size that is no multiple of 4."""
+    """34 different frames, uint8 (T, H, W, C), not a multiple of 4 in size."""
     rng = np.random.default_rng(3)
     return torch.from_numpy(rng.integers(0, 256, (34, 50, 71, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path:
-    """The frames as PNG files, ``clip``, and what bicubic makes of them, ``low``."""
+    """The frames as PNG files, ``clip``, and downscaled, ``low``."""
     root = tmp_path_factory.mktemp("clips")
     small = BICUBIC(to_clip(pixels[:, :48, :68]), np.random.default_rng())
     for name, frames in (("clip", pixels), ("low", (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1))):
@@ -58,7 +58,7 @@ def dataset(root: Path, clips: list[Clip] | None = None, **options: object) -> C
     return ClipDataset(clips or [Clip("clip", root / "clip", stop=34)], **{**defaults, **options})
 
 
-def equal(a: dict, b: dict) -> bool:
+def is_equal(a: dict, b: dict) -> bool:
     return torch.equal(a["inputs"], b["inputs"]) and torch.equal(a["targets"], b["targets"]) and a["key"] == b["key"]
 
 
@@ -73,21 +73,21 @@ def test_sample_has_the_shape_of_the_network(root: Path) -> None:
 
 
 @pytest.mark.parametrize("geometry", [ZSM, EDVR], ids=["zsm", "edvr"])
-def test_inputs_are_their_targets_made_smaller(root: Path, geometry: Geometry) -> None:
-    """Whatever the augmentation: cropping, mirroring, turning and reversing must have hit both alike."""
+def test_inputs_are_downscaled_targets(root: Path, geometry: Geometry) -> None:
+    """Crops, flips, rotations and reversals are equal for both."""
     data = dataset(root, geometry=geometry)
     samples = [data[epoch, 0, 0] for epoch in range(12)]
     for sample in samples:
         small = BICUBIC(sample["targets"], np.random.default_rng())
         for j, time in enumerate(geometry.times):
             if time.denominator == 1:
-                inner = (slice(None), slice(2, -2), slice(2, -2))  # further out the crop's border shows
+                inner = (slice(None), slice(2, -2), slice(2, -2))  # without the border of the crop
                 assert torch.equal(small[j][inner], sample["inputs"][int(time)][inner])
     assert len({sample["targets"].sum().item() for sample in samples}) == 12
 
 
 def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> None:
-    """Every target is a patch of consecutive frames, every input of what the whole frame degrades to."""
+    """Every target is a patch of consecutive frames, every input a patch of the degraded whole frame."""
     degradation = Degradation([Bicubic(4), Jpeg(30)])
     data = dataset(root, degradation=degradation, augmentation=PLAIN)
     whole = to_clip(pixels[:, :48, :68])
@@ -112,7 +112,7 @@ def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> Non
 
 
 @pytest.mark.parametrize("options", [{"span": 4}, {"samples": 3}], ids=["span", "samples"])
-def test_every_start_belongs_to_one_segment(root: Path, options: dict) -> None:
+def test_segments_cover_all_starts(root: Path, options: dict) -> None:
     single = Geometry(4, 1, (Fraction(0),))
     data = dataset(root, [Clip("c", root / "clip", stop=14)], geometry=single, **options)
     assert len(data) == 3
@@ -124,10 +124,10 @@ def test_every_start_belongs_to_one_segment(root: Path, options: dict) -> None:
     assert septuplet[0, 0, 0]["key"] == "s:3"
     often = dataset(root, [Clip("s", root / "clip", start=3, stop=10), Clip("c", root / "clip", stop=34)], samples=20)
     assert len(often) == 40
-    assert {often[0, i, 0]["key"] for i in range(20)} == {"s:3"}  # where there is one place, again and again
+    assert {often[0, i, 0]["key"] for i in range(20)} == {"s:3"}  # there is only one start
 
 
-def test_stepping_through_a_fast_video(root: Path, pixels: torch.Tensor) -> None:
+def test_clip_with_a_step(root: Path, pixels: torch.Tensor) -> None:
     data = dataset(root, [Clip("c", root / "clip", start=2, stop=33, step=5)], augmentation=PLAIN)
     sample = data[0, 0, 0]
     means = to_clip(pixels[2:33:5]).flatten(1).mean(1)
@@ -148,29 +148,29 @@ def test_draws_are_functions_of_seed_and_key(root: Path) -> None:
     torch.manual_seed(2)
     np.random.seed(7)
     again = [second[epoch, i, 0] for epoch in (2, 1, 0) for i in range(4)]
-    assert all(equal(a, b) for a, b in zip(expected, again[8:] + again[4:8] + again[:4], strict=True))
-    assert not equal(expected[0], expected[4])
-    assert not equal(expected[0], first[0, 0, 1])
-    assert not equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0, 0])
-    assert equal(pickle.loads(pickle.dumps(first))[2, 3, 0], expected[11])
+    assert all(is_equal(a, b) for a, b in zip(expected, again[8:] + again[4:8] + again[:4], strict=True))
+    assert not is_equal(expected[0], expected[4])
+    assert not is_equal(expected[0], first[0, 0, 1])
+    assert not is_equal(expected[0], dataset(root, degradation=noisy, seed=6)[0, 0, 0])
+    assert is_equal(pickle.loads(pickle.dumps(first))[2, 3, 0], expected[11])
 
 
-def test_a_stretch_that_is_remembered_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_span_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 3, 0), (0, 1, 2), (1, 1, 0)]
     expected = [dataset(root)[key] for key in keys]
     data, read = dataset(root, cache_size=2), []
     reading = data._read
     monkeypatch.setattr(data, "_read", lambda *place: read.append(place) or reading(*place))
-    assert all(equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
-    assert len(read) == 5  # the third key finds its stretch; the fifth comes after two others
+    assert all(is_equal(data[key], sample) for key, sample in zip(keys, expected, strict=True))
+    assert len(read) == 5  # the third key is cached; the fifth follows two others
     assert len({sample["key"] for sample in expected[::2][:3]}) == 1
     assert not torch.equal(expected[0]["targets"], expected[2]["targets"])
 
 
-def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
+def test_augmentations_are_independent(root: Path) -> None:
     plain = dataset(root, augmentation=PLAIN)
     still = {"flip": False, "flip_vertical": False, "quarters": 0, "reverse": False}
-    for name, part, ways in (
+    for name, part, values in (
         ("flip", "flip", [False, True]),
         ("flip_vertical", "flip_vertical", [False, True]),
         ("rotate", "quarters", [0, 1, 2, 3]),
@@ -180,18 +180,16 @@ def test_an_augmentation_can_be_switched_off_by_itself(root: Path) -> None:
         found = set()
         for epoch in range(24):
             before, after = plain[epoch, 0, 0]["targets"], data[epoch, 0, 0]["targets"]
-            (how,) = [way for way in ways if torch.equal(orient(before, **{**still, part: way}), after)]
-            found.add(how)
-        assert found == set(ways)
+            (value,) = [v for v in values if torch.equal(orient(before, **{**still, part: v}), after)]
+            found.add(value)
+        assert found == set(values)
 
 
-def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Path) -> None:
-    degradation = Degradation([Bicubic(4), Noise()])  # which draws before the augmentation does
-    plain, full = (
-        dataset(root, degradation=degradation, augmentation=how) for how in (PLAIN, Augmentation(reverse=True))
-    )
+def test_recorded_draws_are_unchanged(root: Path) -> None:
+    degradation = Degradation([Bicubic(4), Noise()])  # draws before the augmentation
+    plain, full = (dataset(root, degradation=degradation, augmentation=a) for a in (PLAIN, Augmentation(reverse=True)))
     noisier = dataset(root, degradation=degradation, augmentation=Augmentation(reverse=True, noise=0.01))
-    recorded = [  # first frame, mirrored, turns, backwards
+    recorded = [  # first frame, flip, quarters, reverse
         (13, False, 2, True),
         (13, True, 1, True),
         (11, True, 3, True),
@@ -208,29 +206,29 @@ def test_samples_are_what_they_were_before_there_were_colours_and_noise(root: Pa
         assert 0 < (after["inputs"] - other["inputs"]).abs().max() < 0.1
 
 
-def test_ready_made_low_resolution_frames_are_used_where_they_fit(root: Path, tmp_path: Path) -> None:
+def test_precomputed_low_resolution_frames_are_used_if_they_match(root: Path, tmp_path: Path) -> None:
     plain = dataset(root)[0, 0, 0]
     whole = [Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): root / "low"})]
-    assert equal(dataset(root, whole)[0, 0, 0], plain)
+    assert is_equal(dataset(root, whole)[0, 0, 0], plain)
     marked = tmp_path / "low"
     marked.mkdir()
     for file in (root / "low").iterdir():
         Image.new("RGB", (17, 12), (9, 9, 9)).save(marked / file.name)
     clips = [Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): marked})]
     sample = dataset(root, clips)[0, 0, 0]
-    assert sample["inputs"].eq(9 / 255).all()  # shows that the files were read, not made
+    assert sample["inputs"].eq(9 / 255).all()  # the files were read
     assert torch.equal(sample["targets"], plain["targets"])
     compressed = Degradation([Bicubic(4), Jpeg(10)])
     sample = dataset(root, whole, degradation=compressed)[0, 0, 0]
-    assert equal(sample, dataset(root, degradation=compressed)[0, 0, 0])
+    assert is_equal(sample, dataset(root, degradation=compressed)[0, 0, 0])
     other = {"degradation": Degradation([Bicubic(2)]), "geometry": Geometry(2, 5, (Fraction(2),))}
-    assert equal(dataset(root, clips, **other)[0, 0, 0], dataset(root, **other)[0, 0, 0])
+    assert is_equal(dataset(root, clips, **other)[0, 0, 0], dataset(root, **other)[0, 0, 0])
 
 
-def test_what_does_not_go_together_is_refused(root: Path) -> None:
+def test_contradictory_options_of_samples_are_refused(root: Path) -> None:
     short = [Clip("s", root / "clip", stop=6)]
     lopsided = Geometry(4, 3, (Fraction(0),))
-    for options, words in (
+    for options, pattern in (
         ({"crop": 30}, "must be a multiple of the network's scale, 4"),
         ({"crop": 64}, "smaller than data.crop=64"),
         ({"clips": short}, "7 frames .* longest has 6"),
@@ -240,9 +238,9 @@ def test_what_does_not_go_together_is_refused(root: Path) -> None:
         ({"samples": 0}, "data.samples must be 1 or more samples"),
         ({"resize": [48, 64]}, r"data.resize=\[48, 64\] .* null for one of another scale \(here 4\)"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=pattern):
             dataset(root, **options)[0, 0, 0]
-    assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # the short one is left out
+    assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # without the short one
 
 
 # --- Whole clips ---
@@ -260,7 +258,7 @@ def test_whole_clip(root: Path, pixels: torch.Tensor) -> None:
     inputs = torch.stack(list(clip.inputs()))
     assert torch.equal(inputs, BICUBIC(whole, np.random.default_rng())[::2])
     times, targets = zip(*clip.targets(), strict=True)
-    assert (len(inputs), len(targets)) == (17, 33)  # of 34 frames the last lies behind the last odd one
+    assert (len(inputs), len(targets)) == (17, 33)  # the last of 34 frames follows the last odd one
     assert list(times) == ZSM.output_times(17)
     assert torch.equal(torch.stack(targets), whole[:33])
     assert (clip.frames, clip.size, clip.name, clip.subset) == (17, (48, 68), "clip", "slow")
@@ -296,7 +294,7 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
         next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
 
 
-def test_noise_of_a_clip_is_its_own(root: Path) -> None:
+def test_noise_depends_on_the_clip(root: Path) -> None:
     noisy = Degradation([Bicubic(4), Noise()])
     first = list(evaluation(root, degradation=noisy).inputs())
     again: Iterator[torch.Tensor] = evaluation(root, degradation=noisy, max_frames=5).inputs()
@@ -306,17 +304,17 @@ def test_noise_of_a_clip_is_its_own(root: Path) -> None:
     assert not torch.equal(first[0], next(evaluation(root, degradation=noisy, seed=1).inputs()))
 
 
-def test_ready_made_frames_of_a_clip(root: Path) -> None:
+def test_precomputed_frames_of_a_clip(root: Path) -> None:
     low = evaluation(root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "low"}))
     assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
     shifted = evaluation(
         root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "clip"})
-    )  # not 4 times smaller: not used
+    )  # another scale: not used
     assert torch.equal(next(shifted.inputs()), next(low.inputs()))
 
 
 def test_real_clip(shared: Path) -> None:
-    """City has 34 frames; reading them twice in step, as an evaluation does, holds one at a time."""
+    """City has 34 frames; inputs and targets are read in step, as in an evaluation."""
     clip = evaluation(shared, clip=Clip("city", shared / "data" / "vid4" / "city"), max_frames=2)
     assert clip.size == (576, 704)
     pairs = list(zip(clip.inputs(), [frame for time, frame in clip.targets() if time.denominator == 1], strict=True))
@@ -347,7 +345,7 @@ def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
         assert (patch[i : i + 3].mean(0) - sample["inputs"][i]).abs().max() <= 0.5001 / 255
 
 
-def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
+def test_blurred_clip(root: Path, pixels: torch.Tensor) -> None:
     plain = Geometry(1, 1, (Fraction(0),))
     for every in (1, 2, 4):
         clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3, every=every))
@@ -360,18 +358,18 @@ def test_blurred_clip_in_order(root: Path, pixels: torch.Tensor) -> None:
             assert (given - mean).abs().max() <= 0.5001 / 255
 
 
-def test_ready_made_blur_is_used(root: Path) -> None:
+def test_precomputed_blur_is_used(root: Path) -> None:
     plain = Geometry(1, 1, (Fraction(0),))
     ready = Clip("clip", root / "clip", precomputed={("blur",): root / "clip"})
     clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3), clip=ready)
     assert all(torch.equal(given, target) for given, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
-    assert clip.frames == 32  # as many as without, so that scores are of the same frames
+    assert clip.frames == 32  # as many as without, so that scores cover the same frames
     data = dataset(root, [ready], geometry=plain, degradation=Degradation(exposure=3))
     sample = data[0, 1, 0]
     assert torch.equal(sample["inputs"], sample["targets"])
 
 
-def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
+def test_compressed_clip_is_coded_in_groups(root: Path) -> None:
     plain = Geometry(1, 1, (Fraction(0),))
     codec = Mpeg4(6)
     clip = evaluation(root, geometry=plain, degradation=Degradation([codec]))
@@ -381,7 +379,7 @@ def test_compressed_clip_comes_in_the_codecs_groups(root: Path) -> None:
     assert torch.equal(inputs, torch.cat(groups))
 
 
-# --- Exposures until the next frame begins ---
+# --- Full shutter ---
 
 RECONSTRUCTION = Geometry(1, 3, evenly("3/4", "1/2", 4), exposures=(HALF,) * 4)
 MULTILEVEL = Geometry(1, 2, tuple(Fraction(k, 8) for k in (6, 7, 9, 10)), exposures=(HALF, QUARTER, QUARTER, HALF))
@@ -398,52 +396,53 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     return folder, frames
 
 
-def averaged(frames: np.ndarray, count: int) -> np.ndarray:
-    """Means of each ``count`` frames, (T, H, W, C) -> (T // count, H, W, C)."""
+def average(frames: np.ndarray, count: int) -> np.ndarray:
+    """Average each ``count`` frames: (T, H, W, C) -> (T // count, H, W, C)."""
     whole = frames[: len(frames) // count * count]
     return whole.reshape(-1, count, *frames.shape[1:]).mean(1)
 
 
-def levels(clip: torch.Tensor) -> np.ndarray:
-    """(T, C, H, W) in [0, 1] -> (T, H, W, C) in [0, 255]."""
+def to_levels(clip: torch.Tensor) -> np.ndarray:
+    """Convert (T, C, H, W) in [0, 1] to (T, H, W, C) in [0, 255]."""
     return (clip * 255).round().permute(0, 2, 3, 1).numpy()
 
 
-def exposed(frames: np.ndarray, begin: Fraction, end: Fraction, exposure: int) -> np.ndarray:
-    """What happens between two times, in input frames of so many frames each."""
+def average_between(frames: np.ndarray, begin: Fraction, end: Fraction, exposure: int) -> np.ndarray:
+    """Return the mean between two times, in input frames of ``exposure`` source frames."""
     return frames[int(begin * exposure) : int(end * exposure)].mean(0)
 
 
-def exposure_of(sample: dict, frames: np.ndarray, geometry: Geometry) -> int:
-    """The one exposure with which a sample of whole frames is what it says it is."""
+def find_exposure(sample: dict, frames: np.ndarray, geometry: Geometry) -> int:
+    """Return the only exposure consistent with a sample of whole frames."""
     start = int(sample["key"].split(":")[1])
-    given, wanted = levels(sample["inputs"]), levels(sample["targets"])
+    given, wanted = to_levels(sample["inputs"]), to_levels(sample["targets"])
     found = []
     for exposure in (2, 4, 8):
         if start + exposure * geometry.window > len(frames):
             continue
-        inputs = [exposed(frames[start:], Fraction(i), Fraction(i + 1), exposure) for i in range(geometry.window)]
+        times = range(geometry.window)
+        inputs = [average_between(frames[start:], Fraction(i), Fraction(i + 1), exposure) for i in times]
         if np.array_equal(given, inputs):
             edges = [geometry.interval(k) for k in range(len(geometry.times))]
-            assert np.array_equal(wanted, [exposed(frames[start:], *edge, exposure) for edge in edges])
+            assert np.array_equal(wanted, [average_between(frames[start:], *edge, exposure) for edge in edges])
             found.append(exposure)
     (exposure,) = found
     return exposure
 
 
-def test_exposures_halved_again_and_again(fast: tuple[Path, np.ndarray]) -> None:
+def test_exposures_halved_repeatedly(fast: tuple[Path, np.ndarray]) -> None:
     folder, frames = fast
     clip = EvaluationClip(Clip("fast", folder), geometry=VTSR, degradation=MIXED)
     assert clip.frames == 4  # five frames are left over
-    inputs = levels(torch.stack(list(clip.inputs())))
-    assert np.array_equal(inputs, averaged(frames, 8))
+    inputs = to_levels(torch.stack(list(clip.inputs())))
+    assert np.array_equal(inputs, average(frames, 8))
     for rounds in (1, 2, 3):
         geometry = VTSR.again(rounds)
         times, targets = zip(*clip.targets(geometry), strict=True)
-        truth, parts = levels(torch.stack(targets)), 2**rounds
+        truth, parts = to_levels(torch.stack(targets)), 2**rounds
         assert list(times) == [Fraction(2 * k + 1, 2 * parts) for k in range(4 * parts)]
-        assert np.array_equal(truth, averaged(frames[:32], 8 // parts))
-        assert np.array_equal(averaged(truth, parts), inputs)  # what happens in the parts happens in the frame
+        assert np.array_equal(truth, average(frames[:32], 8 // parts))
+        assert np.array_equal(average(truth, parts), inputs)  # the parts average to the frame
     assert np.array_equal(truth, frames[:32])
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(clip.targets(), clip.targets(VTSR), strict=True))
     with pytest.raises(UserError, match="multiple of 16"):
@@ -457,15 +456,15 @@ def test_targets_are_read_once(fast: tuple[Path, np.ndarray], monkeypatch: pytes
     assert clip.fps == Fraction(25, 2 * 4)
     reading, read = clip._frames, []
     monkeypatch.setattr(clip, "_frames", lambda path, sources: read.append(sources) or reading(path, sources))
-    truth = levels(torch.stack([target for _, target in clip.targets()]))
-    assert np.array_equal(truth, averaged(fast[1][::2][:12], 2))
+    truth = to_levels(torch.stack([target for _, target in clip.targets()]))
+    assert np.array_equal(truth, average(fast[1][::2][:12], 2))
     assert read == [list(range(12))]
 
 
-def test_light_of_a_part_is_averaged_too(fast: tuple[Path, np.ndarray]) -> None:
+def test_targets_are_averaged_as_light(fast: tuple[Path, np.ndarray]) -> None:
     clip = EvaluationClip(Clip("fast", fast[0]), geometry=VTSR, degradation=Degradation(exposure=4, gamma=2.2))
-    truth = levels(torch.stack([target for _, target in clip.targets()]))
-    expected = averaged((fast[1] / 255) ** 2.2, 2)[: len(truth)] ** (1 / 2.2) * 255
+    truth = to_levels(torch.stack([target for _, target in clip.targets()]))
+    expected = average((fast[1] / 255) ** 2.2, 2)[: len(truth)] ** (1 / 2.2) * 255
     assert np.abs(truth - expected).max() <= 0.5 + 1e-3
 
 
@@ -479,28 +478,28 @@ def test_samples_mix_exposures(fast: tuple[Path, np.ndarray], geometry: Geometry
     clips = [Clip("fast", folder)]
     data = dataset(folder, clips, geometry=geometry, degradation=MIXED, crop=24, augmentation=PLAIN, samples=3)
     samples = [data[epoch, i, 0] for epoch in range(30) for i in range(3)]
-    drawn = [(exposure_of(sample, frames, geometry), int(sample["key"].split(":")[1])) for sample in samples]
+    drawn = [(find_exposure(sample, frames, geometry), int(sample["key"].split(":")[1])) for sample in samples]
     assert {exposure for exposure, _ in drawn} == exposures
     assert max(start + exposure * geometry.window for exposure, start in drawn) == 37  # up to the last frame
     assert min(start for _, start in drawn) == 0
     only = replace(MIXED, exposure=4, mixed=None)
     data = dataset(folder, clips, geometry=geometry, degradation=only, crop=24, augmentation=PLAIN)
-    assert {exposure_of(data[epoch, 0, 0], frames, geometry) for epoch in range(5)} == {4}
+    assert {find_exposure(data[epoch, 0, 0], frames, geometry) for epoch in range(5)} == {4}
 
 
-def test_the_halves_of_a_frame_average_to_it(fast: tuple[Path, np.ndarray]) -> None:
+def test_the_halves_of_an_exposure_average_to_it(fast: tuple[Path, np.ndarray]) -> None:
     data = dataset(fast[0], [Clip("fast", fast[0])], geometry=RECONSTRUCTION, degradation=MIXED, crop=24)
-    for epoch in range(6):  # mirrored, turned, reversed or not
+    for epoch in range(6):  # with all orientations
         sample = data[epoch, 0, 0]
-        assert np.array_equal(levels(sample["targets"])[1:3].mean(0), levels(sample["inputs"])[1])
+        assert np.array_equal(to_levels(sample["targets"])[1:3].mean(0), to_levels(sample["inputs"])[1])
 
 
-def test_exposures_run_backwards(fast: tuple[Path, np.ndarray]) -> None:
+def test_exposures_can_be_reversed(fast: tuple[Path, np.ndarray]) -> None:
     clips, seen = [Clip("fast", fast[0])], set()
     backwards = replace(PLAIN, reverse=True)
     for geometry in (VTSR, RECONSTRUCTION, MULTILEVEL):
         options = {"geometry": geometry, "degradation": Degradation(exposure=4), "crop": 24}
-        plain, data = (dataset(fast[0], clips, augmentation=how, **options) for how in (PLAIN, backwards))
+        plain, data = (dataset(fast[0], clips, augmentation=a, **options) for a in (PLAIN, backwards))
         for epoch in range(8):
             before, after = plain[epoch, 0, 0], data[epoch, 0, 0]
             turned = not torch.equal(before["inputs"], after["inputs"])
@@ -513,15 +512,15 @@ def test_exposures_run_backwards(fast: tuple[Path, np.ndarray]) -> None:
         dataset(fast[0], clips, **{**options, "geometry": second, "augmentation": backwards})
 
 
-def test_blur_of_another_shutter_is_not_used(fast: tuple[Path, np.ndarray], root: Path) -> None:
+def test_precomputed_blur_of_another_shutter_is_ignored(fast: tuple[Path, np.ndarray], root: Path) -> None:
     clip = Clip("fast", fast[0], precomputed={("blur",): fast[0]})
     whole = EvaluationClip(clip, geometry=VTSR, degradation=Degradation(exposure=4))
-    assert np.array_equal(levels(torch.stack(list(whole.inputs()))), averaged(fast[1], 4))
+    assert np.array_equal(to_levels(torch.stack(list(whole.inputs()))), average(fast[1], 4))
     data = dataset(root, [clip], geometry=VTSR, degradation=MIXED, crop=24, augmentation=PLAIN)
-    assert exposure_of(data[0, 0, 0], fast[1], VTSR) in (2, 4, 8)
+    assert find_exposure(data[0, 0, 0], fast[1], VTSR) in (2, 4, 8)
 
 
-def test_frames_are_resized_before_they_are_cropped(fast: tuple[Path, np.ndarray]) -> None:
+def test_frames_are_resized_before_cropping(fast: tuple[Path, np.ndarray]) -> None:
     clips, options = [Clip("fast", fast[0])], {"geometry": VTSR, "degradation": MIXED, "augmentation": PLAIN}
     full, data = (
         dataset(fast[0], clips, crop=crop, resize=size, **options) for crop, size in ((24, None), (16, (16, 20)))
@@ -531,16 +530,16 @@ def test_frames_are_resized_before_they_are_cropped(fast: tuple[Path, np.ndarray
         plain, sample = full[epoch, 0, 0], data[epoch, 0, 0]
         assert sample["inputs"].shape == sample["targets"].shape == (2, 3, 16, 16)
         for part in ("inputs", "targets"):
-            pictures = [Image.fromarray(frame.astype(np.uint8)) for frame in levels(plain[part])]
+            pictures = [Image.fromarray(frame.astype(np.uint8)) for frame in to_levels(plain[part])]
             small = np.stack([picture.resize((20, 16), Image.Resampling.BILINEAR) for picture in pictures])
-            errors = [np.abs(levels(sample[part]) - small[:, :, left : left + 16]).max() for left in range(5)]
+            errors = [np.abs(to_levels(sample[part]) - small[:, :, left : left + 16]).max() for left in range(5)]
             assert min(errors) <= 1  # Pillow rounds after each axis
             seen.add(int(np.argmin(errors)))
     assert len(seen) > 2
 
 
 class Places(np.random.Generator):
-    """Draws, one after the other, these places of what is drawn from, and keeps what that was."""
+    """A generator with predetermined relative draws; it records the ranges."""
 
     def __init__(self, *places: int) -> None:
         super().__init__(np.random.PCG64())
@@ -561,14 +560,14 @@ class Places(np.random.Generator):
 def test_every_possible_start_belongs_to_exactly_one_segment(
     lengths: list[int], mixed: tuple | None, more: int, samples: int | None
 ) -> None:
-    """Of clips of any lengths, after any exposure that is drawn; nothing that is taken lies outside of its clip."""
+    """For clips of any length and any exposure; no frame lies outside of its clip."""
     geometry, degradation = (VTSR, Degradation(exposure=2, mixed=mixed)) if mixed else (EDVR, BICUBIC)
     longest = 2 * max(mixed) if mixed else 5
-    lengths = [*lengths, longest]  # one at least that is long enough
+    lengths = [*lengths, longest]  # at least one is long enough
     clips = [Clip(f"{k}", Path("x"), start=3, stop=3 + 2 * n, step=2) for k, n in enumerate(lengths)]
     options = {"crop": 32, "augmentation": PLAIN, "span": longest + more, "samples": samples}
     data = ClipDataset(clips, geometry=geometry, degradation=degradation, **options)
-    starts: dict[tuple[int, int], list[list[int]]] = {}  # by clip and frames of a sample, those of each segment
+    starts: dict[tuple[int, int], list[list[int]]] = {}  # by clip and extent of a sample, those of each segment
     for index, exposure in product(range(len(data)), range(len(data.sample_frames))):
         widest = Places(exposure, 0)
         data._locate(index, widest)
@@ -585,7 +584,7 @@ def test_every_possible_start_belongs_to_exactly_one_segment(
         assert len(segments) == samples or samples is None
         assert len(segments) <= len(possible) or samples is not None
         found = [*chain(*segments)]
-        assert (found if len(segments) <= len(possible) else sorted(set(found))) == possible  # or several share one
+        assert (found if len(segments) <= len(possible) else sorted(set(found))) == possible  # or shared
 
 
 KEYS = st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 2))  # (epoch, index, patch), some beyond the clip
@@ -593,18 +592,18 @@ KEYS = st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 2))  # (ep
 
 @hypothesis.given(st.integers(0, 2**32), st.lists(KEYS, min_size=2, max_size=4, unique=True), st.integers(1, 3))
 @hypothesis.settings(max_examples=15)
-def test_a_sample_is_the_same_after_any_others(root: Path, seed: int, keys: list[tuple], stretches: int) -> None:
+def test_a_sample_does_not_depend_on_earlier_ones(root: Path, seed: int, keys: list[tuple], stretches: int) -> None:
     options = {"degradation": Degradation([Bicubic(4), Noise()]), "seed": seed}
     data = dataset(root, cache_size=stretches, **options)
     samples = [data[key] for key in keys]
-    assert all(equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
+    assert all(is_equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
     assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)
 
 
 @hypothesis.given(st.tuples(st.integers(0, 9), st.text(max_size=3)), st.tuples(st.integers(0, 9), st.text(max_size=3)))
 @hypothesis.settings(max_examples=15)
-def test_noise_is_of_the_seed_the_clip_and_the_frame(root: Path, one: tuple[int, str], other: tuple[int, str]) -> None:
-    """However many frames are looked at, and whatever else has been."""
+def test_noise_is_a_function_of_seed_clip_and_frame(root: Path, one: tuple[int, str], other: tuple[int, str]) -> None:
+    """Independent of the number of frames and of earlier draws."""
 
     def inputs(key: tuple[int, str], frames: int) -> list[torch.Tensor]:
         seed, name = key

@@ -1,4 +1,4 @@
-"""No frame is in two splits, whatever the stretches that they are made of."""
+"""Splits with a common frame are refused, all others accepted."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from src.data.splits import Clip, Splits
 from src.errors import UserError
 
 WORDS = {"train": "training", "validate": "validation", "test": "test"}
-FILES = [["x.mp4", "./x.mp4", "y/../x.mp4", str(Path("x.mp4").absolute())], ["y.mp4"]]  # by the names of each
-LENGTH = 30  # frames that a file has
+FILES = [["x.mp4", "./x.mp4", "y/../x.mp4", str(Path("x.mp4").absolute())], ["y.mp4"]]  # equivalent paths of each
+LENGTH = 30  # frames per file
 
 
 @st.composite
-def stretches(draw: st.DrawFn) -> tuple[int, Clip]:
-    """A clip, and which of the files it is of."""
+def clips_of_file(draw: st.DrawFn) -> tuple[int, Clip]:
+    """The index of a file, and a clip of it."""
     file = draw(st.integers(0, len(FILES) - 1))
     start = draw(st.integers(0, LENGTH - 1))
     stop = draw(st.none() | st.integers(start + 1, min(start + 8, LENGTH)))
     return file, Clip("", Path(draw(st.sampled_from(FILES[file]))), start=start, stop=stop)
 
 
-def splits_of(clips: list[tuple[str, Clip]]) -> Splits:
+def make_splits(clips: list[tuple[str, Clip]]) -> Splits:
     return Splits(**{split: [clip for name, clip in clips if name == split] for split in WORDS})
 
 
-@given(st.lists(st.tuples(st.sampled_from([*WORDS]), stretches()), min_size=2, max_size=5))
+@given(st.lists(st.tuples(st.sampled_from([*WORDS]), clips_of_file()), min_size=2, max_size=5))
 @settings(max_examples=200)
-def test_stretches_that_overlap_are_refused_and_no_others(drawn: list[tuple[str, tuple[int, Clip]]]) -> None:
+def test_exactly_the_overlapping_splits_are_refused(drawn: list[tuple[str, tuple[int, Clip]]]) -> None:
     clips = [(split, replace(clip, name=f"c{k}")) for k, (split, (_, clip)) in enumerate(drawn)]
     frames = {
         f"c{k}": {(file, i) for i in range(LENGTH)[clip.start : clip.stop]} for k, (_, (file, clip)) in enumerate(drawn)
@@ -43,12 +43,12 @@ def test_stretches_that_overlap_are_refused_and_no_others(drawn: list[tuple[str,
     pairs = [pair for pair in combinations(belongs, 2) if belongs[pair[0]] != belongs[pair[1]]]
     shared = [pair for pair in pairs if frames[pair[0]] & frames[pair[1]]]
     if not shared:
-        splits_of(clips)
+        make_splits(clips)
         return
     with pytest.raises(UserError) as caught:
-        splits_of(clips)
-    said = r"Frame (\d+) of .+ is in both the (\w+) data \(clip (\w+)\) and the (\w+) data \(clip (\w+)\)"
-    found = re.match(said, str(caught.value))
+        make_splits(clips)
+    pattern = r"Frame (\d+) of .+ is in both the (\w+) data \(clip (\w+)\) and the (\w+) data \(clip (\w+)\)"
+    found = re.match(pattern, str(caught.value))
     assert found
     frame, split, name, other_split, other = found.groups()
     assert tuple(sorted((name, other))) in shared
@@ -58,12 +58,12 @@ def test_stretches_that_overlap_are_refused_and_no_others(drawn: list[tuple[str,
 
 @given(st.sets(st.integers(0, 100), min_size=3, max_size=8), st.integers(1, 4), st.data())
 @settings(max_examples=80)
-def test_stretches_side_by_side_are_never_refused(cuts: set[int], step: int, data: st.DataObject) -> None:
-    """Also where one begins with the frame behind another's last, the last has no end, and none comes in order."""
+def test_adjacent_ranges_are_accepted(cuts: set[int], step: int, data: st.DataObject) -> None:
+    """Ranges begin right after another, the last has no end, and their order is random."""
     parts = [*pairwise(sorted(cuts)), (max(cuts), None)]
     shuffled = data.draw(st.permutations(parts))
     clips = [
         Clip(f"c{k}", Path("x.mp4"), start=start, stop=stop, step=step) for k, (start, stop) in enumerate(shuffled)
     ]
-    splits = splits_of([(data.draw(st.sampled_from([*WORDS])), clip) for clip in clips])
+    splits = make_splits([(data.draw(st.sampled_from([*WORDS])), clip) for clip in clips])
     assert sorted(clip.name for part in WORDS for clip in getattr(splits, part)) == [clip.name for clip in clips]
