@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,13 +21,9 @@ from src.data.corruptions import Bicubic, Noise
 from src.data.datamodule import DataModule
 from src.data.degradation import Degradation
 from src.data.layouts.folder import folder
-from src.data.loader import EpochSampler, Loader
-from src.data.readers import Readers
 from src.data.splits import Clip, DamagedClips, Splits
-from src.data.worker_pool import worker_context
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
-from src.video.decode_timeout import DecodeTimeoutError, Watchdog
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 from tests.data.test_datamodule import epoch_of, same
@@ -264,134 +255,13 @@ def test_evaluation_never_skips_a_clip(root: Path, tmp_path: Path) -> None:
         fit(module(root, skip_damaged=99), tmp_path / "run", max_epochs=1, limit_train_batches=1)
 
 
-# --- Hanging and dying workers ---
-
-
-def hold_interpreter_lock() -> None:
-    """Hang in C code like a decoder, without releasing the interpreter's lock."""
-    ctypes.PyDLL(None).sleep(1000)
-
-
-class Worker(torch.utils.data.Dataset):
-    """Writes its process' number into a folder, and calls ``do`` from epoch 1 on."""
-
-    def __init__(self, place: Path, do: Callable[[], object]) -> None:
-        self.place, self.do = place, do
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        (self.place / str(os.getpid())).touch()
-        if key[0]:
-            self.do()
-        return {"inputs": torch.zeros(1), "targets": torch.zeros(1), "key": str(key)}
-
-
-def loader_of(place: Path, do: Callable[[], object], timeout: float, workers: int = 2) -> Loader:
-    """Return a loader at its epoch 1, with running workers."""
-    loader = Loader(
-        Worker(place, do),
-        sampler=EpochSampler(8, seed=0),
-        batch_size=1,
-        num_workers=workers,
-        multiprocessing_context=worker_context("src.data.samples"),
-        persistent_workers=True,
-    )
-    assert len(list(loader)) == 8
-    loader.time_limit = timeout
-    loader.sampler.set_epoch(1)
-    return loader
-
-
-def kill_itself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_itself() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def sleep_forever() -> None:
-    time.sleep(1000)
-
-
-def sleep_briefly() -> None:
-    time.sleep(1)
-
-
-def list_alive(place: Path) -> list[int]:
-    found = []
-    for file in place.iterdir():
-        with suppress(ProcessLookupError):
-            os.kill(int(file.name), 0)
-            found.append(int(file.name))
-    return found
-
-
-def wait_until_dead(place: Path) -> None:
-    deadline = time.monotonic() + 60
-    while list_alive(place):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_a_killed_worker_is_reported_at_once(tmp_path: Path) -> None:
-    loader, begin = loader_of(tmp_path, kill_itself, timeout=600), time.monotonic()
-    with pytest.raises(UserError, match=r"^A data loading worker was killed.*Lower data.workers.*resume=true"):
-        list(loader)
-    assert time.monotonic() - begin < 60
-
-
-@pytest.mark.parametrize("do", [sleep_forever, hold_interpreter_lock, stop_itself])
-def test_a_hanging_worker_is_killed(tmp_path: Path, do: Callable[[], object]) -> None:
-    loader, begin = loader_of(tmp_path, do, timeout=3), time.monotonic()
-    with pytest.raises(UserError, match=r"^No training batch for 3 s.*doctor.read=true.*data.timeout"):
-        list(loader)
-    assert 3 < time.monotonic() - begin < 60
-    wait_until_dead(tmp_path)
-
-
-def test_slow_workers_are_waited_for(tmp_path: Path) -> None:
-    loader = loader_of(tmp_path, sleep_briefly, timeout=60, workers=1)
-    batches = iter(loader)  # an epoch abandoned while the worker reads the next samples
-    assert next(batches)["key"][0].startswith("(1, ")
-    loader.sampler.set_epoch(2)
-    expected = [str((2, index, 0)) for _, index, _ in loader.sampler]
-    assert [batch["key"][0] for batch in loader] == expected
-
-
-def test_a_worker_that_dies_between_epochs_is_reported(tmp_path: Path) -> None:
-    loader = loader_of(tmp_path, time.time, timeout=600)
-    for number in list_alive(tmp_path):
-        os.kill(number, signal.SIGKILL)
-    wait_until_dead(tmp_path)
-    begin = time.monotonic()
-    with pytest.raises(UserError, match="was killed"):
-        list(loader)
-    assert time.monotonic() - begin < 30
+# --- Options and messages ---
 
 
 def test_invalid_time_limits_are_refused(root: Path) -> None:
     with pytest.raises(UserError, match=r"data.timeout must be more than 0 seconds, got 0"):
         module(root, timeout=0)
     assert module(root, timeout=2.5, workers=1).train_dataloader().time_limit == 2.5
-
-
-def test_an_abandoned_decoder_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe without a writer blocks whoever opens it."""
-    pipe = tmp_path / "stuck.mp4"
-    os.mkfifo(pipe)
-    monkeypatch.setattr("src.data.splits.open_video", lambda path: open_video(path, timeout=0.5))
-    readers = Readers()
-    with pytest.raises(DecodeTimeoutError, match=r"made no progress for 0.5 s"):
-        readers.read(pipe, [0])
-    begin = time.monotonic()
-    with pytest.raises(VideoError, match=r"made no progress for 0.5 s"):
-        readers.read(pipe, [0])
-    assert time.monotonic() - begin < 0.2
-    with pytest.raises(DecodeTimeoutError):
-        Watchdog(pipe, 0.1).run(lambda: time.sleep(5))
 
 
 def test_a_disk_error_is_a_video_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

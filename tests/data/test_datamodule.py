@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from copy import copy
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
@@ -26,7 +21,7 @@ from src.data.augment import Jitter
 from src.data.corruptions import Bicubic, Noise
 from src.data.datamodule import DataModule
 from src.data.degradation import Degradation
-from src.data.evaluation import EvaluationClip, share_of_rank
+from src.data.evaluation import EvaluationClip
 from src.data.layouts.folder import folder
 from src.data.loader import EpochSampler, Loader
 from src.data.splits import Clip, Splits
@@ -168,25 +163,6 @@ def test_an_error_in_a_worker_stays_one_sentence(root: Path) -> None:
         list(module(root, crop=64).train_dataloader())
 
 
-@pytest.mark.parametrize(("size", "world", "multiple"), [(24, 4, 2), (25, 4, 2), (7, 3, 1), (9, 1, 4), (64, 8, 8)])
-def test_ranks_share_an_epoch(size: int, world: int, multiple: int) -> None:
-    orders = []
-    for epoch in (0, 1):
-        ranks = [EpochSampler(size, seed=1, rank=r, world=world, batch=multiple) for r in range(world)]
-        for sampler in ranks:
-            sampler.set_epoch(epoch)
-        keys = [list(sampler) for sampler in ranks]
-        assert {len(k) for k in keys} == {len(ranks[0])} == {size // (world * multiple) * multiple}
-        drawn = [index for k in keys for e, index, patch in k]
-        assert len(set(drawn)) == len(drawn)
-        assert set(drawn) <= set(range(size))
-        assert size - len(drawn) < world * multiple
-        assert all(e == epoch and patch == 0 for k in keys for e, _, patch in k)
-        orders.append(keys)
-    assert orders[0] != orders[1]
-    assert list(ranks[0]) == orders[1][0]
-
-
 def test_more_patches_per_read_than_per_batch(root: Path) -> None:
     data = module(root, patches_per_read=12)
     loader = data.train_dataloader()
@@ -207,19 +183,6 @@ def test_a_data_set_smaller_than_a_batch_wraps_around(root: Path) -> None:
     (batch,) = list(module(root, batch_size=16, patches_per_read=1).train_dataloader())
     assert len(batch["key"]) == 16
     assert len({target.sum().item() for target in batch["targets"]}) == 16  # the same span twice, but no patch twice
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_share_the_clips(world: int) -> None:
-    shares = [share_of_rank(4, rank, world) for rank in range(world)]
-    assert sorted(index for mine in shares for index in mine) == [0, 1, 2, 3]
-    assert all(shares)
-
-
-def test_more_ranks_than_clips() -> None:
-    shares = [share_of_rank(3, rank, 8) for rank in range(8)]
-    assert all(len(mine) == 1 for mine in shares)  # the others would wait for a rank without a clip
-    assert {index for mine in shares for index in mine} == {0, 1, 2}
 
 
 def test_evaluation_loaders(root: Path) -> None:
@@ -312,94 +275,3 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
     if file.stem != "procedural":  # rendered if it is missing
         with pytest.raises(UserError, match="data=procedural"):
             data.prepare_data()
-
-
-@st.composite
-def samplers(draw: st.DrawFn) -> tuple[list[EpochSampler], int]:
-    """Samplers of all ranks, and their batch size."""
-    few, times = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    batch, patches = draw(st.sampled_from([(few, few * times), (few * times, few)]))
-    options = {
-        "size": draw(st.integers(1, 60)),
-        "seed": draw(st.integers(0, 2**40)),
-        "world": draw(st.integers(1, 4)),
-        "batch": batch,
-        "patches": patches,
-        "mix": draw(st.integers(1, 4)),
-    }
-    return [EpochSampler(rank=rank, **options) for rank in range(options["world"])], batch
-
-
-@given(samplers(), st.integers(0, 2**20), st.data())
-@settings(max_examples=120)
-def test_an_epoch_has_each_patch_at_most_once(drawn: tuple, epoch: int, data: st.DataObject) -> None:
-    ranks, batch = drawn
-    for sampler in ranks:
-        sampler.set_epoch(epoch)
-    keys = [list(sampler) for sampler in ranks]
-    assert {len(some) for some in keys} == {len(ranks[0])}
-    assert len(ranks[0]) > 0
-    assert len(ranks[0]) % batch == 0
-    first, everything = ranks[0], [key for some in keys for key in some]
-    assert len(set(everything)) == len(everything)
-    assert {e for e, _, _ in everything} == {epoch}
-    indices = Counter(index for _, index, _ in everything)
-    assert set(indices.values()) == {first.patches}  # all patches of each
-    assert set(indices) <= set(range(first.size))
-    assert first.size - len(indices) < first.multiple
-    alone = EpochSampler(  # the same steps, on one rank
-        first.size,
-        seed=first.seed,
-        batch=batch * first.world,
-        patches=first.patches,
-        mix=first.mix,
-    )
-    alone.set_epoch(epoch)
-    together = [key for start in range(0, len(first), batch) for some in keys for key in some[start : start + batch]]
-    assert together == list(alone)
-    for sampler, some in zip(ranks, keys, strict=True):
-        sampler.skip = data.draw(st.integers(0, len(some)), "goes on behind")
-        assert list(sampler) == some[sampler.skip :]
-        sampler.set_epoch(epoch + 1)
-        assert len(list(sampler)) == len(some)
-
-
-class KeyDataset(torch.utils.data.Dataset):
-    """Samples that contain their keys."""
-
-    def __getitem__(self, key: tuple[int, int, int]) -> dict:
-        return {"key": str(key)}
-
-
-@given(samplers(), st.integers(0, 9), st.lists(st.integers(0, 30), max_size=4))
-@settings(max_examples=80)
-def test_batches_continue_after_repeated_interruptions(drawn: tuple, epoch: int, stops: list[int]) -> None:
-    """``stops`` are the batches after which a run is interrupted, each counted from the interruption before."""
-    (sampler, *_), batch_size = drawn
-
-    def loader() -> Loader:
-        return Loader(KeyDataset(), sampler=copy(sampler), batch_size=batch_size)
-
-    running, epochs = loader(), range(epoch, epoch + len(stops) + 1)
-    whole = [batch["key"] for e in epochs for batch in epoch_of(running, e)]
-    seen: list[list[str]] = []
-    running.sampler.set_epoch(epoch)
-    for stop in stops:
-        seen += [batch["key"] for batch in islice(iter(running), stop)]
-        state, running = running.state_dict(), loader()
-        running.load_state_dict(state)
-    rest = [batch["key"] for batch in running]
-    assert seen + rest == whole[: len(seen) + len(rest)]
-    assert len(rest) > 0
-    assert (len(seen) + len(rest)) % len(running) == 0  # the epoch's end
-
-
-@given(st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=100)
-def test_every_clip_is_evaluated_and_counts_once(clips: int, world: int) -> None:
-    shares = [share_of_rank(clips, rank, world) for rank in range(world)]
-    assert {clip for mine in shares for clip in mine} == set(range(clips))
-    assert all(shares)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    if clips >= world:
-        assert sum(map(len, shares)) == clips

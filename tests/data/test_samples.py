@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, product
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data.augment import Augmentation, orient
-from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
+from src.data.corruptions import Bicubic, Jpeg, Noise
 from src.data.degradation import Degradation, to_clip
 from src.data.evaluation import EvaluationClip
 from src.data.samples import ClipDataset
@@ -31,25 +30,6 @@ HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
 VTSR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))
 BICUBIC = Degradation([Bicubic(4)])
 PLAIN = Augmentation(flip=False, rotate=False)
-
-
-@pytest.fixture(scope="module")
-def pixels() -> torch.Tensor:
-    """34 different frames, uint8 (T, H, W, C), not a multiple of 4 in size."""
-    rng = np.random.default_rng(3)
-    return torch.from_numpy(rng.integers(0, 256, (34, 50, 71, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, pixels: torch.Tensor) -> Path:
-    """The frames as PNG files, ``clip``, and downscaled, ``low``."""
-    root = tmp_path_factory.mktemp("clips")
-    small = BICUBIC(to_clip(pixels[:, :48, :68]), np.random.default_rng())
-    for name, frames in (("clip", pixels), ("low", (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1))):
-        (root / name).mkdir()
-        for i, frame in enumerate(frames):
-            Image.fromarray(frame.numpy()).save(root / name / f"{i:04d}.png")
-    return root
 
 
 def dataset(root: Path, clips: list[Clip] | None = None, **options: object) -> ClipDataset:
@@ -243,86 +223,6 @@ def test_contradictory_options_of_samples_are_refused(root: Path) -> None:
     assert len(dataset(root, [*short, Clip("clip", root / "clip", stop=34)])) == 4  # without the short one
 
 
-# --- Whole clips ---
-
-
-def evaluation(root: Path, **options: object) -> EvaluationClip:
-    defaults: dict = {"geometry": ZSM, "degradation": BICUBIC}
-    clip = options.pop("clip", Clip("clip", root / "clip", subset="slow"))
-    return EvaluationClip(clip, **{**defaults, **options})  # type: ignore[arg-type]
-
-
-def test_whole_clip(root: Path, pixels: torch.Tensor) -> None:
-    clip = evaluation(root)
-    whole = to_clip(pixels[:, :48, :68])
-    inputs = torch.stack(list(clip.inputs()))
-    assert torch.equal(inputs, BICUBIC(whole, np.random.default_rng())[::2])
-    times, targets = zip(*clip.targets(), strict=True)
-    assert (len(inputs), len(targets)) == (17, 33)  # the last of 34 frames follows the last odd one
-    assert list(times) == ZSM.output_times(17)
-    assert torch.equal(torch.stack(targets), whole[:33])
-    assert (clip.frames, clip.size, clip.name, clip.subset) == (17, (48, 68), "clip", "slow")
-    assert clip.fps == Fraction(25, 2)
-
-
-def test_whole_clip_of_other_networks(root: Path, pixels: torch.Tensor) -> None:
-    clip = evaluation(root, geometry=EDVR)
-    assert [time for time, _ in clip.targets()] == list(range(34))
-    assert sum(1 for _ in clip.inputs()) == 34
-    plain = Geometry(1, 1, (Fraction(0),))
-    clip = evaluation(root, geometry=plain, degradation=Degradation())
-    assert torch.equal(torch.stack(list(clip.inputs())), to_clip(pixels))
-    halves = Geometry(4, 3, (Fraction(3, 4), Fraction(5, 4)))  # VTSR's: its first output precedes the first frame
-    clip = evaluation(root, geometry=halves)
-    times = [time for time, _ in clip.targets()]
-    assert clip.frames == 9
-    assert times[:3] == [Fraction(1, 4), Fraction(3, 4), Fraction(5, 4)]
-    assert max(clip.timeline.target(time) for time in times) <= 33
-
-
-def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
-    clip = evaluation(root, max_frames=3)
-    assert sum(1 for _ in clip.inputs()) == 3
-    assert [time for time, _ in clip.targets()] == [Fraction(k, 2) for k in range(5)]
-    clip = evaluation(root, clip=Clip("c", root / "clip", start=5, stop=30, step=3))
-    targets = torch.stack([frame for _, frame in clip.targets()])
-    assert torch.equal(targets, to_clip(pixels[5:30:3, :48, :68]))
-    assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
-    single = evaluation(root, clip=Clip("c", root / "clip", start=33))
-    assert [time for time, _ in single.targets()] == [0]
-    with pytest.raises(UserError, match="has 0 frames from frame 40 on, fewer than the 1 of one input"):
-        next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
-
-
-def test_noise_depends_on_the_clip(root: Path) -> None:
-    noisy = Degradation([Bicubic(4), Noise()])
-    first = list(evaluation(root, degradation=noisy).inputs())
-    again: Iterator[torch.Tensor] = evaluation(root, degradation=noisy, max_frames=5).inputs()
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
-    other = next(evaluation(root, degradation=noisy, clip=Clip("other", root / "clip")).inputs())
-    assert not torch.equal(first[0], other)
-    assert not torch.equal(first[0], next(evaluation(root, degradation=noisy, seed=1).inputs()))
-
-
-def test_precomputed_frames_of_a_clip(root: Path) -> None:
-    low = evaluation(root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "low"}))
-    assert all(torch.equal(a, b) for a, b in zip(low.inputs(), evaluation(root).inputs(), strict=True))
-    shifted = evaluation(
-        root, clip=Clip("clip", root / "clip", precomputed={("bicubic",): root / "clip"})
-    )  # another scale: not used
-    assert torch.equal(next(shifted.inputs()), next(low.inputs()))
-
-
-def test_real_clip(shared: Path) -> None:
-    """City has 34 frames; inputs and targets are read in step, as in an evaluation."""
-    clip = evaluation(shared, clip=Clip("city", shared / "data" / "vid4" / "city"), max_frames=2)
-    assert clip.size == (576, 704)
-    pairs = list(zip(clip.inputs(), [frame for time, frame in clip.targets() if time.denominator == 1], strict=True))
-    assert len(pairs) == 2
-    for given, wanted in pairs:
-        assert torch.equal(BICUBIC(wanted[None], np.random.default_rng())[0], given)
-
-
 # --- Exposure ---
 
 
@@ -345,38 +245,15 @@ def test_blurred_samples(root: Path, pixels: torch.Tensor) -> None:
         assert (patch[i : i + 3].mean(0) - sample["inputs"][i]).abs().max() <= 0.5001 / 255
 
 
-def test_blurred_clip(root: Path, pixels: torch.Tensor) -> None:
-    plain = Geometry(1, 1, (Fraction(0),))
-    for every in (1, 2, 4):
-        clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3, every=every))
-        inputs, (times, targets) = list(clip.inputs()), zip(*clip.targets(), strict=True)
-        assert len(inputs) == len(targets) == clip.frames == (34 - 3) // every + 1
-        assert list(times) == list(range(clip.frames))
-        for i, (given, target) in enumerate(zip(inputs, targets, strict=True)):
-            assert torch.equal(target, to_clip(pixels[i * every + 1][None])[0])
-            mean = to_clip(pixels[i * every : i * every + 3]).mean(0)
-            assert (given - mean).abs().max() <= 0.5001 / 255
-
-
 def test_precomputed_blur_is_used(root: Path) -> None:
     plain = Geometry(1, 1, (Fraction(0),))
     ready = Clip("clip", root / "clip", precomputed={("blur",): root / "clip"})
-    clip = evaluation(root, geometry=plain, degradation=Degradation(exposure=3), clip=ready)
-    assert all(torch.equal(given, target) for given, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
+    clip = EvaluationClip(ready, geometry=plain, degradation=Degradation(exposure=3))
+    assert all(torch.equal(image, target) for image, (_, target) in zip(clip.inputs(), clip.targets(), strict=True))
     assert clip.frames == 32  # as many as without, so that scores cover the same frames
     data = dataset(root, [ready], geometry=plain, degradation=Degradation(exposure=3))
     sample = data[0, 1, 0]
     assert torch.equal(sample["inputs"], sample["targets"])
-
-
-def test_compressed_clip_is_coded_in_groups(root: Path) -> None:
-    plain = Geometry(1, 1, (Fraction(0),))
-    codec = Mpeg4(6)
-    clip = evaluation(root, geometry=plain, degradation=Degradation([codec]))
-    inputs = torch.stack(list(clip.inputs()))
-    source = torch.stack([target for _, target in clip.targets()])
-    groups = [codec(group, np.random.default_rng()) for group in source.split(codec.group_size)]
-    assert torch.equal(inputs, torch.cat(groups))
 
 
 # --- Full shutter ---
@@ -384,16 +261,6 @@ def test_compressed_clip_is_coded_in_groups(root: Path) -> None:
 RECONSTRUCTION = Geometry(1, 3, evenly("3/4", "1/2", 4), exposures=(HALF,) * 4)
 MULTILEVEL = Geometry(1, 2, tuple(Fraction(k, 8) for k in (6, 7, 9, 10)), exposures=(HALF, QUARTER, QUARTER, HALF))
 MIXED = Degradation(exposure=8, mixed=[8, 4, 2])
-
-
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """37 frames as PNG files, and (T, H, W, C): multiples of 8, so that means of 2, 4 and 8 are 8-bit values, too."""
-    folder = tmp_path_factory.mktemp("fast")
-    frames = np.random.default_rng(8).integers(0, 32, (37, 24, 24, 3)) * 8
-    for i, frame in enumerate(frames):
-        Image.fromarray(frame.astype(np.uint8)).save(folder / f"{i:04d}.png")
-    return folder, frames
 
 
 def average(frames: np.ndarray, count: int) -> np.ndarray:
@@ -415,16 +282,16 @@ def average_between(frames: np.ndarray, begin: Fraction, end: Fraction, exposure
 def find_exposure(sample: dict, frames: np.ndarray, geometry: Geometry) -> int:
     """Return the only exposure consistent with a sample of whole frames."""
     start = int(sample["key"].split(":")[1])
-    given, wanted = to_levels(sample["inputs"]), to_levels(sample["targets"])
+    sample_inputs, sample_targets = to_levels(sample["inputs"]), to_levels(sample["targets"])
     found = []
     for exposure in (2, 4, 8):
         if start + exposure * geometry.window > len(frames):
             continue
         times = range(geometry.window)
         inputs = [average_between(frames[start:], Fraction(i), Fraction(i + 1), exposure) for i in times]
-        if np.array_equal(given, inputs):
+        if np.array_equal(sample_inputs, inputs):
             edges = [geometry.interval(k) for k in range(len(geometry.times))]
-            assert np.array_equal(wanted, [average_between(frames[start:], *edge, exposure) for edge in edges])
+            assert np.array_equal(sample_targets, [average_between(frames[start:], *edge, exposure) for edge in edges])
             found.append(exposure)
     (exposure,) = found
     return exposure
@@ -447,18 +314,6 @@ def test_exposures_halved_repeatedly(fast: tuple[Path, np.ndarray]) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(clip.targets(), clip.targets(VTSR), strict=True))
     with pytest.raises(UserError, match="multiple of 16"):
         next(clip.targets(VTSR.again(4)))
-
-
-def test_targets_are_read_once(fast: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = EvaluationClip(
-        Clip("fast", fast[0], step=2), geometry=VTSR, degradation=Degradation(exposure=4), max_frames=3
-    )
-    assert clip.fps == Fraction(25, 2 * 4)
-    reading, read = clip._frames, []
-    monkeypatch.setattr(clip, "_frames", lambda path, sources: read.append(sources) or reading(path, sources))
-    truth = to_levels(torch.stack([target for _, target in clip.targets()]))
-    assert np.array_equal(truth, average(fast[1][::2][:12], 2))
-    assert read == [list(range(12))]
 
 
 def test_targets_are_averaged_as_light(fast: tuple[Path, np.ndarray]) -> None:
@@ -598,19 +453,3 @@ def test_a_sample_does_not_depend_on_earlier_ones(root: Path, seed: int, keys: l
     samples = [data[key] for key in keys]
     assert all(is_equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
     assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)
-
-
-@hypothesis.given(st.tuples(st.integers(0, 9), st.text(max_size=3)), st.tuples(st.integers(0, 9), st.text(max_size=3)))
-@hypothesis.settings(max_examples=15)
-def test_noise_is_a_function_of_seed_clip_and_frame(root: Path, one: tuple[int, str], other: tuple[int, str]) -> None:
-    """Independent of the number of frames and of earlier draws."""
-
-    def inputs(key: tuple[int, str], frames: int) -> list[torch.Tensor]:
-        seed, name = key
-        clip = Clip(name, root / "clip", stop=12)
-        options = {"degradation": Degradation([Noise()], every=2), "geometry": Geometry(1, 1, (Fraction(0),))}
-        return [*evaluation(root, clip=clip, seed=seed, max_frames=frames, **options).inputs()]
-
-    first, second = inputs(one, 4), inputs(other, 3)
-    assert all(torch.equal(a, b) for a, b in zip(first, inputs(one, 2), strict=False))
-    assert all(torch.equal(a, b) == (one == other) for a, b in zip(first, second, strict=False))

@@ -67,3 +67,28 @@ def test_adjacent_ranges_are_accepted(cuts: set[int], step: int, data: st.DataOb
     ]
     splits = make_splits([(data.draw(st.sampled_from([*WORDS])), clip) for clip in clips])
     assert sorted(clip.name for part in WORDS for clip in getattr(splits, part)) == [clip.name for clip in clips]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (Clip("a", Path("x")), Clip("b", Path("x"), start=90)),
+        (Clip("a", Path("x"), stop=10), Clip("b", Path("x"), start=9, stop=12)),
+        (Clip("a", Path("x"), start=5, stop=6), Clip("b", Path("x"), stop=50)),
+        (Clip("a", Path("x"), stop=10), Clip("b", Path("y/../x"))),
+    ],
+)
+def test_overlapping_splits_are_refused(train: Clip, test: Clip) -> None:
+    others = [Clip(f"other{i}", Path(f"z{i}")) for i in range(3)]
+    with pytest.raises(UserError, match=r"both the (training|test) data \(clip .\) and the (test|training) data"):
+        Splits(train=[*others, train], test=[test])
+    with pytest.raises(UserError):
+        Splits(validate=[train], test=[test])
+    Splits(train=[train, test])  # ranges may overlap within a split
+
+
+def test_disjoint_splits_are_accepted() -> None:
+    a = [Clip(f"a{i}", Path("x"), start=i * 10, stop=i * 10 + 10) for i in range(6)]
+    Splits(train=a[::3], validate=a[1::3], test=a[2::3])
+    with pytest.raises(UserError, match="Two test clips are named same"):
+        Splits(test=[Clip("same", Path("x")), Clip("same", Path("y"))])
