@@ -183,7 +183,7 @@ def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path):  # noqa: F811
-    kill = "{_target_: tests.studies.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
+    kill = "{_target_: tests.sweeps.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
     command = ["-m", *SWEEP, f"data.root={clips}", f"paths.runs={tmp_path / 'runs'}", "model.network.frames=9999,3,1"]
     command += [f"+callbacks.kill={kill % (tmp_path / 'killed')}", "hydra.launcher.at_once=2"]
     said = run(*command, fails=True)
