@@ -13,13 +13,13 @@ from pathlib import Path
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
+from src.bench.models import OWN_MODEL
 from src.config.composition import compose
 from src.errors import UserError
 from src.report.charts import COLORS, Chart, Curve, Dot, plot_curves, plot_scatter
 from src.report.labels import label_networks
 from src.report.runs import Run, network_key
 
-OWN_MODEL = "model"  # entry of task=bench for the configuration's own model
 MAX_WIDTH = 560  # of a frame on the page, in pixels
 MODEL_CHANGE = re.compile(r"(model|size)[\w./]*=[\w.+-]+")  # in an entry of task=bench
 

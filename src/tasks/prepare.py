@@ -1,13 +1,13 @@
-"""Makes a data set ready: finds its clips, packs folders of frames, checks, and measures how fast it is read."""
+"""Prepare a data set: find its clips, pack folders of frames, check every frame, measure the throughput."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from hydra.utils import instantiate
@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from src.bench.throughput import describe_machine, measure_throughput
 from src.config.build import build_data, build_network, build_restorer
 from src.config.run_directory import read_commit
 from src.data.datamodule import DataModule
 from src.data.packing import find_damaged, pack
 from src.data.splits import Splits
 from src.errors import UserError
-from src.tasks.throughput import machine, throughput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,91 +40,92 @@ class PrepareOptions:
 
 
 def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> None:
-    """``task=prepare``: renders the built-in data set; finds the clips of any other, and says what it holds.
+    """``task=prepare``: render the built-in data set, or find the clips of another one.
 
-    ``pack=<folder>`` packs folders of frames into lossless videos, ``check=true`` reads every frame of the data set,
-    and ``measure=[0,2]`` measures how fast training samples come with so many workers, from the data set and, beside
-    it, from what it was packed into.
+    ``pack=<folder>`` packs folders of frames into lossless videos. ``check=true`` reads every frame. ``measure=[0,2]``
+    measures the training samples a second for these numbers of workers, of the data set and of its packed copy.
 
     Raises:
-        UserError: there are no clips, some could not be packed or read, or the packed data set has others.
+        UserError: there are no clips, some cannot be packed or read, or the packed data set has other clips.
     """
     layout, root = instantiate(config.data.layout), Path(config.data.root).expanduser()
     splits = layout(root)
-    _say(root, splits)
+    _print_counts(root, splits)
     processes = options.processes or os.cpu_count() or 1
     roots = {"as it is": root}
     if options.pack:
         roots["packed"] = target = Path(options.pack).expanduser()
-        done = pack(root, target, gop=options.gop, processes=processes, track=_bar("Packing"))
-        print(f"{target}: {done.clips} clips are packed, {done.new} of them now, {done.bytes / 2**20:,.0f} MiB")
-        _compare(root, splits, target, layout(target))
+        packed = pack(root, target, gop=options.gop, processes=processes, track=_progress_bar("Packing"))
+        print(f"{target}: {packed.clips} clips packed, {packed.new} of them now, {packed.bytes / 2**20:,.0f} MiB")
+        _compare_splits(root, splits, target, layout(target))
     if options.check:
-        for place in roots.values():
-            if bad := find_damaged(place, processes=processes, track=_bar("Reading")):
-                raise UserError(f"{len(bad)} clips of {place} cannot be read whole: " + "; ".join(bad))
-            print(f"{place}: every frame of every clip can be read")
+        for folder in roots.values():
+            if faults := find_damaged(folder, processes=processes, track=_progress_bar("Reading")):
+                raise UserError(f"{len(faults)} clips of {folder} are damaged: " + "; ".join(faults))
+            print(f"{folder}: every frame of every clip can be read")
     if options.measure is not None:
-        _measure(config, options, roots)
+        _measure(config, options, options.measure, roots)
 
 
-def _say(root: Path, splits: Splits) -> None:
+def _print_counts(root: Path, splits: Splits) -> None:
     parts = {"train": splits.train, "validate": splits.validate, "test": splits.test}
     if not any(parts.values()):
         raise UserError(f"{root} holds no clips.")
     print(f"{root}: " + ", ".join(f"{len(clips)} clips to {name}" for name, clips in parts.items()))
 
 
-def _compare(root: Path, before: Splits, target: Path, after: Splits) -> None:
-    """Raises a UserError where the packed data set is not split as the one that it was made of."""
+def _compare_splits(root: Path, original: Splits, target: Path, packed: Splits) -> None:
+    """Compare the splits of a data set and of its packed copy.
+
+    Raises:
+        UserError: they differ.
+    """
     for split in ("train", "validate", "test"):
-        names = [{(clip.name, clip.start, clip.stop) for clip in getattr(s, split)} for s in (before, after)]
-        if apart := sorted(name for name, *_ in names[0] ^ names[1]):
+        before, after = ({(c.name, c.start, c.stop) for c in getattr(s, split)} for s in (original, packed))
+        if different := sorted(name for name, *_ in before ^ after):
             raise UserError(
-                f"{root} and {target} are not split alike, {len(apart)} clips of {split} differ, {apart[0]} the first: "
-                "were clips added or taken away meanwhile? Pack again into a new folder"
+                f"The {split} splits of {root} and {target} differ in {len(different)} clips, {different[0]} the "
+                "first. If clips were added or removed meanwhile, pack again into a new folder."
             )
-    clips = (*before.train, *before.validate, *before.test)
+    clips = (*original.train, *original.validate, *original.test)
     if any(root.resolve() not in path.resolve().parents for clip in clips[:1] for path in clip.precomputed.values()):
         print(
-            f"Degraded frames beside {root} were not packed, and will be made on the fly; to pack them, too, give the "
-            "folder that holds both as data.root."
+            f"Degraded frames outside of {root} were not packed and will be computed on the fly. To pack them, too, "
+            "set data.root to the folder that holds both."
         )
 
 
-def _bar(what: str) -> Any:
-    def watch(done: Iterable[str], total: int) -> Iterable[str]:
-        return track(done, what, total)
-
-    return watch
+def _progress_bar(title: str) -> Callable[[Iterable[str], int], Iterable[str]]:
+    return lambda outcomes, total: track(outcomes, title, total)
 
 
-def _measure(config: DictConfig, options: PrepareOptions, roots: dict[str, Path]) -> None:
+def _measure(config: DictConfig, options: PrepareOptions, workers: Sequence[int], roots: dict[str, Path]) -> None:
     restorer = build_restorer(config, build_network(config))
 
-    def make(root: Path, workers: int) -> DataModule:
-        data = cast(DataModule, build_data(config, restorer))
+    def build(root: Path, workers: int) -> DataModule:
+        data = build_data(config, restorer)
+        assert isinstance(data, DataModule), "task=prepare measures the suite's own DataModule"
         data.root, data.workers = root, workers
         return data
 
-    counts: dict[str, Any] = {
-        "workers": list(options.measure or ()),
-        "batches": options.batches,
-        "repeats": options.repeats,
-    }
-    rows = throughput(make, roots, **counts, tell=lambda line: print(line, flush=True))
+    counts: dict[str, Any] = {"workers": list(workers), "batches": options.batches, "repeats": options.repeats}
+    rows = measure_throughput(build, roots, **counts, log=lambda line: print(line, flush=True))
     data = {key: config.data[key] for key in ("crop", "batch_size", "patches_per_read")}
-    outcome = {"rows": rows, "roots": {k: str(v) for k, v in roots.items()}, "data": data} | machine()
+    outcome = {"rows": rows, "roots": {k: str(v) for k, v in roots.items()}, "data": data} | describe_machine()
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(outcome | counts | {"commit": read_commit()}, indent=2) + "\n")
-    table = Table(title=f"Training samples a second, {outcome['cores']} cores")
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(_build_table(rows, outcome["cores"]))
+    print(f"Figures: {output}")
+
+
+def _build_table(rows: Sequence[dict[str, Any]], cores: int | None) -> Table:
+    table = Table(title=f"Training samples a second, {cores} cores")
     for title in ("data", "cache", "workers", "samples/s", "ratio", "CPU s/sample"):
         table.add_column(title, justify="left" if title in ("data", "cache") else "right")
     for row in sorted(rows, key=lambda row: (row["workers"], row["cache"])):
         cpu = f"{row['cpu_seconds_per_sample']:.3f}" if "cpu_seconds_per_sample" in row else ""
         figures = (f"{row['samples_per_second']:.2f}", f"{row['ratio']:.2f}", cpu)
         table.add_row(row["data"], row["cache"], str(row["workers"]), *figures)
-    console = Console()
-    (console if console.is_terminal else Console(width=100)).print(table)
-    print(f"Figures: {output}")
+    return table

@@ -8,13 +8,13 @@ import pytest
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from src.bench.options import BenchOptions
 from src.config.composition import CONF, compose
 from src.config.options import ROOT, build_options, options_of, override_options
 from src.config.root import RootOptions
 from src.config.signatures import signature_of
 from src.config.validation import GROUPS
 from src.errors import UserError
-from src.tasks.bench import BenchOptions
 
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 

@@ -1,4 +1,4 @@
-"""``task=doctor`` says what is the matter with a data set, and what to type."""
+"""``task=doctor`` finds the problems of a data set and advises on the next command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def doctor(root: Path, *options: str, code: int = 2) -> tuple[list[str], str]:
-    """What is said about the data set, a line each, and in the end."""
+    """Run task=doctor; return its lines on the data set and its error message."""
     command = [sys.executable, "-m", "src.run", "task=doctor", "data=folder", f"data.root={root}", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
@@ -54,14 +54,14 @@ def test_a_whole_data_set(tmp_path: Path) -> None:
     lines, _ = doctor(tmp_path, code=0)
     assert lines == [
         f"ok  data=folder: 2 clips to train, 2 to validate, 2 to test, at {tmp_path}",
-        "ok  data=folder: 2 clips are opened (doctor.read=true decodes every frame) and none is damaged",
+        "ok  data=folder: 2 clips opened (doctor.read=true decodes every frame) and none is damaged",
     ]
     lines, _ = doctor(tmp_path, "doctor.read=true", "doctor.processes=1", code=0)
-    assert lines[1:] == ["ok  data=folder: 2 clips are decoded, every frame, and none is damaged"]
+    assert lines[1:] == ["ok  data=folder: 2 clips decoded, every frame, and none is damaged"]
 
 
-def test_all_that_is_damaged_is_found_in_one_go(tmp_path: Path) -> None:
-    """What cannot be opened at once; what breaks off later, or is cut, where every frame is read."""
+def test_all_damaged_clips_are_found_at_once(tmp_path: Path) -> None:
+    """Unreadable files by opening them, truncated and corrupted ones by decoding."""
     train, test = tmp_path / "train", tmp_path / "test"
     for name in "ab":
         write_frames(train / name)
@@ -78,29 +78,29 @@ def test_all_that_is_damaged_is_found_in_one_go(tmp_path: Path) -> None:
     (train / "g.mkv").write_bytes(whole[: len(whole) // 2])
     lines, end = doctor(tmp_path)
     assert [line for line in lines if line.startswith("!!")][-1] == (
-        "!!  data=folder: 9 clips are opened (doctor.read=true decodes every frame) and 3 are damaged; "
-        f"data.skip_damaged=2 trains without those that cannot be read; replace {train / 'g.mkv'}, "
-        "which training would take as they are, or end with"
+        "!!  data=folder: 9 clips opened (doctor.read=true decodes every frame) and 3 are damaged; "
+        f"data.skip_damaged=2 trains without the unreadable ones; replace {train / 'g.mkv'}, "
+        "or training may use damaged frames or stop at them"
     )
-    assert end.strip() == "1 of these need attention: 3 clips of data=folder"
+    assert end.strip() == "Problems found: 3 clips of data=folder are damaged. See above."
     lines, end = doctor(tmp_path, "doctor.read=true", "doctor.processes=2")
-    said = {line.partition(str(tmp_path))[2].split("/")[2].split(" ")[0]: line for line in lines[1:-1]}
-    assert set(said) == {"b", "e.mp4", "f.mp4", "g.mkv", "text.mp4", "empty.mp4"}
-    assert all(line.startswith("!!  ") for line in said.values())
-    assert "07.png cannot be read as an image" in said["b"]
-    assert "1 more of its frames are damaged (42 of 44 frames can be read)" in said["b"]
+    findings = {line.partition(str(tmp_path))[2].split("/")[2].split(" ")[0]: line for line in lines[1:-1]}
+    assert set(findings) == {"b", "e.mp4", "f.mp4", "g.mkv", "text.mp4", "empty.mp4"}
+    assert all(line.startswith("!!  ") for line in findings.values())
+    assert "07.png cannot be read as an image" in findings["b"]
+    assert "1 more of its frames are damaged (42 of 44 frames can be read)" in findings["b"]
     with open_video(train / "e.mp4") as reader:
-        readable = next(i for i in range(44) if f"breaks at frame {i} of 44" in said["e.mp4"])
-        assert f"({readable} of 44 frames can be read)" in said["e.mp4"]
+        readable = next(i for i in range(44) if f"breaks at frame {i} of 44" in findings["e.mp4"])
+        assert f"({readable} of 44 frames can be read)" in findings["e.mp4"]
         assert sum(1 for _ in reader.frames(0, readable)) == readable
-    assert "is cut off: its header lists 1.76 s" in said["g.mkv"]
-    assert "9 clips are decoded, every frame, and 6 are damaged; data.skip_damaged=5 trains without" in lines[-1]
-    assert f"replace {train / 'g.mkv'}, which training would take" in lines[-1]
-    assert f"replace {test / 'f.mp4'}, which scores are taken of: these leave nothing out" in lines[-1]
+    assert "is cut off: its header lists 1.76 s" in findings["g.mkv"]
+    assert "9 clips decoded, every frame, and 6 are damaged; data.skip_damaged=5 trains without" in lines[-1]
+    assert f"replace {train / 'g.mkv'}, or training may" in lines[-1]
+    assert f"replace {test / 'f.mp4'}, since scores cannot skip clips" in lines[-1]
     assert "6 clips of data=folder" in end
 
 
-def test_a_data_set_that_cannot_be_split_is_looked_at_all_the_same(tmp_path: Path) -> None:
+def test_the_clips_of_an_incomplete_data_set_are_checked(tmp_path: Path) -> None:
     write_frames(tmp_path / "a", 12)
     (tmp_path / "b.mp4").write_text("no video")
     lines, end = doctor(tmp_path)
@@ -108,23 +108,22 @@ def test_a_data_set_that_cannot_be_split_is_looked_at_all_the_same(tmp_path: Pat
     assert "some are damaged" in lines[0]
     assert "b.mp4 cannot be read as video" in lines[1]
     assert "data.skip_damaged=1" in lines[2]
-    assert "2 of these need attention" in end
+    assert "data=folder is incomplete; 1 clips of data=folder are damaged" in end
 
 
 def test_real_files(shared: Path) -> None:
     lines, end = doctor(shared / "data" / "odd", "doctor.processes=2")
-    said = {line.split("/odd/")[1].split(": ")[0].split(" ")[0]: line for line in lines[1:-1]}
-    damaged = {name for name, line in said.items() if line.startswith("!!  ")}
+    findings = {line.split("/odd/")[1].split(": ")[0].split(" ")[0]: line for line in lines[1:-1]}
+    damaged = {name for name, line in findings.items() if line.startswith("!!  ")}
     assert damaged == {"audio_only.mp4", "zero_frames_init_segment.mp4", "raw_h264_error_resolution_change.264"}
-    assert said["flir_vfr_h264.mp4"].endswith("variable frame rate, 38 to 1997 ms per frame, read as constant")
-    assert "HDR (PQ)" in said["hdr10_av1_portrait.mp4"]
-    assert "20 clips are opened" in lines[-1]
+    assert findings["flir_vfr_h264.mp4"].endswith("variable frame rate, 38 to 1997 ms per frame, read as constant")
+    assert "HDR (PQ)" in findings["hdr10_av1_portrait.mp4"]
+    assert "20 clips opened" in lines[-1]
     assert "data.skip_damaged=3" in lines[-1]
     assert "3 clips of data=folder" in end
 
 
-def test_then_training_does_without(tmp_path: Path) -> None:
-    """What the doctor says to type is what a training needs."""
+def test_the_advised_option_lets_training_run(tmp_path: Path) -> None:
     root = tmp_path / "clips"
     write_frames(root / "train" / "a")
     write_frames(root / "train" / "b")
@@ -156,7 +155,7 @@ def test_then_training_does_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["data.skip_damaged=-1", "data.timeout=0"])
-def test_options_that_make_no_sense_are_refused(tmp_path: Path, option: str) -> None:
+def test_options_out_of_range_are_refused(tmp_path: Path, option: str) -> None:
     write_frames(tmp_path / "a")
     command = [sys.executable, "-m", "src.run", "data=folder", f"data.root={tmp_path}", option]
     done = subprocess.run(

@@ -17,17 +17,10 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 
 from src.checkpoints import load
-from src.config.composition import compose
-from src.engine.cascade import Cascade
 from src.errors import CheckpointError
-from src.nn.flops import count
-from src.papers.baselines import Bicubic
 from src.run import main
-from src.tasks import bench
-from src.tasks.bench import _labels, _limits, streamed
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -282,86 +275,3 @@ def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path / "cut.ckpt")
-
-
-def test_bench_counts_and_measures(tmp_path, clips):
-    options = ["bench.height=16", "bench.width=24", "bench.crop=8", "bench.repeats=1", "bench.size=mini"]
-    data = f"data=folder data.root={clips} data.layout.hold_back=0.4 data.workers=0 bench.loader=true"
-    models = f"bench.models=[bicubic,'edvr_m model/network/fuse=conv {data}',edvr_m]"
-    said = run("task=bench", models, *options, f"paths.runs={tmp_path}")
-    (file,) = tmp_path.rglob("results.json")
-    models = json.loads(file.read_text())["models"]
-    other = f"edvr_m model/network/fuse=conv {data}"
-    assert list(models) == ["bicubic", other, "edvr_m"]
-    assert models["bicubic"]["parameters"] == 0
-    assert "seconds_per_step" not in models["bicubic"]
-    assert models["edvr_m"]["parameters"] > models[other]["parameters"] > 0
-    assert [name for name, row in models.items() if row.get("loader_samples_per_second", 0) > 0] == [other]
-    assert all(row["seconds_per_frame"] > 0 and row["peak_memory"] > 4 * 3 * 16 * 24 for row in models.values())
-    assert all(0 < row["floor_per_frame"] < row["seconds_per_frame"] for name, row in models.items() if "edvr" in name)
-    assert [row["operator"] for row in json.loads(file.read_text())["deformable"]] == ["convolution", "deformable"]
-    assert "GFLOPs" in said
-    assert "</svg>" in file.with_name("plot.svg").read_text()
-
-
-def test_a_bench_says_what_its_entries_differ_in():
-    entries = [
-        "zsm bench.batch=8 bench.precision=bf16",
-        "zsm bench.batch=8",
-        "vtsr bench.crop=224 degradation=exposure",
-    ]
-    assert list(_labels(entries).values()) == ["zsm bench.precision=bf16", "zsm", "vtsr"]
-
-
-def test_a_bench_says_where_reading_is_slow():
-    rates = {"edvr_m": (10, 25), "zsm": (10, 15), "dsfn": (10, 5)}
-    models = {
-        name: {"samples_per_second": taken, "loader_samples_per_second": given}
-        for name, (taken, given) in rates.items()
-    }
-    close, short = _limits(models | {"bicubic": {}})
-    assert close == "zsm: reading leaves little room: 15 samples a second come, 10 could be taken."
-    assert short == "dsfn: reading limits training: 5 samples a second come, 10 could be taken."
-
-
-def test_what_is_compiled_is_timed_compiled_and_what_is_short_more_often(monkeypatch):
-    ran = []
-
-    def backend(graph, inputs):
-        return lambda *given: ran.append(True) or graph(*given)
-
-    monkeypatch.setattr(bench, "MOST", 7)
-    x, weight = torch.rand(1, 3, 8, 8), torch.rand(4, 3, 3, 3)
-    work = torch.compile(torch.nn.functional.conv2d, backend=backend)
-    with torch.inference_mode():
-        timing = bench.timed(lambda: work(x, weight), 7, torch.device("cpu"))
-    assert timing.floor > 0
-    assert len(ran) == 1 + 7  # the pass that counts operations is not compiled
-    plain = []
-    bench.timed(lambda: plain.append(x + x), 2, torch.device("cpu"))
-    assert len(plain) == 2 + 7
-
-
-def test_time_is_that_of_streaming(monkeypatch):
-    """What the window before has made is not made again; a cascade's stages run as often as streaming runs them."""
-    monkeypatch.setattr(bench, "MOST", 0)
-    config = compose("model=dsfn", "size=mini")
-    first, whole = instantiate(config.model.network), instantiate(config.model.network)
-    passes = []
-    first.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
-    clip, cpu = torch.rand(1, 4, 3, 8, 8), torch.device("cpu")
-    assert streamed(first, clip, 2, cpu).seconds > 0
-    assert passes == [2, 1, 1, 1, 1]  # all of a window once, then what each step adds, of which two do not count
-    frames = []
-    whole.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape))
-    second = Bicubic(scale=2)
-    second.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape[-2:]))
-    assert streamed(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu).seconds > 0
-    assert frames == [(32, 32)] * 3  # four times as large as the clip; the first has parts, and is not called
-
-
-def test_operations_of_edvrs_table_4():
-    """939.3 G for Model 3, whose parts are published; the paper's Models 1 and 2 are not, ours come close to them."""
-    for change, paper, tolerance in (("", 939.3, 0.02), (" model/network/align=one", 640.2, 0.02)):
-        config = compose("model=edvr_m", "model/network/fuse=conv", *change.split())
-        assert count(instantiate(config.model.network), 180, 320)["flops"] / 1e9 == pytest.approx(paper, rel=tolerance)

@@ -1,0 +1,108 @@
+"""Time and memory of a network: streaming a video, a training step, reading its samples."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from src.bench.options import BenchOptions
+from src.bench.throughput import read_batches
+from src.bench.timing import Timing, time_work
+from src.config.build import build_data, build_restorer
+from src.engine.cascade import Cascade
+from src.engine.memory import measure_peak
+from src.nn.blocks import compile_parts, count_parameters, fold_norms
+from src.nn.video_network import as_video_network
+from src.papers.restorer import fused
+
+OWN_MODEL = "model"  # entry of the configuration's own model
+
+
+def measure_model(config: DictConfig, options: BenchOptions, device: torch.device) -> dict[str, float]:
+    """Measure ``model``: seconds and their floors, samples a second, peak bytes, as named in ``results.json``."""
+    torch.manual_seed(0)
+    network = instantiate(config.model.network).to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, options.precision == "bf16")
+    figures: dict[str, float] = {}
+    if count_parameters(network, trainable=True):
+        figures |= _measure_training(config, network, options, autocast, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    fold_norms(network).requires_grad_(False)
+    if options.compile:
+        torch.compiler.reset()  # forget earlier models, whose shapes would make this one's dynamic
+        compile_parts(network)
+    clip = torch.rand(1, network.geometry.window, 3, options.height, options.width, device=device)
+    with autocast:
+        timing = time_streaming(network, clip, options.repeats, device)
+    figures["seconds_per_frame"], figures["floor_per_frame"] = timing
+    figures["frames_per_second"] = 1 / timing.seconds
+    on_gpu = device.type == "cuda"
+    figures["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else measure_peak(network, clip.shape)
+    return figures
+
+
+def _measure_training(
+    config: DictConfig,
+    network: Any,
+    options: BenchOptions,
+    autocast: AbstractContextManager[Any],
+    device: torch.device,
+) -> dict[str, float]:
+    """Time a training step on random samples, and with ``bench.loader=true`` the reading of real ones."""
+    restorer = build_restorer(config, network).to(device)
+    assert restorer.optimizer is not None
+    optimizer = fused(restorer.optimizer(network.parameters()))
+    geometry = restorer.training_geometry
+    samples, target_crop = max(1, options.batch // restorer.passes_per_sample), network.geometry.scale * options.crop
+    inputs = torch.rand(samples, geometry.window, 3, options.crop, options.crop, device=device)
+    targets = torch.rand(samples, len(geometry.times), 3, target_crop, target_crop, device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast:
+            loss = torch.stack(list(restorer.losses(inputs, targets).values())).sum()
+        loss.backward()
+        optimizer.step()
+
+    timing = time_work(step, options.repeats, device)
+    figures = {
+        "seconds_per_step": timing.seconds,
+        "floor_per_step": timing.floor,
+        "samples_per_second": samples / timing.seconds,
+    }
+    if options.loader:
+        config = copy.deepcopy(config)
+        config.data.crop, config.data.batch_size = target_crop, samples * restorer.passes_per_sample
+        seconds, _, count = read_batches(build_data(config, restorer))
+        figures["loader_samples_per_second"] = count / seconds
+    return figures
+
+
+@torch.inference_mode()
+def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch.device) -> Timing:
+    """Time :func:`src.engine.stream.stream` per output frame, on frames of the size of ``clip``'s."""
+    if isinstance(network, Cascade):
+        whole, frames = Timing(0.0, 0.0), Fraction(1)  # per input frame; frames after the stages so far
+        for stage in network.networks:
+            geometry = stage.geometry
+            frames /= geometry.spacing
+            height, width = clip.shape[-2:]
+            inputs = torch.rand(1, geometry.window, 3, height, width, device=device)
+            part = time_streaming(stage, inputs, repeats, device).scale(float(frames))
+            whole = Timing(whole.seconds + part.seconds, whole.floor + part.floor)
+            clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
+        return whole.scale(1 / float(frames))
+    network = as_video_network(network)
+    stride, added = network.geometry.stride, float(network.geometry.stride / network.geometry.spacing)
+    features = network.encode_frames(clip)  # most are kept when the window moves on
+    new = clip[:, : network.encode_window - 1 + stride]
+    work = time_work(lambda: (network.encode_frames(new), network.decode_window(*features)), repeats, device)
+    return work.scale(1 / added)
