@@ -1,7 +1,7 @@
-"""By which rules a score is made, kept beside every score.
+"""Protocols: the rules of a score, kept beside every score.
 
 The same frames differ by several dB between RGB and luma, by tenths with the border or without, so a number without
-its protocol says nothing.
+its protocol means nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Protocol(InferenceOptions):
             ("skip", _is_pair(self.skip), "two numbers of frames, 0 or more"),
             ("input_scale", isinstance(self.input_scale, bool), "true or false"),
             ("frames", self.frames in ("all", "centre"), "all or centre"),
-            ("skip", self.frames == "all" or not skipping, "[0, 0] where only the centre frame counts"),
+            ("skip", self.frames == "all" or not skipping, "[0, 0] if only the centre frame counts"),
             *super()._rules(),
         ]
 
@@ -84,17 +84,17 @@ class Protocol(InferenceOptions):
         return self.channel == "y"
 
     def counted(self, frames: int) -> range:
-        """Which of a clip's ``frames`` output frames count, by position in time; may be empty."""
+        """Return the positions in time of a clip's counted frames, out of ``frames`` output frames; may be empty."""
         if self.frames == "centre":
             return range(frames // 2, min(frames, frames // 2 + 1))
         return range(self.skip[0], max(self.skip[0], frames - self.skip[1]))
 
     def describe(self, **more: Any) -> dict[str, Any]:
-        """All that a score needs to be traced, ready for JSON.
+        """Describe everything that traces a score, ready for JSON.
 
         Args:
-            more: what else the caller knows: degradation, window, ... It may fill in what is None here
-                (``clip_length``, ``padding``), and contradict nothing.
+            more: further facts: degradation, window, ... They may replace None (``clip_length``, ``padding``), but
+                contradict nothing.
 
         Raises:
             ValueError: ``more`` contradicts the protocol.
@@ -139,21 +139,21 @@ def results(
     """The content of ``results.json``. On several processes all must call it, and all get the same.
 
     Args:
-        scores: what was measured; or its frames by clip, in the order of time.
-        protocol: which of the frames count; scores were made with its channel and crop.
+        scores: the measurements; or their frames by clip, in the order of time.
+        protocol: selects the frames that count; the scores have its channel and crop.
         names: of all clips, by index.
         subsets: the subset of each clip, by index; an empty one is none.
-        levels: what was measured after each application of a network that was applied again and again, by how many
-            frames it has then made of one.
-        description: what else :meth:`Protocol.describe` is to keep: degradation, window, ...
+        levels: measurements after each application of a recursively applied network, by its number of output frames
+            for each input frame.
+        description: further facts for :meth:`Protocol.describe`: degradation, window, ...
 
     Returns:
         ``summary``, the figures of :func:`src.metrics.summarise` as means over clips; ``protocol``;
         ``clips.<name>``, the same figures of one clip and ``frames``, each with ``time`` (in input frames), ``psnr``,
-        ``ssim`` and ``temporal_difference_error``; ``subsets.<name>``, the means over its clips, where clips have any;
+        ``ssim`` and ``temporal_difference_error``; ``subsets.<name>``, the means over its clips, if clips have any;
         and ``levels.<factor>``, the means over clips after each application of a network that was applied several
         times, with ``clips.<name>`` in it. An infinite PSNR (identical frames), and a mean over one, is None (null in
-        JSON); so is a flicker measure where no two neighbouring frames count.
+        JSON); so is a flicker measure unless two neighbouring frames count.
 
     Raises:
         UserError: nothing was scored, a clip is too short for the protocol, two clips share a name, or
@@ -163,7 +163,7 @@ def results(
     if isinstance(scores, Scores) and (scores.luma, scores.crop) != (protocol.luma, protocol.crop):
         raise ValueError(f"the scores were not made by the protocol {protocol.name}")
     if not frames:
-        raise UserError("Nothing was scored: the data set has no clips to evaluate; see what data.root holds.")
+        raise UserError("Nothing was scored: the data set has no test clips; check data.root.")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
@@ -227,7 +227,7 @@ def _counted(
 def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
     """Writes ``outcome`` as JSON; ``path`` never holds half of it, whenever the run is cut off.
 
-    What is infinite or not a number, which JSON has no word for, is written as null.
+    Infinite values and NaN, unknown to JSON, become null.
     """
     with atomic_write(Path(path)) as stream:
         json.dump(_plain(outcome), stream, indent=1, ensure_ascii=False, allow_nan=False)
@@ -235,7 +235,7 @@ def write_results(path: Path, outcome: Mapping[str, Any]) -> None:
 
 
 def table(outcome: Mapping[str, Any]) -> Table:
-    """What :func:`results` made, for the terminal: a line a clip, a subset, and the mean, in the papers' decimals."""
+    """Format the outcome of :func:`results` for the terminal: clips, subsets, and the mean, in the papers' decimals."""
     protocol = outcome["protocol"]
     counted = protocol["frames"] + (
         f" but {protocol['skip'][0]}+{protocol['skip'][1]}" if any(protocol["skip"]) else ""
@@ -297,7 +297,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has a word for: mappings, lists, text and finite numbers; None for a number that is not finite."""
+    """Convert a value to the types of JSON; a number that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if value is None or isinstance(value, str | bool):

@@ -1,4 +1,4 @@
-"""Networks one after another as one: what the first restores is what the second is given.
+"""A cascade of networks as one network: each stage restores the output of the one before it.
 
 EDVR's two-stage restoration (Section 3.4) is a cascade of two EDVRs.
 
@@ -25,8 +25,8 @@ class Cascade(VideoNetwork):
     Over a whole video :func:`src.engine.stream` runs stage behind stage, so that none restores a frame twice.
 
     Args:
-        stages: networks of the suite, by names of your own, in order.
-        frozen: so many of them, from the first on, are not trained.
+        stages: networks in order, under names of the user's choice.
+        frozen: number of stages, from the first on, that are not trained.
     """
 
     def __init__(self, *, stages: Mapping[str, nn.Module], frozen: int = 0) -> None:
@@ -51,7 +51,7 @@ class Cascade(VideoNetwork):
 
 
 def _slide(stage: VideoNetwork, clip: Tensor) -> Iterator[Tensor]:
-    """A stage's output frames, (B, n, 3, s*H, s*W) at a time, of every window that lies within the clip."""
+    """Yield a stage's new output frames, (B, n, 3, s*H, s*W), of every window within the clip."""
     geometry = stage.geometry
     last: Fraction | None = None
     for start in range(0, clip.shape[1] - geometry.window + 1, geometry.stride):
@@ -62,7 +62,7 @@ def _slide(stage: VideoNetwork, clip: Tensor) -> Iterator[Tensor]:
 
 
 def apply_recursively(network: nn.Module, factor: int | None) -> nn.Module:
-    """A network applied to its own output until ``factor`` frames have come of one (VTSR, Equation 3.3).
+    """Apply a network to its own output until there are ``factor`` frames of each (VTSR, Equation 3.3).
 
     Args:
         network: makes several frames of one, of the same size.

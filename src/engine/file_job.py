@@ -173,7 +173,7 @@ class FileRestoration:
                 raise VideoError(f"{self.source} ended after frames for {place} of {end} output frames")
 
     def _lookback(self) -> int | None:
-        """Input frames by which an output frame may come late, if they are to be shown beside it; None: any number."""
+        """Input frames by which an output frame may come late, to be shown beside it; None: any number."""
         if not self.options.compare:
             return 0
         return None if self.fitted.clip_length == "all" else passes(self.network, self.fitted).window

@@ -171,7 +171,7 @@ def _dropped(options: InferenceOptions) -> int:
 
 
 def _whole(geometry: Geometry, length: int | None) -> int | None:
-    """The output frames of one pass over a whole clip; None for the network's own, where the clip is shorter."""
+    """The output frames of one pass over a whole clip; None (the network's own) if the clip is shorter."""
     if length is None or length < geometry.window - geometry.lead - geometry.trail:
         return None
     return int((length - 1) / geometry.spacing) + 1
@@ -360,5 +360,5 @@ def _extended(
 
 
 def _mirrored(frames: list[Frame], count: int) -> list[Frame]:
-    """``count`` frames before the first, mirrored in it; the farthest again where there are not enough."""
+    """Mirror ``count`` frames in the first; the farthest repeats if there are not enough."""
     return [frames[min(k, len(frames) - 1)] for k in range(count, 0, -1)]

@@ -1,4 +1,4 @@
-"""What any network has to beat: bicubic upscaling, with frames in between held or blended; or nothing at all.
+"""Baselines: bicubic upscaling, with frames in between held or blended; and doing nothing.
 
 Shapes: B batch, T input frames, H height, W width, s scale.
 """
@@ -28,7 +28,7 @@ class Bicubic(VideoNetwork):
 
 
 class Nothing(VideoNetwork):
-    """Frames in place of halves of their exposures ("doing nothing"). (B, 2, 3, H, W) to the same."""
+    """Whole exposures in place of their halves ("doing nothing"). (B, 2, 3, H, W) to the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Repeat(VideoNetwork):
         return interleave(existing, self.between(existing[:, :-1], existing[:, 1:]))
 
     def between(self, before: Tensor, after: Tensor) -> Tensor:
-        """The frames in between, (B, T - 1, 3, s*H, s*W), from those before and after them."""
+        """Make the frames in between, (B, T - 1, 3, s*H, s*W), from those before and after them."""
         return before
 
 

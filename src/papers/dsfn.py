@@ -3,8 +3,8 @@
 G. Choi, H. Park: "Joint Video Enhancement with Deblurring, Super-Resolution, and Frame Interpolation Network". Four
 blurry frames become three sharp ones, the middle two inputs and the one between them, four times the size.
 
-Shapes: B batch, T input frames, H height, W width, s scale. A *map* is a frame of s*s*3 channels at the input's size,
-which periodic shuffling makes a picture of.
+Shapes: B batch, T input frames, H height, W width, s scale. A *map* is a frame of s*s*3 channels at the input's size;
+periodic shuffling turns it into a picture.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SubModule(nn.Sequential):
 
 
 class Deformed(nn.Conv2d):
-    """A deformable 3x3 convolution whose offsets come from elsewhere (Equation 6), without a mask."""
+    """A deformable 3x3 convolution with given offsets (Equation 6), without a mask."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=3, padding=1)
@@ -52,14 +52,14 @@ class Deformed(nn.Conv2d):
 
 
 class Level(nn.Module, NearIdentity):
-    """One DSFN (Figure 3): what it sees of three frames to maps of the middle one and of those half-way to the others.
+    """One DSFN (Figure 3): three frames to maps of the middle one and of those half-way to the others.
 
     Args:
-        inputs: channels that it sees: 3 frames, or 5 maps of the level before.
-        channels: of features; those that carry detail have twice as many.
+        inputs: input channels: 3 frames, or 5 maps of the level before.
+        channels: of features; features of detail have twice as many.
         groups: deformable groups.
         scale: s.
-        warm_start: start with next to nothing added to the maps that are given, instead of at random.
+        warm_start: start by adding almost nothing to the given maps, instead of at random.
     """
 
     def __init__(
@@ -103,45 +103,45 @@ class Level(nn.Module, NearIdentity):
             init_near_identity(parts, identity)  # their residual blocks
         return identity
 
-    def forward(self, seen: Tensor, base: Tensor) -> Tensor:
-        """(N, inputs, H, W) and maps (N, 3, s*s*3, H, W) to maps, better by what is added."""
-        features = self.encode(seen)
+    def forward(self, x: Tensor, base: Tensor) -> Tensor:
+        """Refine maps (N, 3, s*s*3, H, W) by a residual from the input (N, inputs, H, W)."""
+        features = self.encode(x)
         middle = self.restore(features)
         before, after = (warp(middle, field) for warp, field in zip(self.warp, self.offsets(features), strict=True))
         return base + map_frames(self.decode, torch.stack([before, middle, after], dim=1))
 
     def offsets(self, features: Tensor) -> tuple[Tensor, ...]:
-        """The offset fields (N, 18 * groups, H, W) of the frame before and of that behind (Equation 5)."""
+        """Estimate the offset fields (N, 18 * groups, H, W) of the frames before and behind (Equation 5)."""
         return self.motion(features).chunk(2, dim=1)
 
-    def flows(self, seen: Tensor) -> Tensor:
-        """Both offset fields as flow: means over taps and groups (Figure 8), (N, 2, 2, H, W), dy before dx, in pixels.
+    def flows(self, x: Tensor) -> Tensor:
+        """Return both offset fields as flow: means over taps and groups (Figure 8), (N, 2, 2, H, W), in pixels.
 
-        They point from a pixel of the other frame to where in the middle one it is taken from.
+        dy comes before dx. They point from a pixel of the other frame to its source in the middle frame.
         """
-        fields = torch.stack(self.offsets(self.encode(seen)), dim=1)
+        fields = torch.stack(self.offsets(self.encode(x)), dim=1)
         return fields.unflatten(2, (-1, 2)).mean(2)
 
 
-def repeated(frames: Tensor, scale: int) -> Tensor:
-    """Maps of frames enlarged by repeating pixels: (..., 3, H, W) to (..., s*s*3, H, W) (Equation 10)."""
+def repeat_pixels(frames: Tensor, scale: int) -> Tensor:
+    """Enlarge frames into maps by repeating pixels: (..., 3, H, W) to (..., s*s*3, H, W) (Equation 10)."""
     return frames.repeat_interleave(scale**2, dim=-3)
 
 
 def first_maps(level: Level, clip: Tensor) -> Tensor:
-    """Maps of a first level on every three neighbouring frames: (B, T, 3, H, W) to (B, T - 2, 3, s*s*3, H, W)."""
+    """Run a first level on every three neighbouring frames: (B, T, 3, H, W) to (B, T - 2, 3, s*s*3, H, W)."""
     before, middle, after = clip[:, :-2], clip[:, 1:-1], clip[:, 2:]
-    seen = torch.cat([before, middle, after], dim=2)  # (B, T - 2, 9, H, W)
-    base = repeated(torch.stack([(before + middle) / 2, middle, (middle + after) / 2], dim=2), level.scale)
-    return unflatten_time(level(flatten_time(seen), base.flatten(0, 1)), seen)
+    triples = torch.cat([before, middle, after], dim=2)  # (B, T - 2, 9, H, W)
+    base = repeat_pixels(torch.stack([(before + middle) / 2, middle, (middle + after) / 2], dim=2), level.scale)
+    return unflatten_time(level(flatten_time(triples), base.flatten(0, 1)), triples)
 
 
 class OffsetPictures(VideoNetwork):
-    """What a level takes for motion (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
+    """Pictures of a level's offset fields as flow (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
 
-    From left to right: the middle frame, the flow from the frame half-way before it back to it, and that from the one
-    half-way behind. The longest flow of a frame has the purest colour, unless all are shorter than half a pixel, so
-    that lengths are comparable within a frame only. White is no motion, as everywhere in an untrained network.
+    From left to right: the middle frame, the flow to it from the frame half-way before, and from the frame half-way
+    behind. The longest flow of a frame has the purest colour, unless all are shorter than half a pixel; lengths are
+    comparable within a frame only. White is no motion, as everywhere in an untrained network.
     """
 
     def __init__(self, level: Level) -> None:
@@ -168,7 +168,7 @@ class SingleDSFN(VideoNetwork):
         return F.pixel_shuffle(first_maps(self.level, clip)[:, 0], self.level.scale)
 
     def motion(self) -> VideoNetwork:
-        """A network whose frames show the offset fields."""
+        """Return a network of pictures of the offset fields."""
         return OffsetPictures(self.level)
 
 
@@ -176,8 +176,8 @@ class DSFN(VideoNetwork):
     """Two levels (Figure 2). (B, 4, 3, H, W) to (B, 3, 3, s*H, s*W).
 
     Args:
-        first: on frames 0, 1, 2 and 1, 2, 3, with the same weights; where both make a map, it is their mean.
-        second: on the five maps that come out, over 3 * 5 * s * s channels.
+        first: level for frames 0, 1, 2 and 1, 2, 3, with shared weights; a map that both make is their mean.
+        second: level for the resulting five maps, 3 * 5 * s * s channels.
     """
 
     encode_window = 3
@@ -196,19 +196,19 @@ class DSFN(VideoNetwork):
         return Geometry(self.first.scale, 4, evenly(HALF, HALF, 5))
 
     def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
-        """First-level maps of every three frames, (B, T - 2, 3, s*s*3, H, W)."""
+        """Compute first-level maps of every three frames, (B, T - 2, 3, s*s*3, H, W)."""
         return (first_maps(self.first, clip),)
 
     def decode_window(self, maps: Tensor) -> Tensor:  # type: ignore[override]
-        """The three frames of a window from the two that :meth:`encode_frames` gave for it."""
+        """Restore the three frames of a window from its two triples of first-level maps."""
         return self.levels(maps)[1]
 
     def motion(self) -> VideoNetwork:
-        """A network whose frames show the offset fields of the first level, which sees frames."""
+        """Return a network of pictures of the first level's offset fields."""
         return OffsetPictures(self.first)
 
     def levels(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Five frames of the first level and three of the second, from the first's maps of four frames."""
+        """Return five frames of the first level and three of the second, from the first-level maps of four frames."""
         one, two = maps[:, 0], maps[:, 1]
         five = torch.cat([one[:, :2], (one[:, 2:] + two[:, :1]) / 2, two[:, 1:]], dim=1)  # (B, 5, s*s*3, H, W)
         three = self.second(to_fast_layout(stack_channels(five)), five[:, 1:4])

@@ -37,9 +37,9 @@ class EDVR(VideoNetwork):
         fuse: all frames' aligned features into one.
         reconstruct: the difference to the middle frame, enlarged, from features.
         frames: T = 2N + 1.
-        warm_start: start as the enlarged middle frame, with next to nothing added, instead of at random.
+        warm_start: start as the enlarged middle frame plus almost nothing, instead of at random.
 
-    The scale is what ``reconstruct`` enlarges beyond what ``encode`` shrinks.
+    The scale is that of ``reconstruct`` over that of ``encode``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EDVR(VideoNetwork):
     ) -> None:
         super().__init__()
         if frames % 2 == 0:
-            raise ValueError(f"EDVR restores the middle one of an odd number of frames, got {frames}")
+            raise ValueError(f"EDVR restores the middle frame of an odd number, got {frames}")
         self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
@@ -65,12 +65,12 @@ class EDVR(VideoNetwork):
         return self.decode_window(*self.encode_frames(clip))
 
     def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
-        """What is computed of each frame alone: the frames themselves and their feature pyramid, (B, T, ...) each."""
+        """Return the frames themselves and their feature pyramids, (B, T, ...) each."""
         features = self.encode(flatten_time(pad_to_multiple(clip, self.multiple)))
         return clip, *(unflatten_time(level, clip) for level in self.align.pyramid(features))  # type: ignore[operator]
 
     def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
-        """The middle frame (B, 1, 3, s*H, s*W) of a window from what :meth:`encode_frames` gave for its frames."""
+        """Restore the middle frame (B, 1, 3, s*H, s*W) of a window from its frames and feature pyramids."""
         middle, scale = clip.shape[1] // 2, self.geometry.scale
         neighbours = [flatten_time(level) for level in pyramid]
         reference = [flatten_time(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]

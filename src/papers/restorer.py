@@ -33,8 +33,8 @@ class Rate:
     """A factor on the learning rate of some modules of a network, a function of the step; 0 freezes them.
 
     Args:
-        modules: picks them, e.g. :func:`of_kind` or :func:`all_but`.
-        factor: of the optimiser steps so far and of all steps, e.g. :func:`always` or :func:`from_step`.
+        modules: selects them, e.g. :func:`of_kind` or :func:`all_but`.
+        factor: a function of ``(step, steps)``, e.g. :func:`src.training.schedules.frozen_until`.
     """
 
     modules: Callable[[nn.Module], Iterable[nn.Module]]
@@ -42,17 +42,17 @@ class Rate:
 
 
 class Restorer(LightningModule):
-    """Trains and evaluates one network.
+    """Training and evaluation of one network.
 
     Args:
-        network: maps a clip (B, T, C, H, W) to a clip, and says in ``geometry`` what that does to time and space.
-        protocol: how frames are scored.
+        network: maps a clip (B, T, C, H, W) to a clip (:class:`src.nn.video_network.VideoNetwork`).
+        protocol: the rules of scores.
         loss: of an estimate and a target clip.
-        optimizer: makes the optimiser from parameters; None for what has nothing to train.
-        schedule: the learning rate as a factor of its initial value, a pure function of ``(step, steps)``.
-        rates: further factors for some modules, by names of your own.
-        checkpointing: whether training keeps only what enters the network's parts, and computes the rest again for its
-            gradients (:mod:`src.nn.activation_checkpointing`): the same result from less memory, later.
+        optimizer: builds the optimiser from parameters; None if there is nothing to train.
+        schedule: factor on the initial learning rate, a pure function of ``(step, steps)``.
+        rates: further factors for some modules, under names of the user's choice.
+        checkpointing: whether training recomputes activations within the network's parts for their gradients
+            (:mod:`src.nn.activation_checkpointing`): the same result from less memory in more time.
         description: the network's configuration, kept in every checkpoint so that it can be rebuilt from the file.
     """
 
@@ -95,12 +95,12 @@ class Restorer(LightningModule):
 
     @property
     def training_geometry(self) -> Geometry:
-        """Which frames a training sample has: those of the network, unless it says otherwise."""
+        """The frames of a training sample."""
         return as_video_network(self.network).training_geometry
 
     @property
     def passes_per_sample(self) -> int:
-        """How many passes of the network a training sample holds; a step takes as many fewer samples."""
+        """Forward passes per training sample; the batch size is divided by it."""
         return 1
 
     def setup(self, stage: str) -> None:
@@ -108,24 +108,24 @@ class Restorer(LightningModule):
             weights_to_channels_last(self.network)
 
     def initialise(self, fresh: bool) -> None:
-        """Whatever is to be done before training begins; ``fresh`` where no checkpoint gave the network its weights."""
+        """Prepare training; ``fresh`` unless a checkpoint provided the weights."""
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Terms whose sum is minimised, by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""
+        """Compute the terms of the loss by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""
         return {"reconstruction": self.loss(self.network(inputs), targets)}
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         terms = self.losses(batch["inputs"], batch["targets"])
         total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total, sync_dist=True)  # prog_bar=True would have the GPU waited for at every step
+        self.log("train/loss", total, sync_dist=True)  # prog_bar=True would synchronise the GPU at every step
         if len(terms) > 1:
             self.log_dict({f"train/{name}": term for name, term in terms.items()}, sync_dist=True)
         return total
 
     def evaluation_step(self, clip: Any) -> None:
-        """Scores every frame of a whole clip, streamed (see :class:`src.data.evaluation.EvaluationClip`).
+        """Score every frame of a whole clip, streamed (see :class:`src.data.evaluation.EvaluationClip`).
 
-        In the precision of the protocol, whatever that of training is.
+        The precision is that of the protocol, not of training.
         """
         with torch.autocast(self.device.type, enabled=False):
             self._score(clip)
@@ -200,10 +200,10 @@ class Restorer(LightningModule):
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The same optimiser, which updates all its parameters in one go where it has such a kernel for their device.
+    """Switch an optimiser to its fused kernel, unless ``fused`` or ``foreach`` was chosen; return the same optimiser.
 
-    Unless it was told ``fused`` or ``foreach``. It stays so when it takes up the state of one that did not. Where
-    ``fused=True`` is given instead, Lightning takes it for one that unscales gradients, and refuses to clip them.
+    It stays fused when it loads the state of one that was not. With ``fused=True`` from the start, Lightning would
+    assume that it unscales gradients, and refuse to clip them.
     """
     for group in optimizer.param_groups:
         everywhere = all(parameter.device.type in ("cpu", "cuda") for parameter in group["params"])
@@ -220,13 +220,13 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def of_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:
-    """All modules of a class."""
+    """Select all modules of a class."""
     return [module for module in network.modules() if isinstance(module, kind)]
 
 
 def all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
-    """The parts (attributes) of a network except those named."""
+    """Select the parts (attributes) of a network except those named."""
     children = dict(network.named_children())
     if unknown := [part for part in parts if part not in children]:
-        raise UserError(f"this network has no part {', '.join(unknown)}: it has {', '.join(children)}")
+        raise UserError(f"This network has no part {', '.join(unknown)}: its parts are {', '.join(children)}.")
     return [module for name, module in children.items() if name not in parts]

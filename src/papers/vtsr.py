@@ -1,4 +1,4 @@
-"""VTSR: video temporal super-resolution, which halves the exposure and doubles the frame rate, again and again.
+"""VTSR: video temporal super-resolution halves the exposure and doubles the frame rate, recursively.
 
 G. F. Torres Vanegas: "A Deep Learning Framework for Video Temporal Super-Resolution", Master's thesis, Tampere
 University, 2020. Two frames, each exposed until the next begins, become the second half of the first exposure and the
@@ -44,8 +44,8 @@ PAIR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))  # Equ
 class FeaturePyramidEncoder(nn.Module):
     """Five features of single frames (Section 3.2.1): (N, 3, H, W), multiples of 32, to a pyramid.
 
-    A 1x1 convolution brings every level to as many channels, as in DeblurGAN-v2, which the thesis follows; it gives no
-    numbers of channels.
+    A 1x1 convolution brings every level to the same number of channels, as in DeblurGAN-v2, the thesis's model; it
+    states no numbers of channels.
     """
 
     def __init__(self, *, backbone: MobileNetV2, channels: int) -> None:
@@ -59,18 +59,18 @@ class FeaturePyramidEncoder(nn.Module):
 
 
 class Unaligned(nn.Module):
-    """Each frame's pyramid is seen from the other frame as it is."""
+    """No alignment: each pyramid is used as it is."""
 
     def forward(self, first: Pyramid, second: Pyramid) -> tuple[Pyramid, Pyramid]:
-        """The second as seen from the first, and the first as seen from the second."""
+        """Return the second pyramid aligned to the first, and the first aligned to the second."""
         return second, first
 
 
 class SpatialTransformer(nn.Module):
-    """A feature moved by the affine transformation that it asks for itself (Equations 3.8 and 3.9): (N, C, H, W).
+    """An affine transformation of a feature by parameters predicted from it (Equations 3.8 and 3.9): (N, C, H, W).
 
-    It starts as the identity. The thesis does not give the localisation network; pooling to 4x4 lets it take any size,
-    and its result is divided by the number of what it sees, or each optimiser step would throw the frame about.
+    It starts as the identity. The thesis does not describe the localisation network; pooling to 4x4 accepts any size,
+    and its result is divided by its fan-in, or each optimiser step would throw the frame about.
     """
 
     def __init__(self, channels: int) -> None:
@@ -117,10 +117,10 @@ class DeformableAlign(nn.Module):
 
 
 class Equally(nn.Module):
-    """Both frames' features count alike."""
+    """Equal weights for both frames' features."""
 
     def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
-        """Features of one of two frames and the other's as seen from it, (N, C, H, W) each, to (N, 2C, H, W)."""
+        """Concatenate features of a frame and aligned ones of the other, (N, C, H, W) each, to (N, 2C, H, W)."""
         return torch.cat([own, other], dim=1)
 
 
@@ -147,10 +147,10 @@ class Attention(nn.Module, NearIdentity):
 
 
 class Change(nn.Module, NearIdentity):
-    """What is to be added to one of two frames (Sections 3.2.2 to 3.2.4): five of (N, 2C, ., .) to (N, 3, H, W).
+    """The residual of one of two frames (Sections 3.2.2 to 3.2.4): five levels (N, 2C, ., .) to (N, 3, H, W).
 
     Fusion convolutions (Equation 3.7), decoder (Equation 3.12) and aggregation block with its tanh. The thesis does not
-    say how many convolutions "some" are; two fuse here.
+    state the number of fusion convolutions ("some"); here it is two.
     """
 
     def __init__(self, channels: int) -> None:
@@ -192,18 +192,18 @@ class Change(nn.Module, NearIdentity):
 class VTSR(VideoNetwork):
     """The network f (Figure 3.4). (B, T, 3, H, W), T of 2 or more, to (B, 2T - 2, 3, H, W), any H and W.
 
-    Of every two neighbouring frames the second half of the first and the first half of the second; both halves of a
-    frame come out where it has neighbours on both sides.
+    Every two neighbouring frames yield the second half of the first and the first half of the second; a frame with
+    neighbours on both sides yields both halves.
 
     Args:
         encode: a frame's pyramid.
-        align: each of two frames' pyramids as seen from the other.
-        attend: both, weighed, next to each other.
+        align: aligns each of two frames' pyramids to the other.
+        attend: weights and concatenates both.
         channels: C.
-        warm_start: start as doing next to nothing instead of at random.
+        warm_start: start by changing almost nothing instead of at random.
     """
 
-    tile_overlap = 256  # input pixels that tiles have to share to give the whole frame to 1e-3: MobileNetV2 sees far
+    tile_overlap = 256  # input pixels; MobileNetV2 has a large receptive field
 
     def __init__(
         self,
@@ -227,12 +227,12 @@ class VTSR(VideoNetwork):
         return self.decode_window(*self.encode_frames(clip))
 
     def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
-        """What is computed of each frame alone: the frames themselves and their pyramid, (B, T, ...) each."""
+        """Return the frames themselves and their pyramids, (B, T, ...) each."""
         pyramid = self.encode(flatten_time(pad_to_multiple(clip, 2**LEVELS)))
         return clip, *(unflatten_time(level, clip) for level in pyramid)
 
     def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
-        """Half exposures (B, 2T - 2, 3, H, W) from what :meth:`encode_frames` gave for the T frames."""
+        """Restore half exposures (B, 2T - 2, 3, H, W) from T frames and their pyramids."""
         height, width = clip.shape[-2:]
         own = [flatten_time(level[:, :-1]) for level in pyramid], [flatten_time(level[:, 1:]) for level in pyramid]
         other = self.align(*own)
@@ -250,21 +250,21 @@ class Basic:
     geometry = PAIR
 
     def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """What the network makes of ``inputs``: the outputs that ``geometry`` has, to be compared with their truth."""
+        """Run the network on ``inputs``: the outputs of ``geometry``, to be compared with their ground truth."""
         return network(inputs)
 
 
 class Reconstruction(Basic):
-    """Training on three frames, both halves of the middle one of which average to it (Equations 3.4 to 3.6).
+    """Training on three frames: both halves of the middle one average to it (Equations 3.4 to 3.6).
 
-    A sample holds two pairs, which share the middle frame's features.
+    A sample holds two pairs with the middle frame's features in common.
     """
 
     geometry = Geometry(1, 3, evenly(3 * QUARTER, HALF, 4), exposures=(HALF,) * 4)
 
 
 class Multilevel(Basic):
-    """Training on halves, and on quarters, which the network makes of its own halves (Section 3.1.2)."""
+    """Training on halves, and on quarters made from the network's own halves (Section 3.1.2)."""
 
     geometry = Geometry(
         1, 2, (3 * QUARTER, 7 * QUARTER / 2, 9 * QUARTER / 2, 5 * QUARTER), exposures=(HALF, QUARTER, QUARTER, HALF)
@@ -279,9 +279,9 @@ class VTSRestorer(Restorer):
     """VTSR's training: weighted losses (Equation 3.13) under one of three schemes (Section 3.1.2).
 
     Args:
-        scheme: what is compared with what.
-        weights: of the losses ``l1``, ``sharpness``, ``perceptual`` and ``reconstruction``, which only that scheme has.
-        imagenet: whether the encoder starts from ImageNet weights, and the perceptual loss, which takes them, is used.
+        scheme: the outputs that the loss compares.
+        weights: of the losses ``l1``, ``sharpness``, ``perceptual`` and ``reconstruction`` (that scheme's only).
+        imagenet: start the encoder from ImageNet weights, and use the perceptual loss, based on such weights, too.
         encoder_weights, vgg_weights: torchvision's files of them; None: torch's cache, or the network.
     """
 
@@ -306,7 +306,7 @@ class VTSRestorer(Restorer):
 
     @property
     def passes_per_sample(self) -> int:
-        """Pairs of frames: what the thesis counts by 8 a step and 20 a video (Section 4.1.3)."""
+        """Pairs of frames: the thesis counts 8 a step and 20 a video (Section 4.1.3)."""
         return self.scheme.geometry.window - 1
 
     def initialise(self, fresh: bool) -> None:
@@ -327,7 +327,7 @@ class VTSRestorer(Restorer):
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         estimate = self.scheme(self.network, inputs)
         terms = {name: self.weights[name] * term(estimate, targets) for name, term in self.terms.items()}
-        if inputs.shape[1] > 2:  # frames both of whose halves the sample has
+        if inputs.shape[1] > 2:  # the sample has both halves of the inner frames
             whole = (estimate[:, 1:-2:2] + estimate[:, 2:-1:2]) / 2  # Equation 3.6
             terms["reconstruction"] = self.weights["reconstruction"] * l1(whole, inputs[:, 1:-1])
         return terms

@@ -38,8 +38,8 @@ def conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
 class HeldConv3d(nn.Conv3d):
     """(N, C, T, H, W) to the same size; space is padded by zeros, time by replication.
 
-    A kernel that reaches over space alone, or over time alone, is that of a 2D convolution, which is several times
-    faster on a CPU: of frames, or of pictures whose rows are points in time.
+    A kernel over space alone, or over time alone, runs as a 2D convolution, several times faster on a CPU: over frames,
+    or over pictures with a row for each point in time.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, ...]) -> None:
@@ -74,8 +74,8 @@ class Wide(nn.Module, NearIdentity):
         units: U.
         activations: A; by default the least that costs ``budget``.
         budget: parameters of a block; by default those of a TSAS block with 23/6 as many activations as units, so that
-            designs of as many units cost the same (43, 64, 88, 122 and 128 for 32 units; Table 2 has 42 for IAI, which
-            costs 2 % less than STAS).
+            designs of as many units cost the same (43, 64, 88, 122 and 128 for 32 units; Table 2 has 42 for IAI, 2 %
+            cheaper than STAS).
     """
 
     before: ClassVar[list[Layer]]  # the ReLU
@@ -123,7 +123,7 @@ class Wide(nn.Module, NearIdentity):
 
     @classmethod
     def activations_for(cls, units: int, budget: int) -> int:
-        """The fewest activations with which a block costs ``budget`` parameters or more."""
+        """Return the fewest activations with at least ``budget`` parameters a block."""
         activations = 1
         while cls.cost(units, activations) < budget:
             activations += 1
@@ -186,7 +186,7 @@ class WDVR2D(VideoNetwork):
     def __init__(self, *, trunk: Wide, frames: int = 5, scale: int = 4, warm_start: bool = False) -> None:
         super().__init__()
         if frames % 2 == 0:
-            raise ValueError(f"WDVR restores the middle one of an odd number of frames, got {frames}")
+            raise ValueError(f"WDVR restores the middle frame of an odd number, got {frames}")
         outputs = 3 * scale**2
         self.head = conv(3 * frames, trunk.units, (3, 3))
         self.trunk = trunk
@@ -207,8 +207,8 @@ class WDVR3D(VideoNetwork):
 
     Args:
         trunk: blocks of a 3D design.
-        clip: frames restored in one pass, where nothing else is asked for.
-        padding: input frames on either side of them, only looked at, where no other number is asked for.
+        clip: frames restored in one pass by default.
+        padding: input frames of context on either side of them by default.
         scale: s.
         warm_start: start as bicubic enlargement of each frame instead of at random.
     """

@@ -121,23 +121,23 @@ class ZSM(VideoNetwork):
         return self.decode_window(*self.encode_frames(clip))
 
     def encode_frames(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """What is computed of each frame alone: the frames themselves and their features (B, T, C, H', W').
+        """Return the frames themselves and their features (B, T, C, H', W').
 
-        H' and W' are the next multiples of 4, which the feature pyramid needs.
+        H' and W' are the next multiples of 4, for the feature pyramid.
         """
         return clip, map_frames(self.encode, pad_to_multiple(clip, 4))
 
     def decode_window(self, clip: Tensor, existing: Tensor) -> Tensor:  # type: ignore[override]
-        """The output frames of a window from what :meth:`encode_frames` gave for its frames."""
+        """Restore the output frames of a window from its frames and their features."""
         return self.decode(existing, self.interpolate(existing), size=(clip.shape[-2], clip.shape[-1]))
 
     def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """Frames of height and width s * ``size`` from the features of input frames and of those in between."""
+        """Reconstruct frames of height and width s * ``size`` from features of input frames and of those in between."""
         frames = map_frames(self.reconstruct, self.aggregate(interleave(existing, between)))
         return frames[..., : self.geometry.scale * size[0], : self.geometry.scale * size[1]]
 
     def guided(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What training with guided feature interpolation needs (Section 3.5, Figure 5).
+        """Run training with guided feature interpolation (Section 3.5, Figure 5).
 
         Returns:
             The output frames; low-resolution frames at the T - 1 times in between (first order); and at the
@@ -152,14 +152,14 @@ class ZSM(VideoNetwork):
 
 
 def interleave(existing: Tensor, between: Tensor) -> Tensor:
-    """(B, T, C, H, W) and (B, T - 1, C, H, W) to (B, 2T - 1, C, H, W): the second's frames between the first's."""
+    """Put the frames of (B, T - 1, C, H, W) between those of (B, T, C, H, W): (B, 2T - 1, C, H, W)."""
     *before, last = existing.split(1, dim=1)
-    pairs = zip(before, between.split(1, dim=1), strict=False)  # of nothing, one empty part is left
+    pairs = zip(before, between.split(1, dim=1), strict=False)  # nothing splits into one empty part
     return cat_clips([*chain.from_iterable(pairs), last])
 
 
 class ZSMRestorer(Restorer):
-    """Training of Zooming SlowMo: Equation 7, or Equation 10 where the network has a guide.
+    """Training of Zooming SlowMo: Equation 7, or Equation 10 if the network has a guide.
 
     Args:
         first_order: weight of Equation 8 beside the reconstruction loss (lambda 2; not given in the paper).
