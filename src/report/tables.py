@@ -67,7 +67,7 @@ def compare_table(table: Table, result: StudyResult | None = None) -> Comparison
     words = words or ["point"]
     groups = [_group_row(table, result, index, words, printed, extra) for index in range(len(table.rows))]
     if result:
-        for point in result.rows.keys() - set(result.point_by_row.values()):
+        for point in [name for name in result.rows if name not in result.point_by_row.values()]:
             names = [point, *[""] * (len(words) - 1)]
             groups.append(TableGroup(names, [_format_ours(result, point, [*printed, *extra], table)]))
     return ComparisonTable(
