@@ -22,7 +22,7 @@ from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
 from src.nn.flops import count
 from src.sweeps.aggregate import COUNTED, Point
-from src.sweeps.run_files import Configuration, Results, configuration
+from src.sweeps.run_files import Configuration, Results, read_configuration
 
 
 class Run(Point):
@@ -58,7 +58,7 @@ class Run(Point):
         if origin is None or not origin.is_file():
             return self.config
         try:
-            config = configuration(origin)
+            config = read_configuration(origin)
             fault = _check_config(config)
         except Exception as error:  # another program's
             fault = str(error)

@@ -22,7 +22,7 @@ from src.checkpoints import build
 from src.config.run_directory import NO_EFFECT
 from src.nn.flops import count
 from src.protocols import COLUMNS
-from src.sweeps.run_files import configuration
+from src.sweeps.run_files import read_configuration
 
 Row = dict[str, Any]
 FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
@@ -40,7 +40,7 @@ class Point:
     @cached_property
     def config(self) -> DictConfig:
         """The run's configuration."""
-        return configuration(self.directory / "config.yaml")
+        return read_configuration(self.directory / "config.yaml")
 
     @cached_property
     def results(self) -> dict[str, Any]:

@@ -1,40 +1,27 @@
-"""What a run has written, read as what it is: values, whoever wrote the files.
-
-The kinds below are what a report reads of a run; its files may hold more.
-"""
+"""Read the files of a run. The types below are the parts of them that a report reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
 
-LONGEST, DEEPEST = 2**20, 64  # bytes and levels of a run's config.yaml, which has 8,000 and 7
 
-
-def configuration(file: Path) -> DictConfig:
-    """The configuration that a run wrote down: plain values, whoever wrote the file.
+def read_configuration(file: Path) -> DictConfig:
+    """Read a run's config.yaml.
 
     Raises:
-        UserError: it holds what is yet to be resolved, refers to itself, or is larger than any is.
+        UserError: the file has unresolved values, or is no mapping.
     """
-    if file.stat().st_size > LONGEST:
-        raise UserError(f"{file} is none that a run has written, larger than any is: it is not read.")
     text = file.read_text(encoding="utf-8")
-    if "${" in text:
-        raise UserError(f"{file} is none that a run has written, which are values and not ${{...}}: it is not read.")
-    depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):  # which may stand for more than there is memory for
-            raise UserError(f"{file} is none that a run has written, folded in itself or too deep: it is not read.")
+    if "${" in text:  # a run resolves every value, so that reading it never reads the environment
+        raise UserError(f"{file} is not a run's config.yaml: it has unresolved values, ${{...}}.")
     config = OmegaConf.create(text)
     if not isinstance(config, DictConfig):
-        raise UserError(f"{file} is no configuration: it is not read.")
+        raise UserError(f"{file} is not a run's config.yaml: it is no mapping.")
     return config
 
 
