@@ -1,0 +1,32 @@
+"""Overrides before Hydra reads them: former names, quoted paths."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.config.composition import compose
+from src.config.overrides import RENAMED, quote_paths, split_paths, translate
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+@pytest.mark.parametrize("former", RENAMED)
+def test_former_names_of_options_stay_valid(prefix, former):
+    assert translate([f"{prefix}{former}=1"]) == [f"{prefix}{RENAMED[former]}=1"]
+
+
+def test_a_former_name_sets_the_option():
+    config = compose("size.interpolating=true", "++model.network.interpolating=false")
+    assert (config.size.warm_start, config.model.network.warm_start) == (True, False)
+
+
+def test_paths_are_quoted_once():
+    assert quote_paths("checkpoint=runs/seed=0/last.ckpt") == "checkpoint='runs/seed=0/last.ckpt'"
+    assert quote_paths("checkpoint='a.ckpt'") == "checkpoint='a.ckpt'"
+    assert quote_paths("checkpoint=null") == "checkpoint=null"
+    assert quote_paths("seed=3") == "seed=3"
+
+
+def test_paths_in_lists_are_split_between_checkpoints():
+    assert split_paths("[runs/a=1,b=2/last.ckpt,b.pth]") == ["runs/a=1,b=2/last.ckpt", "b.pth"]
+    assert split_paths("[a.mp4, b.mp4]") == ["a.mp4", "b.mp4"]
+    assert split_paths("a.mp4") == ["a.mp4"]
