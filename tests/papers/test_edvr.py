@@ -136,7 +136,7 @@ def test_overfits_one_clip():
 
 
 def test_an_even_number_of_frames_has_no_middle():
-    with pytest.raises(ValueError, match="odd number of frames, got 4"):
+    with pytest.raises(ValueError, match="odd number, got 4"):
         edvr(frames=4)
 
 

@@ -71,7 +71,7 @@ def test_deformable_layers_have_a_rate_of_their_own():
 def test_a_part_that_is_not_there_is_named():
     network = build_network(compose("model=edvr_m", "size=mini"))
     assert network.fuse not in all_but(network, parts=["fuse"])
-    with pytest.raises(UserError, match="no part fusion: it has encode, align, fuse, reconstruct"):
+    with pytest.raises(UserError, match="no part fusion: its parts are encode, align, fuse, reconstruct"):
         all_but(network, parts=["fusion"])
 
 
