@@ -1,4 +1,4 @@
-"""Studies: what a sweep found, beside what its paper prints."""
+"""Studies: the results of a sweep beside the published ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
 @pytest.mark.parametrize(
     "name", ["<script>alert(1)</script>", "a | b\n\n# c", "$x$ \\frac{", "](javascript:x)", "--> ]]> &amp;", "*_`"]
 )
-def test_tables_and_plots_show_names_as_they_are(tmp_path, name):
+def test_tables_and_plots_escape_names(tmp_path, name):
     """In Markdown nothing of them is markup; in SVG they are text, and no formula."""
     rows = [{"point": name, "psnr": 1.0, "paper: psnr": 3.0}, {"point": "b", "psnr": 2.0, "paper: psnr": 2.0}]
     table = markdown(rows, name, "psnr", [f"data.root={name}"], name)
@@ -88,14 +88,14 @@ def test_tables_and_plots_show_names_as_they_are(tmp_path, name):
         assert " ".join(name.split())[:6] in " ".join("".join(tree.getroot().itertext()).split())
 
 
-def test_a_figure_that_the_protocol_did_not_measure_is_left_out_and_a_typo_is_not(tmp_path):
+def test_scores_without_a_measurement_are_none_and_typos_raise(tmp_path):
     run = point(tmp_path / "run", 20.0)
     assert run.value("results/summary/psnr_input_scale") is None
     with pytest.raises(KeyError):
         run.value("results/summary/psnr_of_input")
 
 
-def test_an_order_that_is_turned_round_says_so(tmp_path):
+def test_a_reversed_order_is_reported(tmp_path):
     rows = [
         {"point": name, "psnr": ours, "paper: psnr": theirs}
         for name, ours, theirs in [("a", 3, 1), ("b", 2, 2), ("c", 1, 3)]
@@ -106,7 +106,7 @@ def test_an_order_that_is_turned_round_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_is_a_multirun_whose_points_are_the_papers_rows(name):
+def test_every_study_sweeps_over_the_papers_rows(name):
     node = OmegaConf.load(CONF / "ablation" / f"{name}.yaml")
     assert node.hydra.mode == "MULTIRUN"
     if "frames_per_pass" in name:  # options of a study's task can be given beside it
@@ -172,7 +172,7 @@ def points_of(study: DictConfig) -> list[list[str]]:
 def fits(*overrides: str) -> None:
     config = compose(*overrides, "size=mini", "data=procedural", "logger=csv", "checkpoint=null")
     validate(config)
-    if "stages" in config.model.network and not config.model.network.stages:  # whatever a study has trained
+    if "stages" in config.model.network and not config.model.network.stages:  # a study trains them
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
     restorer = build_restorer(config, build_network(config))
     if config.task._target_.endswith("bench"):
@@ -186,7 +186,7 @@ def scored(folder: Path, psnr: float, *overrides: str) -> Point:
     return Point(folder, overrides)
 
 
-def test_what_is_tested_elsewhere_is_a_column_of_its_row(tmp_path):
+def test_an_evaluation_on_other_data_is_a_column(tmp_path):
     points = [
         scored(tmp_path / str(number), psnr, f"experiment={experiment}", f"test={test}", f"seed={seed}", "size=mini")
         for number, (experiment, test, seed, psnr) in enumerate(
@@ -223,7 +223,7 @@ def test_pairs_of_a_paper_are_two_columns():
     assert (study.published["EDVR"]["average"], study.published["EDVR"]["average SSIM"]) == (27.35, 0.8264)
 
 
-def test_there_is_no_table_while_only_points_are_finished_that_are_hidden(tmp_path):
+def test_hidden_points_alone_make_no_table(tmp_path):
     run = scored(tmp_path / "runs" / "stage", 9.0, "experiment=stage")
     study = Study(name="x", columns={"psnr": "results/summary/psnr"}, hide=["stage"])
     study.folder, study.runs, study.options, study.count = (

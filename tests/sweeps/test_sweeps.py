@@ -1,4 +1,4 @@
-"""Sweeps hold: what happens to one point happens to it alone, is told, and what is missing is all that runs again."""
+"""Sweeps: a failed point ends alone and is reported; a repeated sweep runs only the missing points."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sweep(*overrides: str, values: str = "", number: int = 0) -> DictConfig:
 
 
 def entries(runs: Path) -> dict[str, points.PointStatus]:
-    """The points of the only sweep under ``runs``, by what varies in them."""
+    """Read the points of the only sweep under ``runs``, by the option that varies."""
     (folder,) = runs.glob("ablations/*/*")
     return {
         next(o.partition("=")[2] for o in e.overrides if o.startswith(("model.network.frames", "seed"))): e
@@ -65,7 +65,7 @@ def entries(runs: Path) -> dict[str, points.PointStatus]:
     }
 
 
-def test_a_sweep_is_called_after_what_was_asked(tmp_path):
+def test_a_sweep_is_named_after_its_overrides(tmp_path):
     runs = f"paths.runs={tmp_path}"
     study = sweep(runs, "ablation=wdvr_window_size", "size=mini", values="seed=0,1 model.network.frames=1,3")
     assert points.list_options(study)["seed"] == ["0", "1"]
@@ -78,7 +78,7 @@ def test_a_sweep_is_called_after_what_was_asked(tmp_path):
     assert points.locate_sweep(plain) == tmp_path / "ablations" / "zsm_vimeo+edvr_vimeo" / "size=mini"
 
 
-def test_a_points_command_is_its_own(tmp_path):
+def test_a_points_command_leaves_out_options_of_the_sweep(tmp_path):
     options = [
         "ablation=wdvr_window_size",
         f"data.root='{tmp_path}/a b'",
@@ -86,11 +86,11 @@ def test_a_points_command_is_its_own(tmp_path):
         "hydra.verbose=true",
     ]
     config = sweep(f"paths.runs={tmp_path}", *options, values="resume=true model.network.frames=3")
-    told = points.arguments(config)
-    assert told[:2] == ["-m", "src.run"]
-    assert f"data.root={tmp_path}/a b" in told  # without the quotes that are added on the way in
-    assert told[-3:] == ["hydra.verbose=true", "resume=true", "hydra.mode=RUN"]
-    assert not any("launcher" in argument for argument in told)
+    arguments = points.arguments(config)
+    assert arguments[:2] == ["-m", "src.run"]
+    assert f"data.root={tmp_path}/a b" in arguments  # without the quotes that src.run adds
+    assert arguments[-3:] == ["hydra.verbose=true", "resume=true", "hydra.mode=RUN"]
+    assert not any("launcher" in argument for argument in arguments)
 
 
 def test_places_share_devices_and_threads(monkeypatch):
@@ -107,7 +107,7 @@ def test_places_share_devices_and_threads(monkeypatch):
     assert len(assign_devices([one], 4, devices)) == 1
 
 
-def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
+def test_a_point_waits_for_the_trainings_that_it_evaluates(tmp_path):
     def at(directory: str, *overrides: str) -> DictConfig:
         config = sweep(f"paths.runs={tmp_path}", "size=mini", *overrides)
         with read_write(config), open_dict(config):
@@ -124,17 +124,17 @@ def test_a_point_waits_for_those_whose_weights_it_takes(tmp_path):
     def then(waiting: list[DictConfig], running: list[DictConfig]) -> DictConfig | None:
         return _first_ready([(config, list_trainings(config)) for config in waiting], running)
 
-    assert then([tested, second, first, other], []) is tested  # nobody is ahead of it: what it takes is there, or not
+    assert then([tested, second, first, other], []) is tested  # its training is not in this sweep
     assert then([tested, second, other], [first]) is other
     assert then([first, tested], []) is first
     assert then([tested], [first]) is None
     assert then([tested], [second]) is tested
 
 
-def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
+def test_points_are_recorded_and_the_table_is_updated(tmp_path, capsys):
     """Whichever process runs a point: of each, a study knows the file alone."""
-    given = [f"paths.runs={tmp_path}", "size=mini"]  # which all points have, so none is called after it
-    whole = sweep(*given, values="model.network.frames=1,3")
+    common = [f"paths.runs={tmp_path}", "size=mini"]  # the same for all points, so no point is named after it
+    whole = sweep(*common, values="model.network.frames=1,3")
     columns = {"psnr": "results/summary/psnr"}
     (folder,) = {points.locate_sweep(whole)}
 
@@ -144,7 +144,7 @@ def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
         return made
 
     for number, frames in enumerate((1, 3)):
-        config, callback = sweep(*given, f"model.network.frames={frames}", number=number), study()
+        config, callback = sweep(*common, f"model.network.frames={frames}", number=number), study()
         directory = points.run_directory(config)
         callback.on_job_start(config)
         assert points.read(folder)[-1].status == "running"
@@ -164,17 +164,17 @@ def test_points_are_written_down_and_the_table_with_them(tmp_path, capsys):
         callback.on_multirun_end(whole)
     assert left.value.code == 1
     assert "hydra.launcher.retry=true" in capsys.readouterr().out
-    columns["psnr"] = "results/sumary/psnr"  # Hydra would make a warning of what a callback raises
+    columns["psnr"] = "results/sumary/psnr"  # Hydra turns errors of callbacks into warnings
     with pytest.raises(SystemExit) as left:
         study().on_multirun_end(whole)
     assert left.value.code == 1
     assert "KeyError" in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
+def test_a_running_run_is_not_resumed(tmp_path):
     config = OmegaConf.create({"resume": True})
     with claim_directory(config, tmp_path / "run"):
-        with pytest.raises(UserError, match="goes on in another process"), claim_directory(config, tmp_path / "run"):
+        with pytest.raises(UserError, match="^Another process runs in "), claim_directory(config, tmp_path / "run"):
             pass
         assert (tmp_path / "run" / "config.yaml").read_text() == "resume: true\n"
     with claim_directory(config, tmp_path / "run"):
@@ -182,25 +182,25 @@ def test_a_run_that_goes_on_is_not_gone_on_with(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path):  # noqa: F811
+def test_failed_and_killed_points_are_reported_and_the_others_run(clips, tmp_path):  # noqa: F811
     kill = "{_target_: tests.sweeps.test_sweeps.KillOnce, frames: ${model.network.frames}, marker: '%s'}"
     command = ["-m", *SWEEP, f"data.root={clips}", f"paths.runs={tmp_path / 'runs'}", "model.network.frames=9999,3,1"]
     command += [f"+callbacks.kill={kill % (tmp_path / 'killed')}", "hydra.launcher.at_once=2"]
-    said = run(*command, fails=True)
-    assert "Failed: model.network.frames=9999: none of the 2 training clips has the 9999 frames" in said
-    assert "Failed: model.network.frames=3: Ended by SIGKILL" in said
-    assert "2 of 3 points failed" in said
+    output = run(*command, fails=True)
+    assert "Failed: model.network.frames=9999: None of the 2 training clips has the 9999 frames" in output
+    assert "Failed: model.network.frames=3: Ended by SIGKILL" in output
+    assert "2 of 3 points failed" in output
     found = entries(tmp_path / "runs")
     assert {key: entry.status for key, entry in found.items()} == {"9999": "failed", "3": "failed", "1": "finished"}
     finished = tmp_path / "runs" / found["1"].directory / "results.json"
     written = finished.stat().st_mtime_ns
 
-    said = run(*command, fails=True)  # nothing is left but what failed
-    assert said.count("Failed before: ") == 2
-    assert "Point" not in said
-    said = run(*command, "hydra.launcher.retry=true", fails=True)
-    assert said.count("Point ") == 2  # the killed one goes on from its checkpoint
-    assert "1 of 3 points failed" in said
+    output = run(*command, fails=True)  # only failed points are left
+    assert output.count("Failed before: ") == 2
+    assert "Point" not in output
+    output = run(*command, "hydra.launcher.retry=true", fails=True)
+    assert output.count("Point ") == 2  # the killed one resumes from its checkpoint
+    assert "1 of 3 points failed" in output
     again = entries(tmp_path / "runs")
     assert {key: entry.status for key, entry in again.items()} == {"9999": "failed", "3": "finished", "1": "finished"}
     assert finished.stat().st_mtime_ns == written
@@ -211,7 +211,7 @@ def test_what_fails_or_is_killed_is_told_and_the_rest_goes_on(clips, tmp_path): 
 
 
 @pytest.mark.slow
-def test_what_is_tested_elsewhere_waits_for_its_training_and_is_finished_when_asked_again(clips, tmp_path):  # noqa: F811
+def test_an_evaluation_waits_for_its_training_and_is_finished_in_a_repeated_sweep(clips, tmp_path):  # noqa: F811
     command = ["-m", *TINY, "model=wdvr3d", "data.test_frames=2", "trainer.max_steps=2", f"data.root={clips}"]
     command += [
         f"paths.runs={tmp_path / 'runs'}",
@@ -219,9 +219,9 @@ def test_what_is_tested_elsewhere_waits_for_its_training_and_is_finished_when_as
         "hydra.launcher.at_once=3",
     ]
     assert run(*command).count("Finished in ") == 3
-    said = run(*command)
-    assert said.count("Finished before: ") == 3
-    assert "Point" not in said
+    output = run(*command)
+    assert output.count("Finished before: ") == 3
+    assert "Point" not in output
 
 
 def of(folder: Path) -> list[str]:
@@ -238,7 +238,7 @@ def of(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_that_is_interrupted_ends_with_its_points_and_goes_on(clips, tmp_path, number):  # noqa: F811
+def test_an_interrupted_sweep_ends_its_points_and_resumes(clips, tmp_path, number):  # noqa: F811
     if not Path("/proc").exists():
         pytest.skip("needs /proc")
     steps = ["trainer.max_steps=60", "trainer.val_check_interval=60", "trainer.devices=2", "trainer.strategy=ddp"]
@@ -270,7 +270,7 @@ def test_a_sweep_that_is_interrupted_ends_with_its_points_and_goes_on(clips, tmp
 def test_two_ranks_in_a_sweep_are_two_ranks(clips, tmp_path):  # noqa: F811
     common = [option for option in SWEEP if not option.startswith("trainer.devices")]
     common += ["trainer=ddp", "trainer.devices=2", f"data.root={clips}"]
-    os.environ["LOCAL_RANK"] = "0"  # what an earlier training leaves in a process
+    os.environ["LOCAL_RANK"] = "0"  # as an earlier training leaves it
     try:
         run("-m", *common, f"paths.runs={tmp_path / 'sweep'}", "seed=0,1")
     finally:
@@ -302,6 +302,6 @@ def test_other_launchers_write_the_same(clips, tmp_path, launcher):  # noqa: F81
     (table,) = tmp_path.rglob("table.md")
     assert "2 of 3 points are finished, 1 failed" in table.read_text()
     before = next(tmp_path.rglob("results.json")).stat().st_mtime_ns
-    said = run(*command, "model.network.frames=1,9999,3", fails=True)  # goes on by itself: nothing is refused
-    assert "already holds a run" not in said
+    output = run(*command, "model.network.frames=1,9999,3", fails=True)  # resumes without resume=true
+    assert "already holds a run" not in output
     assert next(tmp_path.rglob("results.json")).stat().st_mtime_ns == before
