@@ -174,7 +174,7 @@ def test_points_are_recorded_and_the_table_is_updated(tmp_path, capsys):
 def test_a_running_run_is_not_resumed(tmp_path):
     config = OmegaConf.create({"resume": True})
     with claim_directory(config, tmp_path / "run"):
-        with pytest.raises(UserError, match="^Another process runs in "), claim_directory(config, tmp_path / "run"):
+        with pytest.raises(UserError, match="Another process runs in "), claim_directory(config, tmp_path / "run"):
             pass
         assert (tmp_path / "run" / "config.yaml").read_text() == "resume: true\n"
     with claim_directory(config, tmp_path / "run"):
