@@ -1,0 +1,65 @@
+"""The documentation's examples run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
+
+
+def read_files() -> dict[str, str]:
+    """Return the files of the guide, by path."""
+    return dict(re.findall(r"^## \d\. [^`\n]*`([^`]+)`\n\n```\w+\n(.*?)```", GUIDE, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_the_guide_has_three_new_files() -> None:
+    assert [*read_files()] == [
+        "src/papers/recurrent.py",
+        "conf/model/recurrent.yaml",
+        "conf/experiment/recurrent_vimeo.yaml",
+    ]
+    assert not any((ROOT / path).exists() for path in read_files())
+
+
+@pytest.mark.slow
+def test_the_guide_trains_is_scored_and_restores(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for folder in ("src", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, text in read_files().items():
+        (project / path).write_text(text, encoding="utf-8")
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "src.run", *arguments], cwd=project, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    frames = torch.randint(0, 256, (40, 1, 1, 3), dtype=torch.uint8).expand(-1, 48, 64, -1).contiguous()
+    for name in ("a", "b"):
+        with VideoWriter(clips / f"{name}.mp4", Fraction(25), codec="lossless") as writer:
+            for frame in frames:
+                writer.write(frame)
+    data = ["data=folder", f"data.root={clips}", "data.crop=32", "data.layout.hold_back=0.4", "logger=csv"]
+    steps = ["size=mini", "trainer.max_steps=2", "trainer.val_check_interval=1", "callbacks.last.every_n_train_steps=1"]
+    run("experiment=recurrent_vimeo", *data, *steps, f"paths.runs={tmp_path / 'runs'}")
+    assert list((tmp_path / "runs").rglob("results.json"))
+    (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
+    output = tmp_path / "better.mp4"
+    run("task=restore", f"checkpoint={checkpoint}", f"input={clips / 'a.mp4'}", f"output={output}", "max_frames=7")
+    with open_video(output) as reader:
+        assert (len(reader), reader.size) == (7, (192, 256))
