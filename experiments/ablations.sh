@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Every study of conf/ablation, one after another, and the report on them: make ablations. Stop it at any time; called
-# again it goes on with what is missing. A study that fails is named at the end, and the others run all the same.
-#   SIZE=mini  SEEDS=0  DATA=procedural  STEPS= of each training  FRAMES= of each clip that is scored  AT_ONCE= points at
-#   a time  RUNS=runs.  With SIZE=mini 40 steps and 4 frames, two points at a time: about an hour on two cores
-#   RETRY=true tries points again that failed before; MORE= any other options; STUDIES= the names of some
+# Run every study of conf/ablation, then the report: make ablations. Stop it at any time; the same command resumes.
+# Failed studies are listed at the end; the others run anyway.
+#   SIZE=mini  SEEDS=0  DATA=procedural  STEPS=<steps of a training>  FRAMES=<scored frames of a clip>  AT_ONCE=<points at a
+#   time>  RUNS=runs.  SIZE=mini defaults to 40 steps, 4 frames and two points at a time: about an hour on two cores
+#   RETRY=true: try failed points again; MORE=<other options>; STUDIES=<names>
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 runs=${RUNS:-runs}
 seeds=${SEEDS:-0}
 read -ra more <<<"${MORE:-}"
-if [ "${SIZE:-mini}" = mini ]; then STEPS=${STEPS:-40} FRAMES=${FRAMES:-4} AT_ONCE=${AT_ONCE:-2} decay=0.9; fi  # an average of 40 steps
+if [ "${SIZE:-mini}" = mini ]; then STEPS=${STEPS:-40} FRAMES=${FRAMES:-4} AT_ONCE=${AT_ONCE:-2} decay=0.9; fi  # an average over 40 steps
 options=("size=${SIZE:-mini}" "data=${DATA:-procedural}" ${decay:+"callbacks.average.decay=$decay"} ${STEPS:+"trainer.max_steps=$STEPS"}
     ${FRAMES:+"data.test_frames=$FRAMES"} ${more[@]+"${more[@]}"})
 sweep=("seed=$seeds" "paths.runs=$runs" ${AT_ONCE:+"hydra.launcher.at_once=$AT_ONCE"} ${RETRY:+"hydra.launcher.retry=$RETRY"})

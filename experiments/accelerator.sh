@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What a machine with a CUDA device is wanted for, each part in one call of under ten minutes: make accelerator PART=...
-#   PART=zsm (default)   checks, and Zooming SlowMo trained for longer than a CPU can
-#   PART=speed           checks, and every network's speed, ours and torchvision's operator, as a table and a plot
-#   PART=edvr            EDVR's Table 4, its four models at the paper's size
-#   PART=deblur          EDVR against blur, beside doing nothing: what hundreds of steps on a CPU do not learn
+# Measurements and trainings that need a CUDA device, each part in under ten minutes: make accelerator PART=...
+#   PART=zsm (default)   checks, and a longer training of Zooming SlowMo
+#   PART=speed           checks, and the speed of every network with our and torchvision's operator, as a table and a plot
+#   PART=edvr            EDVR's Table 4: four models at the paper's size
+#   PART=deblur          deblurring with EDVR beside the blurred input, which needs more steps than a CPU allows
 #   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
 #   PART=dsfn            DSFN with one level and with two, at the paper's size
 #   PART=vtsr            VTSR's Tables 4.2 to 4.4 at the thesis's size, without ImageNet weights
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
-# OUT receives checks.txt, and for each training or study a folder: log, results, metrics.csv, last.ckpt, tables, plots.
+# OUT receives checks.txt, and a folder for each training or study: log, results, metrics.csv, last.ckpt, tables, plots.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -31,7 +31,7 @@ run() { # name, seconds of each training, arguments
 }
 
 case $part in
-zsm) # at a quarter of its width, as on the CPU, but for many more and larger batches
+zsm) # a quarter of the width, as on a CPU, with more and larger batches
     "$python" -m pytest -m accelerator -p no:cacheprovider 2>&1 | tee "$out/checks.txt"
     zsm=(experiment=zsm_vimeo size=mini data.batch_size=16 data.crop=128 data.patches_per_read=16 size.rate=4e-4
         size.warmup=100 callbacks.average.decay=0.999)
@@ -74,4 +74,4 @@ vtsr)
     run times 60 experiment=vtsr_training_time
     ;;
 esac
-find "$out" -name best.ckpt -delete -o -name good.ckpt -delete # what comes back is small
+find "$out" -name best.ckpt -delete -o -name good.ckpt -delete # keep OUT small
