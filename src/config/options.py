@@ -49,9 +49,14 @@ def options_of(task: Callable[..., Any]) -> dict[str, type]:
 
 
 def build_options(kind: type[Options], values: Mapping[Any, Any]) -> Options:
-    """Return a dataclass with the values that a node holds for its fields."""
+    """Return a dataclass with the values that a node holds for its fields.
+
+    Raises:
+        MissingMandatoryValue: a value is ``???``.
+    """
     hints, held = read_hints(kind), dict[str, Any]()
-    for name in [field.name for field in fields(cast(Any, kind)) if field.name in values]:
+    keys = set(values.keys())  # "in" would leave out ???, and its sentence
+    for name in [field.name for field in fields(cast(Any, kind)) if field.name in keys]:
         value = values[name]
         if is_dataclass(hints[name]):
             held[name] = build_options(cast(type, hints[name]), value)

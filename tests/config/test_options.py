@@ -7,9 +7,10 @@ from dataclasses import MISSING, fields
 import pytest
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from src.bench.options import BenchOptions
-from src.config.composition import CONF, compose
+from src.config.composition import CONF, compose, explain
 from src.config.options import ROOT, build_options, options_of, override_options
 from src.config.root import RootOptions
 from src.config.signatures import signature_of
@@ -53,6 +54,13 @@ def test_yaml_and_dataclasses_of_the_root_agree():
 def test_literals_and_lists_become_those_of_the_annotations():
     options = build_options(BenchOptions, compose("task=bench", "bench.precision=32", "bench.models=[zsm]").bench)
     assert (options.precision, options.models) == ("32", ("zsm",))
+
+
+def test_an_option_without_a_value_is_named():
+    config = compose("task=restore", "output=b.mp4")
+    with pytest.raises(MissingMandatoryValue) as caught:
+        build_options(options_of(get_method(config.task._target_))[ROOT], config)
+    assert explain(caught.value) == "input is needed and has no default: add input=<value>."
 
 
 def test_overrides_of_options_are_checked():

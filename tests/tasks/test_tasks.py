@@ -232,7 +232,7 @@ def test_baselines_restore_odd_sizes_from_frame_folders(model, tmp_path):
         (["experiment=zsm_vimeo", "data.root=nowhere", "logger=csv"], "http://toflow.csail.mit.edu"),
         (["model=blend"], "nothing to train"),
         (["task=evaluate", "checkpoint=none.ckpt"], "no checkpoint"),
-        (["trainer.max_step=3"], "Did you mean trainer.max_steps"),
+        (["trainer.max_step=3"], "did you mean trainer.max_steps"),
         (["protocol.channel=yuv", "task=evaluate", "model=bicubic", "data=vid4"], "channel"),
     ],
 )
