@@ -35,7 +35,7 @@ def folder(
         by: ``time`` holds back the end of every video (and trains on all of a video too short for it); ``video`` holds
             back whole videos.
         step: every ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
-        gap: source frames excluded between the splits of a video, so that samples do not overlap.
+        gap: source frames excluded between the splits of a video, so that no frame is shared.
         low: folder of bicubically downscaled frames, with the same names as in ``root``.
         skip: number of videos that may be excluded because they cannot be opened to split them by time.
 

@@ -13,7 +13,7 @@ from src.data.splits import Splits, measure_clip, read_list
 from src.errors import UserError
 from src.video.discovery import PACKED_SUFFIX
 
-INSPECTED = 50  # clips whose frames are counted: opening all takes an hour
+INSPECTED = 50  # clips to open and compare; all of them would take an hour
 
 
 def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> list[str]:

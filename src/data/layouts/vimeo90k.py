@@ -99,7 +99,7 @@ def _find_low_resolution(base: Path) -> Path | None:
 
 
 def _path_of(sequences: Path) -> Callable[[str], Path]:
-    """Return a function from a clip's key to its path. One clip tells whether all 91,701 are packed."""
+    """Return a function from a clip's key to its path. The first one found shows whether all 91,701 are packed."""
     suffix = PACKED_SUFFIX if next(sequences.glob("*/[!.]*"), sequences).suffix == PACKED_SUFFIX else ""
     return lambda key: sequences / f"{key}{suffix}"
 
