@@ -1,4 +1,4 @@
-"""On a CUDA device everything gives what it gives on the CPU. `make accelerator` runs these; nothing else does."""
+"""A CUDA device computes the same as the CPU. Only `make accelerator` runs these tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_deformable_convolution(channels: int, groups: int, spread: float) -> No
         results.append([y, *(leaf.grad for leaf in leaves.values())])
     for expected, value in zip(*results, strict=True):
         error = (value.detach().cpu().double() - expected.detach()).abs()
-        # a sample within float32's rounding of a grid line has either side's gradient: rare, hence the quantile
+        # within float32's rounding of a grid line a sample takes either side's gradient: rare, hence the quantile
         assert error.flatten()[:: max(1, error.numel() // 1_000_000)].quantile(0.999) < 1e-4 * expected.abs().max()
 
 

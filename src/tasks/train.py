@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
@@ -52,8 +52,9 @@ def _fit_and_score(
     print(f"{parameters:,} parameters; this run: {directory}", flush=True)
     resume_from = find_last_checkpoint(directory) if config.resume else None
     saved = read_contents(resume_from) if resume_from else {}
-    if trainer.is_global_zero:
-        cast(MetricsFile, trainer.loggers[0]).rewind(saved)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile) and trainer.is_global_zero:
+            logger.rewind(saved)
     wandb.log_config(
         trainer.loggers, {**to_plain(config), "commit": read_commit(), "parameters": parameters}, _named_overrides()
     )

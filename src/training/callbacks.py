@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -142,7 +142,7 @@ class ValidationSummary(Callback):
 class SampleFrames(Callback):
     """Save frames of the first validation clips after every validation: bicubic, restored and target side by side.
 
-    Test frames are saved as ``<clip>_test.png``. Networks that expose their offsets get a flow picture, too,
+    Test frames are saved as ``<clip>_test.png``. Networks that expose their motion get a picture of it, too,
     ``<clip>_offsets_step<n>.png``.
 
     List it before the weight averaging, which swaps the averaged weights out again at this hook. Pictures go to
@@ -159,9 +159,10 @@ class SampleFrames(Callback):
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.val_dataloaders
+        network: Any = pl_module.network
         for number, clip in zip(range(self.clips), loader, strict=False):
             self._save(trainer, self.compare(pl_module, clip), f"samples/{number}", clip.name)
-            if motion := as_video_network(cast(nn.Module, pl_module.network)).motion():
+            if motion := as_video_network(network).motion():
                 picture = self.draw_motion(pl_module, motion, clip)
                 self._save(trainer, picture, f"offsets/{number}", f"{clip.name}_offsets")
 

@@ -1,4 +1,4 @@
-"""Two real processes give the scores and the losses of one, and fail together."""
+"""Two real processes produce the scores and losses of one, and fail together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tasks.test_tasks import ROOT, TINY, clips, run, trained  # noqa: F401
 
 
 @pytest.mark.slow
-def test_two_ranks_score_as_one_does(clips, trained, tmp_path):  # noqa: F811
+def test_two_ranks_score_like_one(clips, trained, tmp_path):  # noqa: F811
     last = trained / "checkpoints" / "last.ckpt"
     both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     common = [option for option in TINY if not option.startswith("trainer.")]
@@ -43,31 +43,31 @@ def test_two_ranks_train(clips, tmp_path, more):  # noqa: F811
 
 
 class Dies(Callback):
-    """Ends one rank in a step, by itself or by the system."""
+    """End one rank within a step: with a UserError, another error, or SIGKILL."""
 
-    def __init__(self, rank: int, how: str) -> None:
-        self.rank, self.how = rank, how
+    def __init__(self, rank: int, cause: str) -> None:
+        self.rank, self.cause = rank, cause
 
     def on_before_optimizer_step(self, trainer, *rest):
         if trainer.global_rank == self.rank and trainer.global_step == 1:
-            if self.how == "killed":
+            if self.cause == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise UserError("The scene is gone.") if self.how == "problem" else ValueError("no such scene")
+            raise UserError("The scene is gone.") if self.cause == "user_error" else ValueError("no such scene")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "how", "sentence"),
+    ("rank", "cause", "sentence"),
     [
-        (1, "problem", "Rank 1 failed: The scene is gone."),
+        (1, "user_error", "Rank 1 failed: The scene is gone."),
         (1, "error", "Rank 1 failed: ValueError: no such scene, see above"),
         (1, "killed", "died without an error message"),
-        (0, "problem", "The scene is gone."),
+        (0, "user_error", "The scene is gone."),
         (0, "killed", ""),
     ],
 )
-def test_a_rank_that_dies_takes_the_other_down(clips, tmp_path, rank, how, sentence):  # noqa: F811
-    dies = f"+callbacks.dies={{_target_: tests.tasks.test_distributed.Dies, rank: {rank}, how: {how}}}"
+def test_a_dying_rank_ends_the_other(clips, tmp_path, rank, cause, sentence):  # noqa: F811
+    dies = f"+callbacks.dies={{_target_: tests.tasks.test_distributed.Dies, rank: {rank}, cause: {cause}}}"
     both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=500"]
     common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
     before = time.monotonic()
@@ -82,7 +82,7 @@ def test_a_rank_that_dies_takes_the_other_down(clips, tmp_path, rank, how, sente
 
 
 def _processes_of(place) -> list[str]:
-    """The command lines of processes that work in a folder."""
+    """Return the command lines of the processes that write to a runs folder."""
     lines = []
     for entry in os.scandir("/proc"):
         try:
@@ -95,7 +95,7 @@ def _processes_of(place) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_as_one_does(clips, tmp_path):  # noqa: F811
+def test_two_ranks_learn_like_one(clips, tmp_path):  # noqa: F811
     """The same global batch: losses of 50 steps agree to 1e-5, and the same weights score the same to the last bit."""
     common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
     common += ["trainer.max_steps=50", "trainer.val_check_interval=50", "data.test_frames=3", "data.workers=1"]
@@ -119,7 +119,7 @@ def test_two_ranks_learn_as_one_does(clips, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_rank_saves_and_ends_both(clips, tmp_path):  # noqa: F811
+def test_a_signal_to_one_rank_stops_both(clips, tmp_path):  # noqa: F811
     both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "callbacks.last.every_n_train_steps=1000"]
     common = [o for o in TINY if not o.startswith(("trainer.devices", "trainer.accelerator", "callbacks.last"))]
     command = ["model=edvr_m", *both, *common, "trainer.val_check_interval=1000", "trainer.max_steps=1000"]

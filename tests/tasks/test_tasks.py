@@ -1,4 +1,4 @@
-"""The whole way through the command line: train, go on, evaluate, restore, doctor; on tiny real videos."""
+"""The command line end to end: train, resume, evaluate, restore, doctor; on tiny real videos."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def run(*arguments: str | Path, fails: bool = False) -> str:
 
 
 def refused(*arguments: str | Path) -> str:
-    """What a command says that is refused with exit code 2: in this process, as starting one takes seconds."""
-    said = io.StringIO()
+    """Run a command that fails with exit code 2 and return its output; in this process, which saves seconds."""
+    log = io.StringIO()
     GlobalHydra.instance().clear()
     before = HydraConfig.instance().cfg
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(log), redirect_stdout(log):
         patch.setattr(sys, "argv", ["src.run", *map(str, arguments)])
         patch.chdir(ROOT)
         with pytest.raises(SystemExit) as left:
             main()
     HydraConfig.instance().cfg = before
     assert left.value.code == 2
-    return said.getvalue()
+    return log.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def trained(clips, tmp_path_factory) -> Path:
     return directory
 
 
-def test_a_run_explains_itself(trained):
+def test_a_run_writes_its_config_metrics_samples_and_scores(trained):
     assert trained.name == "seed=0"
     assert trained.parent.parent.name == "zsm_vimeo"
     for name in (
@@ -115,20 +115,20 @@ def test_a_run_explains_itself(trained):
     assert results["summary"]["psnr"] == pytest.approx(mean)
 
 
-def test_a_run_never_writes_over_another(trained):
+def test_a_run_is_never_overwritten(trained):
     before = (trained / "config.yaml").stat().st_mtime_ns
     clips = next(line for line in (trained / "config.yaml").read_text().splitlines() if line.startswith("  root: "))
     same = [*TINY, f"data.root={clips.split()[-1]}", "trainer.max_steps=4", f"paths.runs={trained.parents[2]}"]
-    said = run("experiment=zsm_vimeo", *same, fails=True)
-    assert "already holds a run" in said
-    assert "resume=true" in said
-    assert "Traceback" not in said
+    log = run("experiment=zsm_vimeo", *same, fails=True)
+    assert "already holds a run" in log
+    assert "resume=true" in log
+    assert "Traceback" not in log
     assert (trained / "config.yaml").stat().st_mtime_ns == before
 
 
 def test_resumed_equals_uninterrupted(clips, trained, tmp_path):
     """Two steps, then two more from the checkpoint, against four in one go: the same weights, rows and scores."""
-    constant = "model.schedule.lowest=1.0"  # so that the rate does not depend on where the first part ends
+    constant = "model.schedule.lowest=1.0"  # independent of the number of steps
     common = ["experiment=zsm_vimeo", *TINY, constant, f"data.root={clips}"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(*common, "trainer.max_steps=4", f"paths.runs={whole}")
@@ -154,25 +154,25 @@ def test_resumed_equals_uninterrupted(clips, trained, tmp_path):
     assert json.loads(scores.read_text())["summary"] == before
 
 
-def test_evaluate_scores_a_checkpoint_as_its_training_did(clips, trained, tmp_path):
+def test_evaluate_reproduces_the_scores_of_training(clips, trained, tmp_path):
     last = trained / "checkpoints" / "last.ckpt"
-    said = run("task=evaluate", *TINY, f"data.root={clips}", f"checkpoint={last}", f"paths.runs={tmp_path}")
+    log = run("task=evaluate", *TINY, f"data.root={clips}", f"checkpoint={last}", f"paths.runs={tmp_path}")
     (scores,) = tmp_path.rglob("results.json")
     again, before = (json.loads(path.read_text())["summary"] for path in (scores, trained / "results.json"))
     assert again["psnr"] == pytest.approx(before["psnr"], abs=1e-4)
-    assert "PSNR" in said
+    assert "PSNR" in log
 
 
-def test_what_was_trained_is_scored_on_something_else_by_the_same_command(clips, trained):
+def test_the_training_command_with_another_test_scores_its_weights(clips, trained):
     same = ["experiment=zsm_vimeo", "test=vid4_zsm_3", *TINY, f"data.root={clips}", f"paths.runs={trained.parents[2]}"]
     run(*same, "trainer.max_steps=4")
     (other,) = {*trained.parents[1].glob("*/seed=0/results.json")} - {trained / "results.json"}
     scored = json.loads(other.read_text())["protocol"]
     assert (scored["name"], scored["clip_length"]) == ("vid4_zsm_3", 3)
     assert scored["checkpoint"] == str(trained / "checkpoints" / "last.ckpt")
-    said = run(*same, "trainer.max_steps=5", fails=True)
-    assert "train zsm_vimeo with the same options first" in said
-    assert "Traceback" not in said
+    log = run(*same, "trainer.max_steps=5", fails=True)
+    assert "train zsm_vimeo with the same options first" in log
+    assert "Traceback" not in log
 
 
 def test_restore_a_video(clips, trained, tmp_path):
@@ -190,7 +190,7 @@ def test_restore_a_video(clips, trained, tmp_path):
         out.mux(sound.encode(block))
         out.mux(sound.encode())
     output = tmp_path / "restored.mp4"
-    said = run(
+    log = run(
         "task=restore", f"input={source}", f"output={output}", f"checkpoint={trained / 'checkpoints' / 'last.ckpt'}"
     )
     with open_video(output) as reader:
@@ -200,7 +200,7 @@ def test_restore_a_video(clips, trained, tmp_path):
     with av.open(str(output)) as restored, av.open(str(source)) as original:
         packets = [sum(1 for p in file.demux(audio=0) if p.size) for file in (restored, original)]
         assert packets[0] == packets[1] > 0
-    assert "17 frames" in said
+    assert "17 frames" in log
     run("task=restore", f"input={source}", f"output={tmp_path / 'start.mp4'}", "model=blend", "max_frames=3")
     with open_video(tmp_path / "start.mp4") as reader:
         assert len(reader) == 5
@@ -236,30 +236,30 @@ def test_baselines_restore_odd_sizes_from_frame_folders(model, tmp_path):
         (["protocol.channel=yuv", "task=evaluate", "model=bicubic", "data=vid4"], "channel"),
     ],
 )
-def test_what_a_person_can_mend_is_one_sentence(arguments, sentence, tmp_path):
-    said = refused(*arguments, f"paths.runs={tmp_path}")
-    assert sentence in said
-    assert len([line for line in said.splitlines() if line.strip()]) == 1, said
+def test_user_errors_are_one_line(arguments, sentence, tmp_path):
+    log = refused(*arguments, f"paths.runs={tmp_path}")
+    assert sentence in log
+    assert len([line for line in log.splitlines() if line.strip()]) == 1, log
 
 
-def test_a_run_that_is_refused_leaves_nothing_in_the_way(clips, tmp_path):
+def test_a_refused_run_leaves_nothing_behind(clips, tmp_path):
     for crop, fails in ((4096, True), (4096, True), (32, False)):
-        said = run(
+        log = run(
             "experiment=vtsr_gopro", *TINY, f"data.root={clips}", f"paths.runs={tmp_path}", "degradation.exposure=8",
             "data.resize=null", "degradation.mixed=null", "protocol.factor=null", f"data.crop={crop}",
             "trainer.max_steps=1", fails=fails,
         )  # fmt: skip
-        assert ("4096" in said) == fails
+        assert ("4096" in log) == fails
         assert bool(list(tmp_path.rglob("config.yaml"))) != fails
 
 
 def test_doctor(tmp_path):
-    said = run("task=doctor", f"paths.data={tmp_path}")
-    assert "ok  torch" in said
-    assert "no  data=vid4: not found" in said
+    log = run("task=doctor", f"paths.data={tmp_path}")
+    assert "ok  torch" in log
+    assert "no  data=vid4: not found" in log
 
 
-def test_a_checkpoint_builds_nothing_but_networks(trained, tmp_path):
+def test_a_checkpoint_builds_only_networks(trained, tmp_path):
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert load(trained / "checkpoints" / "last.ckpt").geometry.window == 4
     for evil in (

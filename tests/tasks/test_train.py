@@ -1,4 +1,4 @@
-"""Schedules are functions of the step: training that is cut at any step goes on as if it had not been."""
+"""Schedules are functions of the step: training interrupted at any step resumes exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
 
 
 class StopAfter(Callback):
-    """Interrupts training as Ctrl-C does, once so many steps are saved."""
+    """Interrupt training as Ctrl-C does, once ``steps`` steps are saved."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -21,7 +21,7 @@ class StopAfter(Callback):
 
 
 @pytest.mark.slow
-def test_freezing_warm_up_and_restarts_survive_a_cut(clips, tmp_path):  # noqa: F811
+def test_freezing_warm_up_and_restarts_survive_an_interruption(clips, tmp_path):  # noqa: F811
     schedules = ["model.rates.fusion_first.factor.start=2", "size.warmup=1", "size.restarts=2", "trainer.max_steps=4"]
     common = ["model=edvr_m", *TINY, *schedules, f"data.root={clips}", "data.test_frames=1"]
 

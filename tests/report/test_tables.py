@@ -1,0 +1,59 @@
+"""Published values beside ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.report.study_results import StudyResult
+from src.report.tables import compare_table
+from src.sweeps.aggregate import rank_correlation
+from src.sweeps.published import studies
+from tests.report.examples import TABLES, load_block_design
+
+
+def test_our_values_follow_the_papers_with_difference_and_deviation(runs):
+    table, result = load_block_design(runs)
+    shown = compare_table(table, result)
+    assert shown.words == ["design"]
+    column = shown.figures.index("psnr")
+    lines = {group.names[0]: {line.kind: line.cells[column] for line in group.lines} for group in shown.groups}
+    assert lines["IAI"] == {"paper": "28.70", "here": "25.50", "difference": "\N{MINUS SIGN}3.20"}
+    assert lines["TSAS"]["here"] == "27.60 ± 0.14"  # of 27.5 and 27.7
+    assert lines["STAS"] == {"paper": "28.92"}  # failed
+    labels = {group.names[0]: [line.label for line in group.lines] for group in shown.groups}
+    assert labels["TSAS"][1] == "here, mini, 2 seeds"
+    assert shown.agreement[column] == "1.00"
+    assert result.rows_done == 3
+    assert result.study.expected == 4
+    assert [status for _, status, _ in result.unfinished] == ["failed"]
+
+
+def test_a_seed_tested_several_times_counts_once(runs):
+    table, result = load_block_design(runs)
+    (tsas,) = (seeds for point, seeds in result.runs_by_point.items() if "tsas" in point)
+    tsas += tsas[:1] * 3
+    assert "here, mini, 2 seeds" in [
+        line.label for group in compare_table(table, result).groups for line in group.lines
+    ]
+
+
+def test_printed_pairs_are_two_columns_with_the_papers_decimals():
+    table = next(table for table in TABLES if table.key == "table3_reds4_sr_clean")
+    shown = compare_table(table)
+    assert shown.figures[-2:] == ["average", "average SSIM"]
+    assert shown.groups[-1].lines[0].cells[-2:] == ["31.09", "0.8800"]
+    assert StudyResult(studies(TABLES[0])[0], []).value("average SSIM", 0) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1, 2, 3, 4, 5], [5, 6, 7, 8, 7], 0.8207826816681233),  # scipy.stats.spearmanr's own example
+        ([1, 2, 2, 3], [1, 2, 3, 4], 0.9486832980505138),
+        ([1, 2, 3], [30.0, 20.0, 10.0], -1.0),
+        ([1.00001, 1.00002, 3], [1, 1, 2], 1.0),  # equal to the fourth decimal
+        ([1, 1, 1], [1, 2, 3], None),
+    ],
+)
+def test_rank_correlation_averages_the_ranks_of_equal_values(one, other, expected):
+    assert rank_correlation(one, other) == (expected and pytest.approx(expected))
