@@ -158,7 +158,7 @@ class Geometry:
             ValueError: ``factor`` is no power of the network's own factor, or the network enlarges.
         """
         if self.scale > 1:
-            raise ValueError(f"the network enlarges its frames {self.scale} times, so it cannot be applied recursively")
+            raise ValueError(f"the network upscales by {self.scale}, so it cannot be applied recursively")
         once = 1 / self.spacing
         rounds = round(math.log(factor, once)) if once > 1 and factor > 1 else 0
         if not 1 <= rounds <= MOST_ROUNDS or once**rounds != factor:
