@@ -1,4 +1,4 @@
-"""Every configuration composes and instantiates; what does not fit is told in one sentence."""
+"""Every configuration composes and instantiates; each misfit raises one sentence."""
 
 from __future__ import annotations
 
@@ -133,18 +133,18 @@ def test_sizes():
         ("~data.crp", r"no option 'data\.crp': did you mean data\.crop\?"),
     ],
 )
-def test_mistyped_options_are_named_with_their_neighbours(override, sentence):
+def test_a_mistyped_option_is_answered_with_the_nearest_name(override, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         compose(override)
     assert "\n" not in str(caught.value)
 
 
-def test_a_typo_beside_another_is_told():
+def test_a_typo_beside_another_is_named():
     with pytest.raises(UserError, match=r"no option 'model\.network\.encode\.block': did you mean"):
         compose("model.network.encode._target_=nowhere.x", "model.network.encode.block=1")
 
 
-def test_a_choice_that_is_a_number_is_told_beside_good_ones():
+def test_a_choice_that_is_a_number_is_named_beside_valid_ones():
     with pytest.raises(UserError, match=r"no size=1\.5: choose one of full, mini\."):
         compose("model=zsm", "size=1.5", "seed=3")
 
@@ -166,24 +166,24 @@ def test_run_names():
 @pytest.mark.parametrize(
     "path", ["runs/a=1,b=2/seed=0/last.ckpt", "it's here.mp4", "a b (c).mp4", "{x}.png", "C:\\v.mp4"]
 )
-def test_paths_are_taken_as_they_are(path):
+def test_paths_need_no_quotes(path):
     assert compose(f"checkpoint={path}").checkpoint == path
 
 
-def test_contradictions_are_refused_before_any_data_is_read():
+def test_contradictions_are_rejected_before_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
     with pytest.raises(UserError, match="upscales by 4"):
         build_data(config, build_restorer(config, build_network(config)))
 
 
-def test_a_protocol_that_a_network_cannot_follow_is_one_sentence():
+def test_a_protocol_that_does_not_suit_the_network_is_one_sentence():
     config = compose("model=edvr_m", "size=mini", "protocol=vid4_zsm_3")
     with pytest.raises(UserError, match="does not suit this network: a network of window 5"):
         build_restorer(config, build_network(config))
     assert compose("protocol=reds4", "protocol.ensemble=4").protocol.ensemble == 4
 
 
-def test_an_option_that_an_experiment_needs_is_asked_for():
+def test_a_missing_required_option_is_named():
     with pytest.raises(Exception, match="checkpoint is needed here"):
         _ = compose("experiment=wdvr_reds_finetune").checkpoint
     assert compose("experiment=wdvr_reds_finetune", "checkpoint=a.ckpt").checkpoint == "a.ckpt"
@@ -202,7 +202,7 @@ def test_a_list_of_checkpoints_whose_paths_are_like_those_of_runs():
 @pytest.mark.parametrize(
     "group", ["task", "model", "data", "degradation", "protocol", "trainer", "callbacks", "logger"]
 )
-def test_every_choice_has_the_options_that_it_is_given(group):
+def test_every_choice_is_valid(group):
     for path in sorted((CONF / group).glob("[!_]*.yaml")):
         validate(compose(f"{group}={path.stem}"))
 
@@ -259,7 +259,7 @@ def test_every_choice_has_the_options_that_it_is_given(group):
         (["task._target_=src.tasks.train"], r"^task\._target_ is src\.tasks\.train, which cannot be called"),
     ],
 )
-def test_what_does_not_fit_its_signature_is_refused(overrides, sentence):
+def test_options_that_do_not_fit_their_signature_are_rejected(overrides, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         validate(compose(*overrides))
     assert "\n" not in str(caught.value)
@@ -283,18 +283,18 @@ def test_what_does_not_fit_its_signature_is_refused(overrides, sentence):
         ["data=folder"],
     ],
 )
-def test_what_fits_is_not_refused(overrides):
+def test_options_that_fit_are_accepted(overrides):
     validate(compose(*overrides))
 
 
-def test_a_parent_takes_what_its_child_hands_on():
+def test_a_parent_class_receives_the_options_of_its_child():
     assert {"decay", "use_buffers"} <= signature_of("src.training.callbacks.WeightEMA").kinds.keys()
     assert "loss" in signature_of("src.papers.zsm.ZSMRestorer").kinds
     assert not signature_of("src.papers.zsm.ZSMRestorer").further
     assert not signature_of("src.papers.vtsr.Equally").kinds
 
 
-def test_typos_in_an_experiment_file_are_refused_too(tmp_path):
+def test_typos_in_an_experiment_file_are_rejected(tmp_path):
     """Hydra lets files add what they like."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata: {crp: 64}\n")
@@ -340,7 +340,7 @@ def test_typos_in_an_experiment_file_are_refused_too(tmp_path):
         ("model=edvr_m model.rates.fusion_first.modules.parts=[fusion]", "no part fusion: it has encode, align, fuse"),
     ],
 )
-def test_contradictions_are_told_without_any_data(overrides, sentence):
+def test_contradictions_are_found_without_any_data(overrides, sentence):
     config = compose("size=mini", "data.root=nowhere", *overrides.split())
     with pytest.raises(Exception, match=r".") as caught:
         build_data(config, build_restorer(config, build_network(config)))
@@ -362,7 +362,7 @@ def test_contradictions_are_told_without_any_data(overrides, sentence):
         ),
     ],
 )
-def test_a_trainer_that_there_cannot_be_is_one_sentence(overrides, sentence, tmp_path):
+def test_an_impossible_trainer_is_one_sentence(overrides, sentence, tmp_path):
     config = compose("callbacks.progress=null", *overrides)
     with pytest.raises(UserError, match=sentence) as caught:
         build_trainer(config, tmp_path, training=True)
@@ -370,7 +370,7 @@ def test_a_trainer_that_there_cannot_be_is_one_sentence(overrides, sentence, tmp
     assert not any(tmp_path.iterdir())
 
 
-def test_trying_a_network_out_leaves_it_as_it_was():
+def test_the_dry_run_leaves_the_network_unchanged():
     config = compose("model=vtsr", "size=mini", "degradation=exposure")
     network = start_network(config)  # with the running statistics of normalisations
     before = {name: value.clone() for name, value in network.state_dict().items()}
