@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
 from src.config.composition import CONF
+from src.config.overrides import translate
 from src.config.resolvers import register_resolvers
 from src.training import wandb
 
@@ -39,7 +40,7 @@ def a_point(monkeypatch):
         "seed=3",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=overrides, return_hydra_config=True)
+        config = compose("config", overrides=translate(overrides), return_hydra_config=True)
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     yield config
@@ -118,6 +119,6 @@ def test_a_sweep_runs_the_points_of_its_study(a_point):
     assert command[:2] == ["-m", "src.run"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=[*command[2:], *values], return_hydra_config=True)
+        config = compose("config", overrides=translate([*command[2:], *values]), return_hydra_config=True)
     assert config.hydra.mode.name == "RUN"
     assert config.hydra.runtime.choices["model/wdvr/trunk"] == "stas"
