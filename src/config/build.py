@@ -68,7 +68,7 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
 
     Raises:
         CodeError: the parts of the network do not fit together.
-        UserError: the optimizer or the schedule cannot be made.
+        UserError: the optimiser or the schedule cannot be made.
     """
     model = to_plain(config.model)
     description = model.pop("network")
@@ -103,7 +103,7 @@ def _dry_run(config: DictConfig, restorer: Any) -> None:
         place = next((names[module] for module in reversed(called) if module in names), "")
         raise CodeError(
             f"The parts of model.network do not fit together at model.network{place}: {_first_sentence(error)}; "
-            "compare its channels, frames and levels with those of its neighbors."
+            "compare its channels, frames and levels with those of its neighbours."
         ) from error
     finally:
         for module in training:
@@ -114,7 +114,7 @@ def _dry_run(config: DictConfig, restorer: Any) -> None:
 
 
 def _try_schedules(restorer: Any, steps: int) -> None:
-    """Call the optimizer, the schedule and the factors of rates once.
+    """Call the optimiser, the schedule and the factors of rates once.
 
     Raises:
         UserError: one of them fails.
@@ -193,7 +193,7 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
     if config.trainer.precision == "auto":
         config.trainer.precision = "bf16-mixed" if training and _has_bfloat16(config.trainer.accelerator) else "32-true"
     trainer = instantiate(config.trainer, _partial_=True)
-    if isinstance(config.trainer.val_check_interval, int):  # optimizer steps; Lightning counts batches
+    if isinstance(config.trainer.val_check_interval, int):  # optimiser steps; Lightning counts batches
         every = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
         trainer = partial(trainer, val_check_interval=every)
     arguments = {"enable_checkpointing": False, "callbacks": [], **more}

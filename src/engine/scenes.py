@@ -19,7 +19,7 @@ from kornia.color import rgb_to_hsv
 from torch import Tensor
 
 REACH = 3  # frames on each side of a cut that must all differ: a flash can last two
-BEFORE = REACH + 1  # a decision depends on this many frames before a frame, since neighboring decisions count, too,
+BEFORE = REACH + 1  # a decision depends on this many frames before a frame, since neighbouring decisions count, too,
 AHEAD = REACH  # and on this many after it
 SIDE = 160  # longest side of a downscaled frame; finds as many cuts as 256, PySceneDetect's width
 MIN_CHANGE = 15 / 255  # at a cut: AdaptiveDetector's min_content_val
@@ -36,7 +36,7 @@ def mark_cuts(frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 
     The decision for a frame depends only on the ``BEFORE`` frames before and the ``AHEAD`` frames after it, so starting
     ``BEFORE`` frames early finds the same cuts. Scenes of three frames or more are separated. A scene of one or two
-    frames (a flash, a stray frame) is separated only from different neighbors; of two adjacent cuts, the stronger
+    frames (a flash, a stray frame) is separated only from different neighbours; of two adjacent cuts, the stronger
     counts. Pans, noise, fades and repeated frames are not cuts. Cuts between very similar scenes are missed, as are
     some right beside a flash.
 

@@ -1,6 +1,6 @@
 """Tiles of a frame: restored one at a time, they need a fraction of the memory and blend to the whole frame.
 
-Near its edges, within the receptive field, the output of a tile is wrong. Of the pixels that two neighbors share, each
+Near its edges, within the receptive field, the output of a tile is wrong. Of the pixels that two neighbours share, each
 therefore contributes those on its own side of the middle, with a narrow ramp there. If the receptive field reaches no
 further than three eighths of the overlap, the result equals that of the whole frame. Tiles start at multiples of
 ``GRID``, so that their pyramids align with those of the whole frame.
@@ -27,7 +27,7 @@ class Tiles:
     Args:
         size: ``(H, W)`` of the input frames.
         side: of the square tiles, in input pixels.
-        overlap: minimum overlap of neighboring tiles, in input pixels.
+        overlap: minimum overlap of neighbouring tiles, in input pixels.
 
     Attributes:
         spans: start and end of the tiles along each axis.

@@ -1,4 +1,4 @@
-"""Color description of video samples, and conversion between decoded frames and RGB arrays.
+"""Colour description of video samples, and conversion between decoded frames and RGB arrays.
 
 8-bit frames are converted with swscale, accurate to one step. Above 8 bits, swscale maps white to 1020 instead of 1023
 and computes with 15 bits, so those frames are converted here, with the same formulas in both directions (ITU-T H.273,
@@ -40,13 +40,13 @@ DROPPED = {
 
 @dataclass(frozen=True)
 class Signal:
-    """Color description in the code points of ITU-T H.273 (and PyAV), ``UNSPECIFIED`` if the source has none.
+    """Colour description in the code points of ITU-T H.273 (and PyAV), ``UNSPECIFIED`` if the source has none.
 
     Attributes:
         depth: bits per sample of the RGB arrays: 8, 10, 12, 14 or 16.
         matrix: matrix coefficients of Y, Cb, Cr; 0 for video coded as RGB.
         range: 0 unspecified, 1 limited, 2 full.
-        primaries: color primaries.
+        primaries: colour primaries.
         transfer: transfer characteristics.
         mastering: mastering display: x and y of red, green, blue and white, then minimum and maximum luminance in
             cd/m2; empty if unspecified.
@@ -65,7 +65,7 @@ class Signal:
 
     @classmethod
     def from_frame(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
-        """Read the color description of a decoded frame; with ``deep``, at its own bit depth, otherwise 8."""
+        """Read the colour description of a decoded frame; with ``deep``, at its own bit depth, otherwise 8."""
         bits = frame.format.components[0].bits
         depth = 8 if not deep or bits <= 8 else bits + bits % 2
         matrix, color_range = int(frame.colorspace), int(frame.color_range)
@@ -78,7 +78,7 @@ class Signal:
         return cls(depth, matrix, color_range, primaries, transfer, *side_data)
 
     def for_pixel_format(self, pixel_format: str, source_size: tuple[int, int] | None, matrix: int = BT709) -> Signal:
-        """Return the color description after conversion to ``pixel_format``.
+        """Return the colour description after conversion to ``pixel_format``.
 
         RGB formats keep RGB. For Y, Cb, Cr, a signal without a matrix (RGB, or unspecified without a source) gets
         BT.2020 if its primaries are, otherwise ``matrix``, in limited range.
@@ -96,7 +96,7 @@ class Signal:
         )
 
     def container_tags(self, size: tuple[int, int], source_size: tuple[int, int] | None) -> Signal:
-        """Return the color tags for a file with frames of ``size``.
+        """Return the colour tags for a file with frames of ``size``.
 
         Unspecified stays unspecified, unless players, guessing the matrix from the frame size, would guess another than
         for the source; then the tags name the guess for the source.

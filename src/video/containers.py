@@ -35,7 +35,7 @@ class PartHeader(NamedTuple):
     shift: int = 0  # added to timestamps on reading, in their time base, since NUT has no negative ones
 
     def to_json(self) -> str:
-        """Serialize the header."""
+        """Serialise the header."""
         color = [self.signal.matrix, self.signal.range, self.signal.primaries, self.signal.transfer]
         fields = {"fps": str(self.fps), "aspect": str(self.aspect), "signal": color, "shift": self.shift}
         return json.dumps(fields)

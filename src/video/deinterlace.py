@@ -10,7 +10,7 @@ import av
 class Deinterlacer:
     """FFmpeg's bwdif filter: one output per input frame, at the time of its first field, in order.
 
-    A frame depends on its neighbors, so the output is one frame behind the input.
+    A frame depends on its neighbours, so the output is one frame behind the input.
 
     Args:
         first: a frame with the format of all frames.

@@ -17,7 +17,7 @@ DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def is_deep(file: Path) -> bool:
-    """Check for more than 8 bits per channel; Pillow does not report them for color images."""
+    """Check for more than 8 bits per channel; Pillow does not report them for colour images."""
     return file.suffix.lower() in DEEP_SUFFIXES and _decode(file).format.components[0].bits > 8
 
 

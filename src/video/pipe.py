@@ -61,7 +61,7 @@ class PipeReader:
         fps: frames per second, as declared in the header.
         size: ``(height, width)`` of the frames returned.
         aspect: pixel aspect ratio, width over height.
-        signal: color description; its ``depth`` is that of the frames returned.
+        signal: colour description; its ``depth`` is that of the frames returned.
         interlaced: frames of the source hold two fields each.
         times: presentation time of each frame yielded by :meth:`frames` so far, in seconds.
         end: end of the last of these frames, in seconds.

@@ -64,7 +64,7 @@ class VideoIndex:
         aspect: sample aspect ratio, before rotation.
         interlaced: frames hold two fields of different times.
         frames_flagged: each frame carries an interlacing flag.
-        signal: color description at the bit depth of the file.
+        signal: colour description at the bit depth of the file.
         last_duration: duration of the last frame; 0 if unknown.
         decord_objection: the reason not to read the file with decord, as a predicate; empty if there is none.
         checksums: CRC-32 of each frame of a packed video (:mod:`src.video.packed`).

@@ -61,7 +61,7 @@ def open_video(
         fps: frame rate of sources without one of their own (default 25).
         deep: return sources above 8 bits as uint16; by default, everything is converted to uint8.
         deinterlace: convert interlaced video to progressive frames, same number and times. Random access is then
-            slow, because each frame needs its neighbors.
+            slow, because each frame needs its neighbours.
 
     Raises:
         VideoError: the source does not exist or is empty, or ``backend`` cannot read it exactly.
@@ -87,7 +87,7 @@ class FrameReader(ABC):
         size: ``(height, width)`` of the frames returned.
         times: presentation time of each frame, in seconds, exact.
         end: end of the last frame, in seconds.
-        signal: color description; its ``depth`` is that of the frames returned.
+        signal: colour description; its ``depth`` is that of the frames returned.
         aspect: pixel aspect ratio, width over height; frames are returned without resampling.
         interlaced: frames of the source hold two fields each.
         backend: the decoder for random access: ``decord``, ``pyav`` or ``frames``.
@@ -156,7 +156,7 @@ class FrameReader(ABC):
 class FolderReader(FrameReader):
     """Images of a folder, or those that match a glob pattern.
 
-    Grayscale becomes RGB, alpha is dropped, and 16 bits become 8 unless ``deep``.
+    Greyscale becomes RGB, alpha is dropped, and 16 bits become 8 unless ``deep``.
     """
 
     backend = "frames"
@@ -256,7 +256,7 @@ class FileReader(FrameReader):
             decoder.close()
 
     def _deinterlaced_frames(self, decoder: FrameDecoder, numbers: range) -> Iterator[torch.Tensor]:
-        number = max(0, numbers.start - 1)  # a frame needs its neighbors
+        number = max(0, numbers.start - 1)  # a frame needs its neighbours
         stop, deinterlacer = min(numbers.stop + 1, len(self)), None
         for index in range(number, stop):
             frame = decoder.watchdog.run(partial(decoder.decode, index))

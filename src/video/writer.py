@@ -1,6 +1,6 @@
 """Write frames to video files and folders of images, with the audio and metadata of the video they come from.
 
-The output keeps and tags the color description of the source (:mod:`src.video.colorspace`). Equal frames produce equal
+The output keeps and tags the colour description of the source (:mod:`src.video.colorspace`). Equal frames produce equal
 bytes. A file appears under its name only when it is complete.
 """
 
@@ -122,9 +122,9 @@ class VideoWriter:
         metadata: tags of the container, ``{"title": ...}``; the attribute may be modified until the end.
         aspect: pixel aspect ratio, width over height.
         tick: resolution of ``time`` in :meth:`write`, in seconds (default: one frame).
-        signal: color description and bit depth of the frames.
+        signal: colour description and bit depth of the frames.
         preset: encoder speed: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
-        source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the color
+        source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the colour
             matrix of untagged video from its size.
         gop: maximum frames between key frames, coded without B-frames, for fast random access; None: the encoder's
             default.

@@ -18,7 +18,7 @@ H, W = 72, 128
 
 
 def make_scene(seed: int, length: int, speed: float = 0.5, brightness: float = 1.0) -> Tensor:
-    """Make a pan of ``speed`` pixels per frame over blotches of color: (T, 3, H, W)."""
+    """Make a pan of ``speed`` pixels per frame over blotches of colour: (T, 3, H, W)."""
     random = torch.Generator().manual_seed(seed)
     blotches = torch.rand(1, 3, 7, 40, generator=random) ** 2
     wide = F.interpolate(blotches, (H, W * 6), mode="bicubic").clamp(0, 1)[0]

@@ -33,7 +33,7 @@ def test_cut_and_join_round_trips(size, side, overlap, scale):
 
 
 class Blur(nn.Module):
-    """Averages a neighborhood in three frames and upsamples by 2; its receptive field has a radius of 8 pixels."""
+    """Averages a neighbourhood in three frames and upsamples by 2; its receptive field has a radius of 8 pixels."""
 
     geometry = Geometry(2, 3, (Fraction(1),))
 
@@ -99,7 +99,7 @@ def test_any_tiling_covers_the_frame_and_blends_to_it(layout, scale):
 
 
 def blur(frame: torch.Tensor, radius: int, scale: int) -> torch.Tensor:
-    """Average a neighborhood, zero-padded, and upsample by ``scale``."""
+    """Average a neighbourhood, zero-padded, and upsample by ``scale``."""
     mean = nn.functional.avg_pool2d(frame[None], 2 * radius + 1, stride=1, padding=radius)[0]
     return mean.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 

@@ -1,7 +1,7 @@
 """Inject real faults into trainings and restorations at random moments, and compare the results: make torture.
 
 A fault is a signal to a process, a full disk or a damaged file. The same command is then repeated until it completes.
-The result must equal that of an undisturbed run to the last bit: weights, their average, the optimizer, all counters,
+The result must equal that of an undisturbed run to the last bit: weights, their average, the optimiser, all counters,
 the rows of metrics.csv, scores, files.
 """
 

@@ -1,4 +1,4 @@
-"""Written videos read back: pixels, colors, times and audio; failures leave no files behind."""
+"""Written videos read back: pixels, colours, times and audio; failures leave no files behind."""
 
 from __future__ import annotations
 

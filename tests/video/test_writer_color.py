@@ -1,4 +1,4 @@
-"""Colors, bit depths and HDR metadata of written videos."""
+"""Colours, bit depths and HDR metadata of written videos."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_color_tags_are_kept(tmp_path: Path, name: str, codec: str, tags: tuple[
     assert (read.depth, read.matrix, read.range, read.primaries, read.transfer) == (depth, *expected)
     assert tuple(map(int, stream[2:])) == tags[2:]
     back = next(open_video(path, deep=True).frames()).int().numpy()
-    # A wrong matrix or range would change colors by tens of 255 steps.
+    # A wrong matrix or range would change colours by tens of 255 steps.
     assert np.abs(back[32, 16::32] - frame[32, 16::32].astype(int)).max() / top <= (0 if rgb else 0.02)
 
 
