@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from src.engine.stream import reach, stream, windows
+from src.engine.stream import find_first_frame, slide_windows, stream
 from src.geometry import MOST_ROUNDS, Geometry, evenly
 
 EDVR = Geometry(4, 5, (2,))
@@ -141,7 +141,7 @@ def test_windows_cover_all_output_times(geometry, frames):
     """Every output time of the video lies in a window; frames beyond its ends repeat the first and the last frame."""
     times, covered = geometry.output_times(frames), set()
     starts = []
-    for start, held in windows(range(frames), geometry):
+    for start, held in slide_windows(range(frames), geometry):
         assert held == [min(max(start + i, 0), frames - 1) for i in range(geometry.window)]
         starts.append(start)
         covered |= {start + time for time in geometry.times}
@@ -169,7 +169,7 @@ def test_streaming_equals_separate_windows(geometry, frames, data):
     geometry = replace(geometry, scale=1)
     network, video = Witness(geometry), torch.rand(frames, 3, 1, 2, generator=torch.Generator().manual_seed(frames))
     expected = {}
-    for start, held in windows(video, geometry):
+    for start, held in slide_windows(video, geometry):
         restored = network(torch.stack(held)[None])[0]
         for time, frame in zip(geometry.times, restored, strict=True):
             expected.setdefault(start + time, frame)
@@ -180,7 +180,7 @@ def test_streaming_equals_separate_windows(geometry, frames, data):
         assert torch.equal(frame[..., 0], video[min(max(math.floor(time), 0), frames - 1)][..., 0])
     place = len(whole) - data.draw(st.integers(1, len(whole)), "outputs to go")
     after = whole[place][0]
-    rest = list(stream(network, video[reach(network, after) :], after=after))
+    rest = list(stream(network, video[find_first_frame(network, after) :], after=after))
     assert [time for time, _ in rest] == [time for time, _ in whole[place + 1 :]]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[place + 1 :], strict=True))
 

@@ -20,7 +20,7 @@ from src.engine.cascade import Cascade
 from src.engine.memory import measure_peak
 from src.nn.blocks import compile_parts, count_parameters, fold_norms
 from src.nn.video_network import as_video_network
-from src.papers.restorer import fused
+from src.papers.restorer import enable_fused
 
 OWN_MODEL = "model"  # entry of the configuration's own model
 
@@ -59,7 +59,7 @@ def _measure_training(
     """Time a training step on random samples, and with ``bench.loader=true`` the reading of real ones."""
     restorer = build_restorer(config, network).to(device)
     assert restorer.optimizer is not None
-    optimizer = fused(restorer.optimizer(network.parameters()))
+    optimizer = enable_fused(restorer.optimizer(network.parameters()))
     geometry = restorer.training_geometry
     samples, target_crop = max(1, options.batch // restorer.passes_per_sample), network.geometry.scale * options.crop
     inputs = torch.rand(samples, geometry.window, 3, options.crop, options.crop, device=device)

@@ -25,9 +25,9 @@ from src.engine.journal import Journal, group_ranges
 from src.engine.memory import fit_to_memory
 from src.engine.options import RestoreOptions
 from src.engine.prefetch import BackgroundWriter
-from src.engine.restore_video import Recent, RestoredFrame, Source, restore_scenes
+from src.engine.restore_video import RecentFrames, RestoredFrame, Source, restore_scenes
 from src.engine.scenes import AHEAD, mark_cuts
-from src.engine.stream import passes
+from src.engine.stream import resolve_passes
 from src.engine.timing import FINE, OutputTiming, TimeMap
 from src.errors import UserError, VideoError
 from src.nn.video_network import as_video_network
@@ -36,11 +36,13 @@ from src.video.mux import join
 from src.video.reader import open_video
 from src.video.writer import VideoWriter, resolve_codec
 
-FITTED = ("tile", "overlap", "clip_length", "context", "padding")  # options that fit_to_memory resolves
+RESOLVED = ("tile", "overlap", "clip_length", "context", "padding")  # options resolved by fit_to_memory
 
 
 class FileRestoration:
-    """The restoration of one video file or folder of frames.
+    """The restoration of one video file or folder of frames, in parts that resume on their own.
+
+    Call :meth:`run` for the missing parts, in any number of processes, then :meth:`finish` once to join them.
 
     Args:
         network: see :func:`src.engine.stream.stream`; on ``device``, in evaluation mode.
@@ -48,7 +50,7 @@ class FileRestoration:
         output: a video file, or a folder (no suffix); an existing folder of frames alone is replaced.
         options: how to restore and to write.
         device: of the network.
-        weights: a fingerprint of the network, so that no output mixes two.
+        network_id: result of :func:`fingerprint`; an interrupted output does not resume with another network.
         anew: discard parts that other options made.
 
     Raises:
@@ -64,11 +66,11 @@ class FileRestoration:
         options: RestoreOptions,
         device: torch.device,
         *,
-        weights: str = "",
+        network_id: str = "",
         anew: bool = False,
     ) -> None:
-        self.plan = {"network": weights, **options.plan()}
-        self.network, self.options = prepare(network, options)
+        self.plan = {"network": network_id, **options.plan()}
+        self.network, self.options = prepare_network(network, options)
         self.source, self.output, self.device = source, output, device
         self.reader = open_video(source, fps=options.rate, deep=True, deinterlace=options.deinterlace)
         self.length = min(len(self.reader), options.max_frames or len(self.reader))
@@ -96,8 +98,8 @@ class FileRestoration:
         return self.time_map(Fraction(self.length)) * self.timing.stretch
 
     @cached_property
-    def shown(self) -> list[tuple[int, Fraction]]:
-        """The frames that the output shows: number of the restored frame, and seconds since the first."""
+    def schedule(self) -> list[tuple[int, Fraction]]:
+        """For each frame of the output file: number of the restored frame, and presentation time in seconds."""
         fps, stretch, lag = self.timing
         marks = [self.time_map(time - lag) * stretch for time in self.times]
         if self.time_map.steady or not self.options.constant_rate:
@@ -108,7 +110,7 @@ class FileRestoration:
     @cached_property
     def parts(self) -> int:
         """Number of parts of the output."""
-        return -(-len(self.shown) // self.options.segment)
+        return -(-len(self.schedule) // self.options.segment)
 
     @cached_property
     def journal(self) -> Journal:
@@ -123,7 +125,7 @@ class FileRestoration:
             memory=self.options.memory_bytes,
             length=self.length,
         )
-        chosen = {name: value for name, value in asdict(fitted).items() if name in FITTED}
+        chosen = {name: value for name, value in asdict(fitted).items() if name in RESOLVED}
         try:
             return Journal(self.output, plan, chosen, suffix=".nut" if self.output.suffix else "", restart=self.anew)
         except OSError as error:
@@ -134,9 +136,9 @@ class FileRestoration:
         """The options as fitted to memory when the restoration began."""
         return replace(self.options, **self.journal.machine_options)
 
-    def places(self, part: int) -> range:
-        """The places in ``shown`` that a part holds."""
-        return range(len(self.shown))[part * self.options.segment : (part + 1) * self.options.segment]
+    def output_indices(self, part: int) -> range:
+        """Return the frames of the output file that a part holds."""
+        return range(len(self.schedule))[part * self.options.segment : (part + 1) * self.options.segment]
 
     def run(
         self, parts: Sequence[int], advance: Callable[[], None] = lambda: None, log: Callable[[str], None] = print
@@ -152,31 +154,31 @@ class FileRestoration:
         except VideoError as error:
             if not error.readable:
                 raise
-            sentence = f"{error}; max_frames={error.readable} overwrite=true restores the frames before it"
+            sentence = f"{error}; to restore the readable frames alone, add max_frames={error.readable} overwrite=true"
             raise VideoError(sentence) from error
 
     def _run(self, stretch: range, advance: Callable[[], None], log: Callable[[str], None]) -> None:
-        place, end = self.places(stretch[0]).start, self.places(stretch[-1]).stop
-        number = self.shown[place][0]
-        recent = Recent(self._frames, self._lookback())
+        place, end = self.output_indices(stretch[0]).start, self.output_indices(stretch[-1]).stop
+        number = self.schedule[place][0]
+        recent = RecentFrames(self._frames, self._lookback())
         outputs = self._restore(recent, number, self._scene(stretch[0], number), self.options.cuts, log)
         with _PartWriter(self) as writer, BackgroundWriter(writer.write) as background:
             for restored_number, item in zip(count(number), outputs):
                 before = recent[int(item.time)]
-                while place < end and self.shown[place][0] == restored_number:
+                while place < end and self.schedule[place][0] == restored_number:
                     background.put((place, item.frame, before, item.scene))
                     place += 1
                     advance()
                 if place == end:
                     break
             if place < end:
-                raise VideoError(f"{self.source} ended after frames for {place} of {end} output frames")
+                raise VideoError(f"{self.source} ended early: only {place} of {end} output frames could be restored")
 
     def _lookback(self) -> int | None:
-        """Input frames by which an output frame may come late, to be shown beside it; None: any number."""
+        """Return the number of recent input frames that ``compare`` needs; None: all."""
         if not self.options.compare:
             return 0
-        return None if self.fitted.clip_length == "all" else passes(self.network, self.fitted).window
+        return None if self.fitted.clip_length == "all" else resolve_passes(self.network, self.fitted).window
 
     def _restore(
         self, source: Source, number: int, scene: int, cuts: bool, log: Callable[[str], None]
@@ -219,7 +221,7 @@ class FileRestoration:
         """Join the parts with everything else that the source holds beside its frames, and remove them."""
         if missing := self.journal.list_missing(self.parts):
             raise VideoError(
-                f"{self.output} lacks {len(missing)} of {self.parts} parts: the same command restores them"
+                f"{len(missing)} of {self.parts} parts of {self.output} are missing: run the same command again"
             )
         parts = [path for path, _ in self.journal.list_finished().values()]
         if self.output.suffix:
@@ -237,9 +239,9 @@ class FileRestoration:
         self.journal.clear()
 
     def preview(self, place: int) -> Path:
-        """Restore one of the frames in ``shown`` into a PNG in a folder beside the output, and return its path."""
-        number, _ = self.shown[place]
-        recent = Recent(self._frames, self._lookback())
+        """Restore one of the frames in ``schedule`` into a PNG in a folder beside the output, and return its path."""
+        number, _ = self.schedule[place]
+        recent = RecentFrames(self._frames, self._lookback())
         item = next(self._restore(recent, number, 0, False, print))
         path = self.output.with_name(f"{self.output.stem}.preview") / f"{place:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,9 +267,9 @@ class _PartWriter:
         if within == 0:
             self._writer = whole.open_writer(whole.journal.draft_path(part)).__enter__()
         assert self._writer is not None
-        time, depth = whole.shown[place][1], whole.reader.signal.depth
+        time, depth = whole.schedule[place][1], whole.reader.signal.depth
         self._writer.write(to_picture(frame, before, time, depth, whole.options.compare), time)
-        if place == whole.places(part)[-1]:
+        if place == whole.output_indices(part)[-1]:
             self._writer.__exit__(None, None, None)
             self._writer = None
             whole.journal.finish(part, scene)
@@ -277,7 +279,7 @@ class _PartWriter:
             self._writer.__exit__(*exception)
 
 
-def prepare(network: nn.Module, options: RestoreOptions) -> tuple[nn.Module, RestoreOptions]:
+def prepare_network(network: nn.Module, options: RestoreOptions) -> tuple[nn.Module, RestoreOptions]:
     """Apply the network recursively as ``factor`` says, and check that the remaining options suit it.
 
     Raises:
@@ -288,7 +290,7 @@ def prepare(network: nn.Module, options: RestoreOptions) -> tuple[nn.Module, Res
     padding = options.padding if contract.temporal_padding is not None else None
     context = options.context if contract.geometry.elastic and contract.geometry.window > 1 else 0
     try:
-        passes(network, replace(options, padding=padding, context=context))
+        resolve_passes(network, replace(options, padding=padding, context=context))
     except ValueError as error:
         raise UserError(f"clip_length={options.clip_length} does not suit this network: {error}.") from error
     return network, options

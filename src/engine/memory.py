@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from src.engine.options import InferenceOptions
-from src.engine.stream import passes
+from src.engine.stream import resolve_passes
 from src.engine.tiles import GRID, shrink_side
 from src.errors import UserError
 from src.nn.video_network import as_video_network
@@ -74,14 +74,14 @@ def fit_to_memory(
         fitting = fit_frames(contract, height, width, memory, options.padding) if padded else None
         options = replace(options, clip_length=fitting)
         if padded and length is not None:
-            options = replace(options, clip_length=len(passes(contract, options, length).times))
+            options = replace(options, clip_length=len(resolve_passes(contract, options, length).times))
     return options
 
 
 def _fit_tile(network: nn.Module, size: tuple[int, int], overlap: int, memory: int) -> int | None:
     """Return the side of the largest tiles that fit in ``memory`` bytes; None: whole frames."""
     padded = as_video_network(network).temporal_padding is not None
-    geometry = passes(network, InferenceOptions(clip_length=1 if padded else None))
+    geometry = resolve_passes(network, InferenceOptions(clip_length=1 if padded else None))
     tile: int | None = None
     while True:
         height, width = (min(length, tile or length) for length in size)

@@ -24,8 +24,8 @@ class InferenceOptions:
         clip_length: output frames of one pass, for networks that accept windows of any length; ``all``: one pass over
             the whole clip; ``auto``: as many as memory allows, for networks with a temporal padding; None: its own.
         padding: input frames of context on either side of a pass, if the network has a temporal padding; None: its own.
-        context: input frames at either end of a pass whose outputs the neighbouring pass replaces: recurrent networks
-            then show no seam. Without a ``clip_length`` passes become longer by that.
+        context: input frames at either end of a pass whose outputs are discarded in favour of the neighbouring pass's,
+            so that recurrent networks show no seam. Without a ``clip_length`` passes become longer by as many.
         edges: frames beyond the first and the last: that frame again, or the video mirrored in it.
         ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
         factor: output frames for each input frame, by applying the network to its own output (VTSR); None: once.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from src.engine.compare import to_picture
-from src.engine.file_job import prepare
+from src.engine.file_job import prepare_network
 from src.engine.memory import fit_to_memory
 from src.engine.options import RestoreOptions
 from src.engine.prefetch import DEPTH, BackgroundWriter
-from src.engine.restore_video import Recent, Replay, restore_scenes
+from src.engine.restore_video import RecentFrames, ReplayedFrames, restore_scenes
 from src.engine.scenes import AHEAD, BEFORE
-from src.engine.stream import passes, reach
+from src.engine.stream import find_first_frame, resolve_passes
 from src.engine.timing import FINE, STEADY, OutputTiming
 from src.errors import UserError
 from src.video.colorspace import to_tensor
@@ -58,9 +58,9 @@ def restore_pipe(
         )
     opening: dict[str, Any] = {"fps": options.rate, "deep": True, "deinterlace": options.deinterlace}
     reader: Any = open_pipe(sys.stdin.buffer, **opening) if from_pipe else open_video(source, **opening)
-    network, options = prepare(network, options)
+    network, options = prepare_network(network, options)
     options = fit_to_memory(network, options, reader.size, device, memory=options.memory_bytes)
-    geometry = passes(network, options)
+    geometry = resolve_passes(network, options)
 
     def frames(number: int = 0) -> Iterator[Tensor]:
         if from_pipe:
@@ -70,10 +70,10 @@ def restore_pipe(
         return (to_tensor(frame, reader.signal.depth).to(device) for frame in samples)
 
     whole = options.clip_length == "all"
-    back = DISTANT - reach(network, Fraction(DISTANT), options)
+    back = DISTANT - find_first_frame(network, Fraction(DISTANT), options)
     kept = None if whole else 2 * (back + geometry.window + BEFORE + AHEAD + DEPTH)
     lookback = 0 if not options.compare else None if whole else geometry.window
-    recent = Recent(Replay(frames(), kept) if from_pipe else frames, lookback)
+    recent = RecentFrames(ReplayedFrames(frames(), kept) if from_pipe else frames, lookback)
     outputs = restore_scenes(network, recent, reader.size, options, cuts=options.cuts, log=log)
     fps, stretch, lag = OutputTiming.of(geometry, reader.fps, options.slow_motion)
     timed = (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from src.engine.options import InferenceOptions
 from src.engine.prefetch import DEPTH, prefetch
 from src.engine.scenes import AHEAD, BEFORE, mark_cuts
-from src.engine.stream import DEFAULTS, passes, reach, stream
+from src.engine.stream import DEFAULTS, find_first_frame, resolve_passes, stream
 from src.engine.tiles import shrink_side
 from src.errors import UserError
 from src.nn.video_network import as_video_network
@@ -47,20 +47,23 @@ def restore_scenes(
     cuts: bool = True,
     log: Callable[[str], None] = print,
 ) -> Iterator[RestoredFrame]:
-    """Restore every output frame of a video behind ``after``.
+    """Restore every output frame of a video later than ``after``.
 
     Scenes are videos of their own: no window crosses a cut, and an output time between two scenes shows the last frame
     of the first. Where memory runs out, tiles of half the side continue from the same window.
 
     Args:
         network: see :func:`src.engine.stream.stream`.
-        source: opens the frames, again wherever the restoration goes back.
+        source: ``source(n)`` iterates the frames from number n on; called again after memory ran out.
         size: ``(H, W)``.
         options: fitted to memory (:func:`src.engine.memory.fit_to_memory`).
         after: an output time; None: from the beginning.
-        scene: number of the first frame of the scene in which ``after`` lies.
+        scene: number of the first frame of the scene that contains ``after``.
         cuts: whether to look for cuts.
         log: receives a sentence when tiles become smaller.
+
+    Yields:
+        Each output frame once, in ascending time.
 
     Raises:
         UserError: memory does not suffice even for the smallest tiles.
@@ -79,16 +82,16 @@ def restore_scenes(
             if tile is None:
                 area = f"tiles of {side} pixels" if side else f"frames of {size[1]}x{size[0]}"
                 raise UserError(
-                    f"Memory does not suffice for {area}: choose a smaller network, more memory, or precision=bf16."
+                    f"Out of memory even with {area}: use a smaller network, more memory, or precision=bf16."
                 ) from error
             options = replace(options, tile=tile)
-        log(f"Memory ran out: continuing in tiles of {tile} pixels.")
+        log(f"Out of memory: continuing in tiles of {tile} pixels.")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """On the CPU torch has no class of its own for this error."""
+    """Return whether an error is an out-of-memory error; on the CPU torch raises a plain RuntimeError."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         "allocate memory" in text or "not enough memory" in text
@@ -99,13 +102,14 @@ def _by_scenes(
     network: nn.Module, source: Source, options: InferenceOptions, after: Fraction | None, scene: int, cuts: bool
 ) -> Iterator[RestoredFrame]:
     """The frames of :func:`restore_scenes` while memory suffices."""
-    geometry = passes(network, options)
+    geometry = resolve_passes(network, options)
     step = geometry.spacing
-    back = after if after is None or step >= 1 or geometry.exposures else after - 1  # so that there is a frame to hold
-    local = None if back is None or back < scene else back - scene
-    begin = scene + reach(network, local, options)
-    known = 1 if after is None else max(scene, math.floor(after)) + 1  # no scene begins before this frame
-    frames = prefetch(_number_frames(source, begin, known, cuts))
+    # one frame earlier, so that an output between two scenes can repeat the one before it
+    resume_after = after if after is None or step >= 1 or geometry.exposures else after - 1
+    in_scene = None if resume_after is None or resume_after < scene else resume_after - scene
+    begin = scene + find_first_frame(network, in_scene, options)
+    first_cut = 1 if after is None else max(scene, math.floor(after)) + 1  # earlier cuts are known from ``scene``
+    frames = prefetch(_number_frames(source, begin, first_cut, cuts))
     following = next(frames, None)
 
     def of_scene() -> Iterator[Tensor]:
@@ -119,7 +123,7 @@ def _by_scenes(
 
     last: RestoredFrame | None = None
     while following is not None:
-        for time, frame in stream(network, of_scene(), options, after=local):
+        for time, frame in stream(network, of_scene(), options, after=in_scene):
             item = RestoredFrame(scene + time, frame, scene)
             while last is not None and item.time - last.time > step:
                 last = last._replace(time=last.time + step)
@@ -129,21 +133,21 @@ def _by_scenes(
                 yield item
             last = item
         if following is not None:
-            scene, local = following[0], None
+            scene, in_scene = following[0], None
 
 
-def _number_frames(source: Source, begin: int, known: int, cuts: bool) -> Iterator[tuple[int, Tensor, bool]]:
-    """Yield number, frame, and whether a scene begins there, from ``begin`` on; none begins before ``known``."""
+def _number_frames(source: Source, begin: int, first_cut: int, cuts: bool) -> Iterator[tuple[int, Tensor, bool]]:
+    """Yield number, frame, and whether a scene begins there, from ``begin`` on; none begins before ``first_cut``."""
     if not cuts:
         yield from ((number, frame, False) for number, frame in enumerate(source(begin), start=begin))
         return
-    first = max(0, min(begin, known - BEFORE))
+    first = max(0, min(begin, first_cut - BEFORE))
     for number, (frame, cut) in enumerate(mark_cuts(source(first)), start=first):
         if number >= begin:
-            yield number, frame, cut and number >= known
+            yield number, frame, cut and number >= first_cut
 
 
-class Replay:
+class ReplayedFrames:
     """A :data:`Source` of frames that come only once: it keeps the last ones, so that a restoration can go back.
 
     Args:
@@ -170,17 +174,17 @@ class Replay:
             yield frame
 
 
-class Recent:
+class RecentFrames:
     """A :data:`Source` that keeps its latest frames for a second look, by number.
 
     Args:
         source: the frames.
-        window: input frames by which an output frame may come late; 0: keep the last frame only; None: keep all.
+        max_delay: input frames by which an output may lag behind the newest frame read; 0: keep one frame; None: all.
     """
 
-    def __init__(self, source: Source, window: int | None) -> None:
+    def __init__(self, source: Source, max_delay: int | None) -> None:
         self._source = source
-        kept = None if window is None else window + AHEAD + 2 * DEPTH if window else 1
+        kept = None if max_delay is None else max_delay + AHEAD + 2 * DEPTH if max_delay else 1
         self._kept: deque[tuple[int, Tensor]] = deque(maxlen=kept)
 
     def __call__(self, number: int) -> Iterator[Tensor]:

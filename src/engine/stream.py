@@ -49,13 +49,14 @@ def stream(
     Args:
         network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says.
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
-        options: see there; ``tile=None`` is whole frames and ``clip_length=auto`` the network's own length here, since
-            :func:`src.engine.memory.fit_to_memory` resolves them.
+        options: automatic values are not resolved here (``tile=None`` means whole frames, ``clip_length="auto"`` the
+            network's own length): call :func:`src.engine.memory.fit_to_memory` first.
         after: restore only later output times; ``frames`` then begin with frame ``reach(network, after, options)``. The
             result equals that within the whole video to the last bit.
         length: number of input frames, if known: passes of networks with a temporal padding are then of about the same
             length, and ``clip_length=all`` need not collect the frames first.
-        watch: called with each frame of each stage but the last: stage number, time, frame.
+        watch: called as ``(stage, time, frame)`` for every output of every stage but the last; stages count from 0,
+            times are in input frames of their stage's first input.
         changes: single options instead of those in ``options``.
 
     Yields:
@@ -72,7 +73,7 @@ def stream(
     if options.clip_length == "all" and length is None:
         frames = list(frames)
         length = len(frames)
-    geometry = passes(network, options, length)
+    geometry = resolve_passes(network, options, length)
     if options.tile:
         yield from _stream_tiles(network, frames, options, watch, after=after, length=length)
     elif options.ensemble > 1:
@@ -94,8 +95,8 @@ def _stream_windows(
     decode: Any = network.decode_window
     if options.padding is not None:
         decode = partial(decode, padding=options.padding)
-    context = _dropped(options)
-    begin = _begin(geometry, after, context)
+    context = _discarded_frames(options)
+    begin = _first_window(geometry, after, context)
     total = max(0, begin - geometry.lead)
 
     def counted() -> Iterator[Tensor]:
@@ -104,7 +105,7 @@ def _stream_windows(
             total += 1
             yield frame[None, None]
 
-    def compute(function: Any, *clips: Tensor) -> Any:
+    def infer(function: Any, *clips: Tensor) -> Any:
         with torch.inference_mode(), torch.autocast(clips[0].device.type, options.dtype, options.precision != "32"):
             return function(*clips)
 
@@ -113,7 +114,7 @@ def _stream_windows(
         features: tuple[Tensor, ...] = ()
         for _, neighbours in _slide(_extended(counted(), geometry, begin, options.edges), network.encode_window, 1):
             if [*map(id, neighbours)] != [*map(id, previous)]:  # frames beyond the ends of the video repeat
-                features = compute(network.encode_frames, cat_clips(neighbours))
+                features = infer(network.encode_frames, cat_clips(neighbours))
             previous = neighbours
             yield features
 
@@ -123,7 +124,7 @@ def _stream_windows(
         start = begin + number - geometry.lead
         if last is not None and start + geometry.times[-1] <= last:
             continue
-        restored = compute(decode, *map(cat_clips, zip(*window, strict=True)))[0].float()
+        restored = infer(decode, *map(cat_clips, zip(*window, strict=True)))[0].float()
         earliest, latest = geometry.span(total)
         new = [
             (start + time, frame)
@@ -138,59 +139,63 @@ def _stream_windows(
     yield from tail
 
 
-def passes(network: nn.Module, options: InferenceOptions = DEFAULTS, length: int | None = None) -> Geometry:
+def resolve_passes(network: nn.Module, options: InferenceOptions = DEFAULTS, length: int | None = None) -> Geometry:
     """Return the geometry of the passes in which :func:`stream` restores a video of ``length`` frames.
 
     Raises:
         ValueError: the options do not suit the network.
     """
     network = as_video_network(network)
-    geometry, context = network.geometry, _dropped(options)
+    geometry, context = network.geometry, _discarded_frames(options)
     if options.padding is not None:
         if network.temporal_padding is None:
-            raise ValueError("this network has no padding in time to choose")
+            raise ValueError("this network has no temporal padding, so padding must be null")
         geometry = geometry.padded(options.padding)
     outputs = None if isinstance(options.clip_length, str) else options.clip_length
     if options.clip_length == "all":
         if not geometry.elastic:
-            raise ValueError(f"its window of {geometry.window} frames is fixed, so clip_length=all is impossible")
-        outputs = _whole(geometry, length)
+            raise ValueError(
+                f"this network's window is fixed at {geometry.window} frames, so clip_length=all is impossible"
+            )
+        outputs = _outputs_of_whole_clip(geometry, length)
     elif network.temporal_padding is not None and length is not None:  # passes of about equal length
         outputs = math.ceil(length / math.ceil(length / (outputs or len(geometry.times))))
     elif outputs is None and context and geometry.elastic:
         outputs = int((geometry.window + 2 * context - 1) / geometry.spacing) + 1
     geometry = geometry if outputs is None else geometry.lengthened(outputs)
     if context and geometry.stride <= 2 * context:
-        raise ValueError(f"passes that move on by {geometry.stride} frames cannot drop {context} at either end")
+        raise ValueError(f"context={context} is too large for passes that advance by {geometry.stride} frames")
     return replace(geometry, stride=geometry.stride - 2 * context)
 
 
-def _dropped(options: InferenceOptions) -> int:
-    """The frames of context that neighbouring passes replace; a single pass has no neighbour."""
+def _discarded_frames(options: InferenceOptions) -> int:
+    """Input frames at either end of a pass whose outputs are discarded; a single pass keeps all."""
     return 0 if options.clip_length == "all" else options.context
 
 
-def _whole(geometry: Geometry, length: int | None) -> int | None:
-    """The output frames of one pass over a whole clip; None (the network's own) if the clip is shorter."""
-    if length is None or length < geometry.window - geometry.lead - geometry.trail:
+def _outputs_of_whole_clip(geometry: Geometry, length: int | None) -> int | None:
+    """Output frames of one pass over a whole clip; None (the network's own) if one frame is too short for a pass."""
+    if not length or (length == 1 and geometry.spacing < 1):
         return None
     return int((length - 1) / geometry.spacing) + 1
 
 
-def reach(network: nn.Module, after: Fraction | None, options: InferenceOptions = DEFAULTS, **changes: Any) -> int:
-    """Return the number of the first input frame that :func:`stream` needs for output times behind ``after``."""
+def find_first_frame(
+    network: nn.Module, after: Fraction | None, options: InferenceOptions = DEFAULTS, **changes: Any
+) -> int:
+    """Return the number of the first input frame that :func:`stream` needs for output times later than ``after``."""
     options = replace(options, **changes)
     network = as_video_network(apply_recursively(network, options.factor))
     if after is None or options.clip_length == "all":
         return 0
     if isinstance(network, Cascade):
         return _first_frames(network.networks, after)[0]
-    geometry = passes(network, replace(options, factor=None))
-    return max(0, _begin(geometry, after, options.context) - geometry.lead)
+    geometry = resolve_passes(network, replace(options, factor=None))
+    return max(0, _first_window(geometry, after, options.context) - geometry.lead)
 
 
-def _begin(geometry: Geometry, after: Fraction | None, context: int) -> int:
-    """The place, in the extended video, of the window before the first with outputs behind ``after``.
+def _first_window(geometry: Geometry, after: Fraction | None, context: int) -> int:
+    """Place, in the extended video, of the window before the first with outputs later than ``after``.
 
     The first alone is not enough: at the end of the video the last window is moved back.
     """
@@ -275,8 +280,8 @@ def _stream_stages(
         yield from stream(last, frames, options, after=after)
         return
     origin, step = _time_base(before)
-    behind = None if after is None else (after - origin) / step
-    first = _frame_time(before, reach(last, behind) - 1)
+    after_in_last = None if after is None else (after - origin) / step
+    first = _frame_time(before, find_first_frame(last, after_in_last) - 1)
 
     def restored() -> Iterator[Tensor]:
         for time, frame in _stream_stages(before, frames, options, watch, first):
@@ -284,37 +289,37 @@ def _stream_stages(
                 watch(len(before) - 1, time, frame)
             yield frame
 
-    for time, frame in stream(last, restored(), options, after=behind):
+    for time, frame in stream(last, restored(), options, after=after_in_last):
         yield origin + time * step, frame
 
 
 def _first_frames(stages: Sequence[VideoNetwork], after: Fraction | None) -> list[int]:
-    """The number of the first input frame that each stage of a cascade needs, to resume behind ``after``."""
+    """Return the number of the first input frame that each stage of a cascade needs to resume after ``after``."""
     *before, last = stages
     if not before or after is None:
-        return [reach(stage, after) for stage in stages]
+        return [find_first_frame(stage, after) for stage in stages]
     origin, step = _time_base(before)
-    number = reach(last, (after - origin) / step)
+    number = find_first_frame(last, (after - origin) / step)
     return [*_first_frames(before, _frame_time(before, number - 1)), number]
 
 
 def _time_base(stages: Sequence[VideoNetwork]) -> tuple[Fraction, Fraction]:
-    """The origin and the unit of time of a stage behind others, in their input frames."""
-    geometry = reduce(Geometry.then, map(passes, stages))
+    """Return (offset, step) of a stage behind others: its input frame n lies at offset + n * step of their time."""
+    geometry = reduce(Geometry.then, map(resolve_passes, stages))
     first, step = geometry.span(1)[0], geometry.spacing
     return (first - step / 2 if geometry.exposures else first), step
 
 
 def _frame_time(stages: Sequence[VideoNetwork], number: int) -> Fraction | None:
-    """The time of output frame ``number`` of a cascade; None before the first."""
-    geometry = reduce(Geometry.then, map(passes, stages))
+    """Return the time of output frame ``number`` of a cascade; None before the first."""
+    geometry = reduce(Geometry.then, map(resolve_passes, stages))
     return geometry.span(1)[0] + number * geometry.spacing if number >= 0 else None
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 
-def windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:
+def slide_windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:
     """Slide windows of ``geometry.window`` frames over a video, so that they cover every output time.
 
     The last window is moved back so that it ends with the video instead of being filled up.
@@ -355,8 +360,8 @@ def _extended(
         length += 1
         tail.append(frame)
         yield frame
-    behind = max(geometry.trail, geometry.window - length)
-    yield from (reversed(_mirrored([*tail][::-1], behind)) if edges == "reflect" else [tail[-1]] * behind)
+    missing = max(geometry.trail, geometry.window - length)
+    yield from (reversed(_mirrored([*tail][::-1], missing)) if edges == "reflect" else [tail[-1]] * missing)
 
 
 def _mirrored(frames: list[Frame], count: int) -> list[Frame]:

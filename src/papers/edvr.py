@@ -32,14 +32,15 @@ class EDVR(VideoNetwork):
     """EDVR (Figure 2). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W), any H and W.
 
     Args:
-        encode: features of single frames.
-        align: every frame's features with the middle one's.
-        fuse: all frames' aligned features into one.
-        reconstruct: the difference to the middle frame, enlarged, from features.
+        encode: features (N, C, H, W) of single frames.
+        align: aligns the pyramid of every frame to that of the middle one: a module with ``pyramid(features) -> list``
+            and ``forward(neighbours, reference) -> (B * T, C, H, W)``.
+        fuse: fuses aligned features (B, T, C, H, W) to (B, C, H, W).
+        reconstruct: turns features (B, C, H, W) into the residual (B, 3, s*H, s*W) of the upscaled middle frame.
         frames: T = 2N + 1.
         warm_start: start as the enlarged middle frame plus almost nothing, instead of at random.
 
-    The scale is that of ``reconstruct`` over that of ``encode``.
+    The network's scale is ``reconstruct.scale // encode.shrink``.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class EDVR(VideoNetwork):
     ) -> None:
         super().__init__()
         if frames % 2 == 0:
-            raise ValueError(f"EDVR restores the middle frame of an odd number, got {frames}")
+            raise ValueError(f"the number of frames must be odd, so that there is a middle frame, got {frames}")
         self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))

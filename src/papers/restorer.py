@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from src.annotations import Provided
 from src.engine.cascade import Cascade, apply_recursively
 from src.engine.memory import fit_to_memory
-from src.engine.stream import passes, stream
+from src.engine.stream import resolve_passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
 from src.metrics import Scores
@@ -46,7 +46,7 @@ class Restorer(LightningModule):
 
     Args:
         network: maps a clip (B, T, C, H, W) to a clip (:class:`src.nn.video_network.VideoNetwork`).
-        protocol: the rules of scores.
+        protocol: how to run and to score the network.
         loss: of an estimate and a target clip.
         optimizer: builds the optimiser from parameters; None if there is nothing to train.
         schedule: factor on the initial learning rate, a pure function of ``(step, steps)``.
@@ -75,10 +75,10 @@ class Restorer(LightningModule):
         self.loss = loss
         self.protocol = protocol
         try:
-            passes(network, protocol)
+            resolve_passes(network, protocol)
         except ValueError as error:
             raise UserError(
-                f"The protocol {protocol.name} does not suit this network: {error}; choose another protocol, or "
+                f"The protocol {protocol.name} does not suit this network: {error}; choose another protocol, or set "
                 "protocol.clip_length=null protocol.padding=null protocol.context=0."
             ) from error
         self.optimizer, self.schedule = optimizer, schedule
@@ -108,7 +108,7 @@ class Restorer(LightningModule):
             weights_to_channels_last(self.network)
 
     def initialise(self, fresh: bool) -> None:
-        """Prepare training; ``fresh`` unless a checkpoint provided the weights."""
+        """Hook for subclasses, called once before training; ``fresh`` is False if a checkpoint provided the weights."""
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the terms of the loss by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""
@@ -150,7 +150,7 @@ class Restorer(LightningModule):
             compare(len(truths) - 1, time, estimate)
         for truth in truths:
             if left := list(truth):
-                raise RuntimeError(f"{clip.name}: nothing was restored for time {left[0][0]}")
+                raise RuntimeError(f"{clip.name}: no output frame for the target time {left[0][0]}")
 
     def on_validation_epoch_start(self) -> None:
         self.reset_scores()
@@ -184,7 +184,7 @@ class Restorer(LightningModule):
         for parameter in self.network.parameters():
             key = tuple(number for number, members in enumerate(chosen) if id(parameter) in members)
             groups.setdefault(key, []).append(parameter)
-        optimizer = fused(self.optimizer([{"params": parameters} for parameters in groups.values()]))
+        optimizer = enable_fused(self.optimizer([{"params": parameters} for parameters in groups.values()]))
         schedule, steps = self.schedule, int(self.trainer.estimated_stepping_batches)
 
         def factor(key: tuple[int, ...]) -> Callable[[int], float]:
@@ -199,7 +199,7 @@ class Restorer(LightningModule):
         checkpoint["network"] = self.description
 
 
-def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def enable_fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Switch an optimiser to its fused kernel, unless ``fused`` or ``foreach`` was chosen; return the same optimiser.
 
     It stays fused when it loads the state of one that was not. With ``fused=True`` from the start, Lightning would
@@ -219,12 +219,12 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def of_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:
+def select_kind(network: nn.Module, *, kind: type[nn.Module]) -> list[nn.Module]:
     """Select all modules of a class."""
     return [module for module in network.modules() if isinstance(module, kind)]
 
 
-def all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
+def select_all_but(network: nn.Module, *, parts: Sequence[str]) -> list[nn.Module]:
     """Select the parts (attributes) of a network except those named."""
     children = dict(network.named_children())
     if unknown := [part for part in parts if part not in children]:

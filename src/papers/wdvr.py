@@ -28,14 +28,14 @@ MEAN = 0.5  # taken from the input, added to the output
 Layer = tuple[str, str, tuple[int, ...]]  # channels in and out, by name; kernel over (time,) height, width
 
 
-def conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
-    """A weight-normalised convolution that keeps the size: zeros beyond the borders, held frames beyond the ends."""
+def make_conv(inputs: int, outputs: int, kernel: tuple[int, ...]) -> Any:
+    """Return a weight-normalised convolution of the same size: zero padding in space, replicate padding in time."""
     if len(kernel) == 2:
         return weight_norm(nn.Conv2d(inputs, outputs, kernel, padding=kernel[0] // 2))
-    return weight_norm(HeldConv3d(inputs, outputs, kernel))
+    return weight_norm(ReplicatedConv3d(inputs, outputs, kernel))
 
 
-class HeldConv3d(nn.Conv3d):
+class ReplicatedConv3d(nn.Conv3d):
     """(N, C, T, H, W) to the same size; space is padded by zeros, time by replication.
 
     A kernel over space alone, or over time alone, runs as a 2D convolution, several times faster on a CPU: over frames,
@@ -74,8 +74,8 @@ class Wide(nn.Module, NearIdentity):
         units: U.
         activations: A; by default the least that costs ``budget``.
         budget: parameters of a block; by default those of a TSAS block with 23/6 as many activations as units, so that
-            designs of as many units cost the same (43, 64, 88, 122 and 128 for 32 units; Table 2 has 42 for IAI, 2 %
-            cheaper than STAS).
+            designs of as many units cost the same (for 32 units: IAI 43, IAS 64, STAS 88, TSAS 122, 2D 128; Table 2 has
+            42 for IAI, 2 % cheaper than STAS).
     """
 
     before: ClassVar[list[Layer]]  # the ReLU
@@ -89,7 +89,7 @@ class Wide(nn.Module, NearIdentity):
         size = {"units": units, "activations": activations}
 
         def layers(some: list[Layer]) -> list[nn.Module]:
-            return [conv(size[inputs], size[outputs], kernel) for inputs, outputs, kernel in some]
+            return [make_conv(size[inputs], size[outputs], kernel) for inputs, outputs, kernel in some]
 
         self.blocks = nn.ModuleList(
             nn.Sequential(*layers(self.before), nn.ReLU(inplace=True), *layers(self.after)) for _ in range(blocks)
@@ -186,12 +186,12 @@ class WDVR2D(VideoNetwork):
     def __init__(self, *, trunk: Wide, frames: int = 5, scale: int = 4, warm_start: bool = False) -> None:
         super().__init__()
         if frames % 2 == 0:
-            raise ValueError(f"WDVR restores the middle frame of an odd number, got {frames}")
+            raise ValueError(f"the number of frames must be odd, so that there is a middle frame, got {frames}")
         outputs = 3 * scale**2
-        self.head = conv(3 * frames, trunk.units, (3, 3))
+        self.head = make_conv(3 * frames, trunk.units, (3, 3))
         self.trunk = trunk
-        self.tail = conv(trunk.units, outputs, (3, 3))
-        self.skip = conv(3 * frames, outputs, (5, 5))
+        self.tail = make_conv(trunk.units, outputs, (3, 3))
+        self.skip = make_conv(3 * frames, outputs, (5, 5))
         self.geometry = Geometry(scale, frames, (Fraction(frames // 2),))
         if warm_start:
             init_bicubic(self.skip, self.tail, scale)
@@ -218,10 +218,10 @@ class WDVR3D(VideoNetwork):
     ) -> None:
         super().__init__()
         outputs = 3 * scale**2
-        self.head = conv(3, trunk.units, (1, 3, 3))
+        self.head = make_conv(3, trunk.units, (1, 3, 3))
         self.trunk = trunk
-        self.tail = conv(trunk.units, outputs, (1, 3, 3))
-        self.skip = conv(3, outputs, (5, 5, 5))
+        self.tail = make_conv(trunk.units, outputs, (1, 3, 3))
+        self.skip = make_conv(3, outputs, (5, 5, 5))
         self.temporal_padding: int = padding
         self.geometry = Geometry(scale, clip + 2 * padding, evenly(padding, 1, clip), stride=clip, elastic=True)
         if warm_start:
@@ -230,7 +230,9 @@ class WDVR3D(VideoNetwork):
     def forward(self, clip: Tensor, padding: int | None = None) -> Tensor:
         padding = self.temporal_padding if padding is None else padding
         if clip.shape[1] <= 2 * padding:
-            raise ValueError(f"{clip.shape[1]} frames are no more than the padding, {padding} on either side")
+            raise ValueError(
+                f"a clip of {clip.shape[1]} frames is too short: padding={padding} needs at least {2 * padding + 1}"
+            )
         x = clip.transpose(1, 2) - MEAN  # (B, 3, T + 2 * padding, H, W)
         near = min(padding, self.skip.reach)
         beside = trim(self.skip(trim(x, padding - near)), near)

@@ -13,7 +13,7 @@ from rich.console import Console
 from src.config.build import build_data, build_network, build_restorer, build_trainer
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
-from src.engine.stream import passes
+from src.engine.stream import resolve_passes
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.nn.video_network import as_video_network
@@ -53,7 +53,7 @@ def score(
     """Runs every test clip through the network and writes what came out into ``directory``."""
     trainer.test(restorer, datamodule=data, verbose=False)
     protocol, network = restorer.protocol, as_video_network(restorer.network)
-    geometry = passes(network, protocol)
+    geometry = resolve_passes(network, protocol)
     whole = protocol.clip_length == "all"
     clips = data.splits.test  # type: ignore[attr-defined]
     outcome = results(

@@ -73,9 +73,9 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
-    weights = fingerprint(config.checkpoint, {"network": to_plain(config.model.network), "show": options.show})
+    network_id = fingerprint(config.checkpoint, {"network": to_plain(config.model.network), "show": options.show})
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
-    work = _Work(network, list(zip(sources, outputs, strict=True)), options, weights)
+    work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id)
     try:
         trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
     except SystemExit as leaving:  # Lightning exits after Ctrl-C
@@ -182,10 +182,10 @@ class _Work(pl.LightningModule):
     """Restores its rank's share; a video that fails does not keep it from the others."""
 
     def __init__(
-        self, network: nn.Module, videos: list[tuple[Path, Path]], options: RestoreCommand, weights: str
+        self, network: nn.Module, videos: list[tuple[Path, Path]], options: RestoreCommand, network_id: str
     ) -> None:
         super().__init__()
-        self.network, self.videos, self.options, self.weights = network, videos, options, weights
+        self.network, self.videos, self.options, self.network_id = network, videos, options, network_id
         self.failures: dict[int, str] = {}
         self.shared: dict[int, tuple[list[int], float]] = {}  # parts spread over the ranks, and the time of their start
 
@@ -219,7 +219,9 @@ class _Work(pl.LightningModule):
     def _open(self, video: int) -> FileRestoration:
         source, output = self.videos[video]
         anew = self.options.overwrite
-        return FileRestoration(self.network, source, output, self.options, self.device, weights=self.weights, anew=anew)
+        return FileRestoration(
+            self.network, source, output, self.options, self.device, network_id=self.network_id, anew=anew
+        )
 
     def _announce(self, whole: FileRestoration, missing: int) -> None:
         CONSOLE.print(_describe(whole), soft_wrap=True)
@@ -235,9 +237,9 @@ class _Work(pl.LightningModule):
         if 0 < missing < whole.parts:
             done = whole.parts - missing
             CONSOLE.print(f"Resuming {whole.output}: {done} of {whole.parts} parts are finished.", soft_wrap=True)
-        count = min(self.options.preview, len(whole.shown))
+        count = min(self.options.preview, len(whole.schedule))
         for k in range(count):
-            path = whole.preview((2 * k + 1) * len(whole.shown) // (2 * self.options.preview))
+            path = whole.preview((2 * k + 1) * len(whole.schedule) // (2 * self.options.preview))
             CONSOLE.print(f"Preview: {path}", soft_wrap=True)
 
     def conclude(self, trainer: pl.Trainer) -> None:
@@ -270,7 +272,7 @@ def _progress(whole: FileRestoration, parts: Sequence[int], *, of: int, shown: b
     with Progress(
         *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=CONSOLE, disable=not shown
     ) as bar:
-        count = sum(len(whole.places(part)) for part in parts)
+        count = sum(len(whole.output_indices(part)) for part in parts)
         share = f" (share of the first of {of} processes)" if of > 1 else ""
         task = bar.add_task(f"{whole.source.name}{share}", total=count, pace="")
         start = time.monotonic()
@@ -286,11 +288,11 @@ def _describe(whole: FileRestoration) -> str:
     """Describe input and output in a line."""
     (height, width), scale = whole.reader.size, whole.geometry.scale
     before = f"{whole.length} frames of {width}x{height}, {float(whole.reader.fps):.3f} a second"
-    after = f"{len(whole.shown)} of {scale * width}x{scale * height}, {float(whole.timing.fps):.3f} a second"
+    after = f"{len(whole.schedule)} of {scale * width}x{scale * height}, {float(whole.timing.fps):.3f} a second"
     return f"{whole.source}: {before}, to {after}"
 
 
 def _summary(whole: FileRestoration, parts: Sequence[int], seconds: float) -> str:
-    restored = sum(len(whole.places(part)) for part in parts)
+    restored = sum(len(whole.output_indices(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
-    return f"{whole.output}: {len(whole.shown)} frames, {float(whole.duration):.2f} s{pace}"
+    return f"{whole.output}: {len(whole.schedule)} frames, {float(whole.duration):.2f} s{pace}"

@@ -12,7 +12,7 @@ from src.engine.cascade import Cascade
 from src.engine.memory import fit_to_memory
 from src.engine.options import InferenceOptions
 from src.engine.prefetch import DEPTH, BackgroundWriter, prefetch
-from src.engine.restore_video import Recent, Replay, restore_scenes
+from src.engine.restore_video import RecentFrames, ReplayedFrames, restore_scenes
 from src.engine.scenes import AHEAD
 from src.engine.stream import stream
 from src.errors import UserError
@@ -101,18 +101,22 @@ class Short(Repeat):
 def test_memory_that_runs_out_loses_nothing():
     video = film(height=96, width=128)
     log = []
-    source = Replay(video, kept=30)
+    source = ReplayedFrames(video, kept=30)
     options = InferenceOptions(overlap=16)
     shapes = list(restore_scenes(Short(room=64 * 64 + 1), source, (96, 128), options, log=log.append))
     expected = run(Repeat(scale=2), video)
     assert [item.time for item in shapes] == [item.time for item in expected]
     assert all(torch.allclose(a.frame, b.frame, atol=0.05) for a, b in zip(shapes, expected, strict=True))
-    assert log == ["Memory ran out: continuing in tiles of 64 pixels."]
+    assert log == ["Out of memory: continuing in tiles of 64 pixels."]
 
 
 def test_memory_that_never_suffices_is_one_sentence():
-    with pytest.raises(UserError, match="does not suffice for tiles of 64 pixels"):
-        list(restore_scenes(Short(room=0), Replay(film(height=96, width=128), kept=30), (96, 128), log=lambda _: None))
+    with pytest.raises(UserError, match="Out of memory even with tiles of 64 pixels"):
+        list(
+            restore_scenes(
+                Short(room=0), ReplayedFrames(film(height=96, width=128), kept=30), (96, 128), log=lambda _: None
+            )
+        )
 
 
 def test_tiles_fit_the_memory():
@@ -126,7 +130,7 @@ def test_tiles_fit_the_memory():
 
 def test_recent_frames_can_be_looked_at_again():
     video, window = film(), 1 + AHEAD + 2 * DEPTH
-    recent = Recent(lambda number: iter(video[number:]), window=1)
+    recent = RecentFrames(lambda number: iter(video[number:]), max_delay=1)
     frames = recent(3)
     for _ in range(20):
         next(frames)
@@ -135,7 +139,7 @@ def test_recent_frames_can_be_looked_at_again():
 
 
 def test_replay_keeps_so_many():
-    source = Replay(film(), kept=3)
+    source = ReplayedFrames(film(), kept=3)
     frames = source(0)
     first = [next(frames) for _ in range(6)]
     assert torch.equal(next(source(4)), first[4])

@@ -199,7 +199,7 @@ def test_files_that_are_cut_off_again_and_again_are_the_same_files(tmp_path: Pat
                     done = True
                 except Interrupted:
                     cut_off += 1
-                shown = len(work.shown)
+                shown = len(work.schedule)
                 del work
                 course.append(held())
                 if done:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from src.engine.ensemble import Ensemble
-from src.engine.stream import reach, stream, windows
+from src.engine.stream import find_first_frame, slide_windows, stream
 from src.geometry import Geometry
 from src.papers.baselines import Bicubic, Blend, Repeat
 from tests.test_geometry import ALL
@@ -56,7 +56,7 @@ def test_going_on_gives_what_the_whole_gives(name, frames, edges):
     network, video = Clock(ALL[name]), numbered(frames)
     whole = list(stream(network, video, edges=edges))
     for number, (after, _) in enumerate(whole):
-        rest = list(stream(network, video[reach(network, after) :], after=after, edges=edges))
+        rest = list(stream(network, video[find_first_frame(network, after) :], after=after, edges=edges))
         assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
 
@@ -78,7 +78,9 @@ def test_seams_are_dropped(frames):
     inside = [int(frame[0, 0, 0]) for time, frame in whole if 1 < time < frames - 2]
     assert not inside or min(inside) >= 2
     for number, (after, _) in enumerate(whole):
-        rest = list(stream(network, numbered(frames)[reach(network, after, **options) :], after=after, **options))
+        rest = list(
+            stream(network, numbered(frames)[find_first_frame(network, after, **options) :], after=after, **options)
+        )
         assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
 
@@ -108,13 +110,13 @@ def windows_of(window, edges):
 
 
 def test_last_window_is_moved_back_not_filled_up():
-    starts = [start for start, _ in windows(numbered(6), ALL["zsm"])]
+    starts = [start for start, _ in slide_windows(numbered(6), ALL["zsm"])]
     assert starts == [0, 2]
-    assert [start for start, _ in windows(numbered(7), ALL["zsm"])] == [0, 3]
+    assert [start for start, _ in slide_windows(numbered(7), ALL["zsm"])] == [0, 3]
 
 
 def test_shorter_windows():
-    assert len(list(windows(numbered(5), ALL["zsm"].lengthened(3)))) == 4
+    assert len(list(slide_windows(numbered(5), ALL["zsm"].lengthened(3)))) == 4
     out = list(stream(Blend(scale=2, frames=4), numbered(5), clip_length=3))
     assert [time for time, _ in out] == ALL["zsm"].output_times(5)
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from src.config.build import build_restorer
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
-from src.engine.stream import stream, windows
+from src.engine.stream import slide_windows, stream
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
@@ -112,7 +112,7 @@ def test_streaming_equals_windows_and_computes_each_first_level_result_once():
     assert [time for time, _ in streamed] == [k * HALF for k in range(13)]
     expected = {}
     with torch.no_grad():
-        for start, window in windows(frames, network.geometry):
+        for start, window in slide_windows(frames, network.geometry):
             for time, frame in zip(network.geometry.times, network(torch.stack(window)[None])[0], strict=True):
                 expected.setdefault(start + time, frame)
     assert all((frame - expected[time]).abs().max() < 1e-5 for time, frame in streamed)

@@ -12,7 +12,7 @@ from src.config.build import build_network, build_restorer, start_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.nn.align import DeformablePack
-from src.papers.restorer import all_but, of_kind
+from src.papers.restorer import select_all_but, select_kind
 from src.training.schedules import cosine_restarts, milestones
 
 START = "model.rates.fusion_first.factor.start=2"
@@ -58,7 +58,7 @@ def test_fusion_is_trained_alone_at_first():
 def test_deformable_layers_have_a_rate_of_their_own():
     restorer, _ = fit("model.rates.deformable.factor.value=0.25", steps=1)
     (optimizer,) = [restorer.optimizers().optimizer]
-    slow = {id(p) for module in of_kind(restorer.network, kind=DeformablePack) for p in module.parameters()}
+    slow = {id(p) for module in select_kind(restorer.network, kind=DeformablePack) for p in module.parameters()}
     rates = {True: set(), False: set()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -70,9 +70,9 @@ def test_deformable_layers_have_a_rate_of_their_own():
 
 def test_a_part_that_is_not_there_is_named():
     network = build_network(compose("model=edvr_m", "size=mini"))
-    assert network.fuse not in all_but(network, parts=["fuse"])
+    assert network.fuse not in select_all_but(network, parts=["fuse"])
     with pytest.raises(UserError, match="no part fusion: its parts are encode, align, fuse, reconstruct"):
-        all_but(network, parts=["fusion"])
+        select_all_but(network, parts=["fusion"])
 
 
 def test_lowered():

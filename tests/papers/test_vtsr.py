@@ -12,7 +12,7 @@ from torch import nn
 from src.config.build import build_data, build_restorer, start_network
 from src.config.composition import compose
 from src.engine.cascade import apply_recursively
-from src.engine.stream import stream, windows
+from src.engine.stream import slide_windows, stream
 from src.errors import UserError
 from src.nn.backbones import VGG16
 from src.papers.vtsr import PAIR, Multilevel
@@ -84,7 +84,7 @@ def test_streaming_is_window_by_window_and_features_are_computed_once():
     assert sum(seen) == len(clip)  # frames repeated beyond the ends are not encoded again
     assert [time for time, _ in restored] == network.geometry.output_times(6)
     expected = {}
-    for start, window in windows(clip, network.geometry):
+    for start, window in slide_windows(clip, network.geometry):
         with torch.no_grad():
             for time, frame in zip(PAIR.times, network(torch.stack(window)[None])[0], strict=True):
                 expected.setdefault(start + time, frame)

@@ -16,7 +16,7 @@ from src.config.composition import compose
 from src.engine.file_job import FileRestoration
 from src.engine.memory import fit_to_memory
 from src.engine.options import InferenceOptions, RestoreOptions
-from src.engine.stream import passes, stream
+from src.engine.stream import resolve_passes, stream
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.metrics import psnr
@@ -146,8 +146,8 @@ def test_a_whole_clip_in_one_pass() -> None:
     rest = list(stream(network, iter(clip), clip_length="all", after=Fraction(3)))
     assert [time for time, _ in rest] == [Fraction(k, 2) for k in range(7, 17)]
     assert len(list(stream(network, clip[:1], clip_length="all"))) == 1  # shorter than any pass
-    with pytest.raises(ValueError, match="its window of 5 frames is fixed"):
-        passes(window(), InferenceOptions(clip_length="all"))
+    with pytest.raises(ValueError, match="window is fixed at 5 frames"):
+        resolve_passes(window(), InferenceOptions(clip_length="all"))
 
 
 def test_stages_are_watched_through_tiles_and_ensembles() -> None:
@@ -178,6 +178,6 @@ def test_options_are_fitted_to_the_network() -> None:
     assert (fitted.tile, fitted.overlap, fitted.clip_length, fitted.padding, fitted.context) == (0, 32, None, None, 0)
     fitted = fit_to_memory(recurrent(), requested, (64, 96), CPU, memory=requested.memory_bytes)
     assert (fitted.padding, fitted.context) == (None, 1)
-    assert passes(recurrent(), fitted).stride == Blend().geometry.stride  # passes become longer, not shorter
+    assert resolve_passes(recurrent(), fitted).stride == Blend().geometry.stride  # passes become longer, not shorter
     with pytest.raises(UserError, match="tile=40 is too small: it must be at least 32 more than overlap=32"):
         fit_to_memory(window(), InferenceOptions(tile=40), (64, 96), CPU)

@@ -15,7 +15,7 @@ from src.config.build import build_restorer, start_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.nn.align import DeformablePack
-from src.papers.restorer import of_kind
+from src.papers.restorer import select_kind
 from src.training.checkpointing import LastCheckpoint, MetricsFile
 from src.training.guards import NonFinite, OffsetGuard
 from tests.papers.test_restorer import Batches
@@ -26,7 +26,7 @@ def fit(directory: Path, *, steps=4, poison=2, every=1, **options):
     config = compose("model=edvr_m", "size=mini", "size.width=0.125")
     torch.manual_seed(0)
     restorer = build_restorer(config, start_network(config))
-    packs = of_kind(restorer.network, kind=DeformablePack)
+    packs = select_kind(restorer.network, kind=DeformablePack)
     done = []
 
     def explode(*_):

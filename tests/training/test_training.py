@@ -19,7 +19,7 @@ from src.config.build import build_data, build_restorer, build_trainer, start_ne
 from src.config.composition import compose
 from src.config.run_directory import is_begun
 from src.data.samples import ClipDataset
-from src.papers.restorer import fused
+from src.papers.restorer import enable_fused
 from src.training.callbacks import Throughput, ValidationSummary
 from src.training.checkpointing import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
@@ -140,7 +140,7 @@ def test_adam_is_fused_and_loads_an_unfused_state():
     plain = torch.nn.Linear(7, 5)
     other = copy.deepcopy(plain)
     inputs = torch.rand(11, 7)
-    one, two = torch.optim.Adam(plain.parameters(), 1e-2), fused(torch.optim.Adam(other.parameters(), 1e-2))
+    one, two = torch.optim.Adam(plain.parameters(), 1e-2), enable_fused(torch.optim.Adam(other.parameters(), 1e-2))
     assert two.param_groups[0]["fused"] is True
 
     def step(network, optimizer):
@@ -153,15 +153,15 @@ def test_adam_is_fused_and_loads_an_unfused_state():
         step(other, two)
     assert torch.allclose(plain.weight, other.weight, atol=1e-6)
     late = copy.deepcopy(plain)
-    three = fused(torch.optim.Adam(late.parameters(), 1e-2))
+    three = enable_fused(torch.optim.Adam(late.parameters(), 1e-2))
     three.load_state_dict(copy.deepcopy(one.state_dict()))  # a shared state would change with it
     assert three.param_groups[0]["fused"] is True
     step(plain, one)
     step(late, three)
     assert torch.allclose(plain.weight, late.weight, atol=1e-6)
     assert not torch.equal(plain.weight, other.weight)
-    assert fused(torch.optim.Adam(late.parameters(), foreach=True)).param_groups[0]["fused"] is None
-    assert fused(torch.optim.Adam(late.parameters(), fused=False)).param_groups[0]["fused"] is False
+    assert enable_fused(torch.optim.Adam(late.parameters(), foreach=True)).param_groups[0]["fused"] is None
+    assert enable_fused(torch.optim.Adam(late.parameters(), fused=False)).param_groups[0]["fused"] is False
 
 
 def test_a_checkpoint_of_unfused_adam_resumes(clips, tmp_path):  # noqa: F811
