@@ -1,4 +1,4 @@
-# Everything a person does here. `make help` lists it.
+# The project's commands. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help demo ablations bench test check slow torture accelerator lock clean
-help:  ## what there is
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(VENV)/.ready: requirements.lock
@@ -16,7 +16,7 @@ $(VENV)/.ready: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compare it, restore a clip: some minutes
+demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compare it, restore a clip (minutes)
 	$(RUN) task=prepare data=procedural
 	$(RUN) experiment=zsm_vimeo data=procedural size=mini trainer.max_steps=$(or $(STEPS),300) logger=csv paths.runs=$(DEMO) resume=true
 	$(RUN) task=evaluate model=blend data=procedural size=mini paths.runs=$(DEMO) resume=true
@@ -24,37 +24,37 @@ demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compa
 	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
 	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Video: $(DEMO)/restored.mp4"
 
-ablations: $(VENV)/.ready  ## every table of the papers, and a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= FRAMES= AT_ONCE= RUNS= RETRY=true MORE=
+ablations: $(VENV)/.ready  ## run every table of the papers and write a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= FRAMES= AT_ONCE= RUNS= RETRY=true MORE=
 	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) FRAMES=$(FRAMES) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
 	    MORE="$(MORE)" STUDIES="$(STUDIES)" experiments/ablations.sh
 
-bench: $(VENV)/.ready  ## all five networks beside what convolutions alone would take, into experiments/speed: some minutes
+bench: $(VENV)/.ready  ## time all five networks against the floor of their convolutions, into experiments/speed (minutes)
 	rm -rf runs/bench
 	$(RUN) experiment=$(or $(BENCH),speed) hydra.run.dir=runs/bench
 	cp runs/bench/results.json experiments/speed/$(or $(BENCH),speed).json
 	cp runs/bench/plot.svg experiments/speed/$(or $(BENCH),speed).svg
 
-test: $(VENV)/.ready  ## set up, then check
+test: $(VENV)/.ready  ## set up the environment, then check
 	@$(MAKE) --no-print-directory check
 
-check:  ## format, lint, types, import floors, tests: in an environment that exists
+check:  ## format, lint, types, import floors, tests, in the existing environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-slow: $(VENV)/.ready  ## the minutes-long proofs: whole benchmarks, trainings, several processes
+slow: $(VENV)/.ready  ## run the tests that take minutes: whole benchmarks, trainings, several processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto
 
-torture: $(VENV)/.ready  ## kills trainings and restorations in every way, and compares what comes out: into experiments/trust, half an hour
+torture: $(VENV)/.ready  ## kill trainings and restorations in every way and compare the results, into experiments/trust (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(or $(KILLS),50) --others $(or $(OTHERS),6) --out experiments/trust
 
-accelerator:  ## what a CUDA machine is wanted for, under ten minutes: PART=zsm|speed|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
+accelerator:  ## run everything that needs a CUDA device, under ten minutes: PART=zsm|speed|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
 	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
 
-lock: $(VENV)/.ready  ## pin what is installed now
+lock: $(VENV)/.ready  ## pin the installed packages
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock
 
-clean:  ## remove the environment and caches; runs and data sets stay
+clean:  ## remove the environment and caches, not runs and data sets
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

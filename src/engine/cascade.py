@@ -65,11 +65,11 @@ def apply_recursively(network: nn.Module, factor: int | None) -> nn.Module:
     """Apply a network to its own output until there are ``factor`` frames of each (VTSR, Equation 3.3).
 
     Args:
-        network: makes several frames of one, of the same size.
-        factor: a power of how many; None: ``network`` itself.
+        network: multiplies frames in time, at the same size.
+        factor: a power of its own factor; None: return ``network`` itself.
 
     Raises:
-        UserError: no number of times gives so many.
+        UserError: ``factor`` is no power of the network's own factor, or the network enlarges frames.
     """
     if factor is None:
         return network

@@ -1,4 +1,4 @@
-"""Scores a network on a data set, by a named protocol: ``results.json`` and a table."""
+"""Score a network on a data set by a named protocol, into ``results.json`` and a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from src.training.distributed import fail_together
 
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """``task=evaluate``: scores ``checkpoint`` (or a baseline) on the test clips of ``data``.
+    """``task=evaluate``: score ``checkpoint`` (or a baseline) on the test clips of ``data``.
 
     Returns:
         The content of ``results.json``.
@@ -36,8 +36,8 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     data = build_data(config, restorer)
     samples = (config.callbacks or {}).get("samples")
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
-    if trainer.is_global_zero:  # the other ranks find what the first has made
-        data.prepare_data()  # a data set that is missing is told before anything is written
+    if trainer.is_global_zero:  # the other ranks find the files of the first
+        data.prepare_data()  # reports a missing data set before anything is written
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return score(config, directory, trainer, restorer, data, config.checkpoint)
 
@@ -50,7 +50,7 @@ def score(
     data: pl.LightningDataModule,
     checkpoint: str | Path | None,
 ) -> dict[str, Any]:
-    """Runs every test clip through the network and writes what came out into ``directory``."""
+    """Run every test clip through the network and write the scores into ``directory``."""
     trainer.test(restorer, datamodule=data, verbose=False)
     protocol, network = restorer.protocol, as_video_network(restorer.network)
     geometry = resolve_passes(network, protocol)
