@@ -75,7 +75,7 @@ class Protocol(InferenceOptions):
             *super()._rules(),
         ]
 
-    def _sentence(self, name: str, expected: str) -> str:
+    def _message(self, name: str, expected: str) -> str:
         return f"The protocol {self.name} has {name}={getattr(self, name)!r}: it must be {expected}."
 
     @property

@@ -17,7 +17,7 @@ from src.bench.throughput import read_batches
 from src.bench.timing import Timing, time_work
 from src.config.build import build_data, build_restorer
 from src.engine.cascade import Cascade
-from src.engine.memory import measure_peak
+from src.engine.memory import estimate_peak
 from src.nn.blocks import compile_parts, count_parameters, fold_norms
 from src.nn.video_network import as_video_network
 from src.papers.restorer import enable_fused
@@ -45,7 +45,7 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
     figures["seconds_per_frame"], figures["floor_per_frame"] = timing
     figures["frames_per_second"] = 1 / timing.seconds
     on_gpu = device.type == "cuda"
-    figures["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else measure_peak(network, clip.shape)
+    figures["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else estimate_peak(network, clip.shape)
     return figures
 
 

@@ -22,7 +22,7 @@ from src.nn.video_network import VideoNetwork, as_video_network
 class Cascade(VideoNetwork):
     """(B, T, 3, H, W) to (B, T', 3, s*H, s*W), T the frames that the last stage's windows take.
 
-    Over a whole video :func:`src.engine.stream` runs stage behind stage, so that none restores a frame twice.
+    Over a whole video :func:`src.engine.stream.stream` runs stage after stage, so that none restores a frame twice.
 
     Args:
         stages: networks in order, under names of the user's choice.

@@ -1,7 +1,7 @@
 """Journal of a restoration: finished parts, kept in a folder beside the output so that an interrupted run can resume.
 
-A part is a number of output frames, encoded on their own. It gets its final name when it is complete. The name includes
-the first input frame of the scene at the end of the part, the only state that the next part needs.
+A part is a number of output frames, encoded on their own. It gets its final name when it is complete. The name records
+the input frame at which the part's last scene begins; the next part needs nothing else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Journal:
     """The parts of one output.
 
     Args:
-        output: the file or folder to restore; the parts lie in a hidden folder beside it.
+        output: path of the restored video (file or folder); the parts lie in a hidden folder beside it.
         plan: everything that determines the content of the parts, JSON-serializable.
         machine_options: options fitted to this machine, such as tiles; a resumed restoration keeps those of its start.
-        suffix: of the parts; empty if they are folders.
+        suffix: suffix of the parts' names; empty if they are folders.
         restart: discard parts of another plan.
 
     Attributes:
@@ -59,8 +59,8 @@ class Journal:
         changed = sorted(key for key in keys if stored["plan"].get(key) != requested.get(key))
         if changed and not restart:
             raise UserError(
-                f"{output} was started with another {' and '.join(changed)}. Use the same to resume, or overwrite=true "
-                "to start over."
+                f"{output} was started with different settings ({', '.join(changed)}). Use the original settings to resume, "
+                "or overwrite=true to start over."
             )
         if changed:
             with self.lock():

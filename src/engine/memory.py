@@ -24,7 +24,7 @@ from src.errors import UserError
 from src.nn.video_network import as_video_network
 from src.ops.allocator import give_freed_memory_back
 
-WORKSPACE = 2.0  # memory of a pass over that of its visible tensors: measured on the CPU, 1.1 to 1.9
+WORKSPACE_FACTOR = 2.0  # memory of a pass over that of its visible tensors: measured on the CPU, 1.1 to 1.9
 MAX_FRAMES_PER_PADDING = 20  # frames for each frame of padding: longer passes would save less than a tenth
 Options = TypeVar("Options", bound=InferenceOptions)
 
@@ -45,7 +45,7 @@ def fit_to_memory(
         options: ``tile=None`` becomes the largest tile that fits (0: whole frames), ``clip_length=auto`` the longest
             pass; ``padding`` and ``context`` are left out for networks without a use for them.
         size: ``(H, W)`` of the input frames.
-        device: of the network.
+        device: device that the network runs on.
         memory: budget of a pass, in bytes; None: half of the free memory.
         length: input frames of the video, so that passes are of about equal length.
 
@@ -85,7 +85,7 @@ def _fit_tile(network: nn.Module, size: tuple[int, int], overlap: int, memory: i
     tile: int | None = None
     while True:
         height, width = (min(length, tile or length) for length in size)
-        if WORKSPACE * measure_peak(network, (1, geometry.window, 3, height, width)) <= memory:
+        if WORKSPACE_FACTOR * estimate_peak(network, (1, geometry.window, 3, height, width)) <= memory:
             return tile
         if (next_tile := shrink_side(size, tile, overlap)) is None:
             return tile
@@ -97,7 +97,7 @@ def fit_frames(network: nn.Module, height: int, width: int, memory: int, padding
 
     Args:
         network: a network with temporal padding.
-        height, width: of its input.
+        height, width: size of its input.
         memory: budget of a pass, in bytes.
         padding: input frames on either side; None: the network's own.
     """
@@ -105,7 +105,9 @@ def fit_frames(network: nn.Module, height: int, width: int, memory: int, padding
     assert around is not None
 
     def estimate(frames: int) -> int:
-        return int(WORKSPACE * measure_peak(network, (1, frames + 2 * around, 3, height, width), padding=around))
+        return int(
+            WORKSPACE_FACTOR * estimate_peak(network, (1, frames + 2 * around, 3, height, width), padding=around)
+        )
 
     choices = range(1, MAX_FRAMES_PER_PADDING * max(1, around) + 1)
     return max(1, bisect_right(choices, memory, key=estimate))
@@ -125,8 +127,11 @@ def measure_available(device: torch.device) -> int:
     return max(0, min(limits))
 
 
-def measure_peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
-    """Return the bytes of tensors, without weights, that are alive at once while ``network`` restores a clip."""
+def estimate_peak(network: nn.Module, shape: Sequence[int], **options: Any) -> int:
+    """Estimate the peak memory of one forward pass in bytes, without weights, from a dry run on the meta device.
+
+    ``options`` are passed to ``forward``. Workspaces of kernels come on top: see ``WORKSPACE_FACTOR``.
+    """
     shadow = copy.deepcopy(network).to("meta")
     with torch.device("meta"), torch.no_grad(), _LiveStorages() as live:
         shadow(torch.empty(*shape), **options)

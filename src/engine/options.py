@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt
 from src.errors import UserError
 
 Edges = Literal["replicate", "reflect"]
+UNPLANNED = ("memory", "tile")  # the tiles that they lead to are stored in the journal instead
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -25,8 +26,9 @@ class InferenceOptions:
             the whole clip; ``auto``: as many as memory allows, for networks with a temporal padding; None: its own.
         padding: input frames of context on either side of a pass, if the network has a temporal padding; None: its own.
         context: input frames at either end of a pass whose outputs are discarded in favour of the neighbouring pass's,
-            so that recurrent networks show no seam. Without a ``clip_length`` passes become longer by as many.
-        edges: frames beyond the first and the last: that frame again, or the video mirrored in it.
+            so that recurrent networks show no seam. With ``clip_length=None`` passes become longer by twice as many.
+        edges: padding in time beyond the first and the last frame: ``replicate`` repeats it, ``reflect`` mirrors the
+            video.
         ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
         factor: output frames for each input frame, by applying the network to its own output (VTSR); None: once.
         tile: side of square tiles in input pixels; 0: whole frames; None: as large as memory allows.
@@ -51,9 +53,9 @@ class InferenceOptions:
         object.__setattr__(self, "precision", str(self.precision))  # YAML reads 32 as a number
         for name, valid, expected in self._rules():
             if not valid:
-                raise UserError(self._sentence(name, expected))
+                raise UserError(self._message(name, expected))
 
-    def _sentence(self, name: str, expected: str) -> str:
+    def _message(self, name: str, expected: str) -> str:
         return f"{name}={getattr(self, name)!r} is not valid: it must be {expected}."
 
     def _rules(self) -> list[tuple[str, bool, str]]:
@@ -81,7 +83,8 @@ class InferenceOptions:
 class RestoreOptions(InferenceOptions):
     """Options of restoring and writing a video.
 
-    ``padding`` and ``context`` apply where the network has a use for them: a temporal padding, passes of any length.
+    ``padding`` is ignored unless the network has a temporal padding, ``context`` unless it is recurrent (passes of any
+    length, a window of several frames, no temporal padding).
 
     Args:
         codec, quality, preset: see :class:`src.video.writer.VideoWriter`.
@@ -89,11 +92,11 @@ class RestoreOptions(InferenceOptions):
         slow_motion: keep the frame rate, so that a network that adds frames stretches time; without sound.
         constant_rate: space frames evenly in time where the input's are not.
         deinterlace: turn fields into frames.
-        fps: frames a second of folders of images; None: 25.
+        fps: frames per second of folders of images; None: 25.
         max_frames: restore only the first input frames.
         cuts: keep windows within scenes, and hold a frame across a cut.
         memory: GiB that a pass may take; None: half of the free memory.
-        segment: output frames of a part, the unit that a restoration resumes from.
+        segment: output frames per part; an interrupted restoration resumes with the first missing part.
     """
 
     clip_length: Annotated[int, Ge(1)] | Literal["all", "auto"] | None = "auto"
@@ -128,10 +131,7 @@ class RestoreOptions(InferenceOptions):
 
     def plan(self) -> Mapping[str, Any]:
         """The options that the pixels and parts of an output depend on, ready for JSON."""
-        return {name: getattr(self, name) for name in RestoreOptions.__dataclass_fields__ if name not in FITTED}
-
-
-FITTED = ("memory", "tile")  # only through the tiles that they lead to, kept in the journal
+        return {name: getattr(self, name) for name in RestoreOptions.__dataclass_fields__ if name not in UNPLANNED}
 
 
 def is_whole(value: Any, least: int) -> bool:

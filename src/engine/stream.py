@@ -44,7 +44,7 @@ def stream(
     """Restore a video frame by frame.
 
     Features that windows share (:meth:`src.nn.video_network.VideoNetwork.encode_frames`) are computed once. Stages of a
-    cascade stream one behind the other.
+    cascade stream one after the other.
 
     Args:
         network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says.
@@ -304,7 +304,7 @@ def _first_frames(stages: Sequence[VideoNetwork], after: Fraction | None) -> lis
 
 
 def _time_base(stages: Sequence[VideoNetwork]) -> tuple[Fraction, Fraction]:
-    """Return (offset, step) of a stage behind others: its input frame n lies at offset + n * step of their time."""
+    """Return (offset, step) of a stage after others: its input frame n lies at offset + n * step of their time."""
     geometry = reduce(Geometry.then, map(resolve_passes, stages))
     first, step = geometry.span(1)[0], geometry.spacing
     return (first - step / 2 if geometry.exposures else first), step

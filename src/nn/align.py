@@ -129,7 +129,7 @@ class PairAlign(nn.Module):
 class PCD(nn.Module):
     """Pyramid, cascading and deformable alignment (EDVR, Section 3.2 and Figure 3).
 
-    A cascade behind the pyramid compares the aligned features with the reference and samples them once more.
+    A cascade after the pyramid compares the aligned features with the reference and samples them once more.
     """
 
     def __init__(self, channels: int, *, groups: int = 8) -> None:
@@ -152,7 +152,7 @@ class ChainAlign(nn.Module):
         channels: C.
         groups: G.
         samples: number of deformable convolutions: 1 (Model 1) or 4 (Model 2).
-        refinements: number of convolutions behind the comparison. Neither paper gives it. With 2, operations are 1 %
+        refinements: number of convolutions after the comparison. Neither paper gives it. With 2, operations are 1 %
             (Model 1) and 2 % (Model 2) below Table 4.
     """
 

@@ -101,7 +101,7 @@ def trunk(channels: int, blocks: int) -> nn.Sequential:
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Fold weight normalisation, and batch normalisation behind convolutions, into the kernels.
+    """Fold weight normalisation, and batch normalisation after convolutions, into the kernels.
 
     The network is changed in place and returned. It computes the same, for inference only.
     """

@@ -174,7 +174,7 @@ def _init_fusion(fuse: nn.Conv2d, identity: IdentityChannels) -> IdentityChannel
 
 
 def _init_differences(fuse: nn.Conv2d, count: int) -> None:
-    """Set the channels behind the identity channels to the difference of each other frame to the middle frame."""
+    """Set the channels after the identity channels to the difference of each other frame to the middle frame."""
     channels, inputs = fuse.weight.shape[:2]
     frames = inputs // channels
     others = [frame for frame in range(frames) if frame != frames // 2]
@@ -187,6 +187,6 @@ def _init_differences(fuse: nn.Conv2d, count: int) -> None:
 
 @torch.no_grad()
 def _init_weighing(weigh: TemporalAttention, fuse: nn.Conv2d) -> None:
-    """Weigh all frames alike, and compensate in the convolution behind."""
+    """Weigh all frames alike, and compensate in the next convolution."""
     weigh.init_near_identity(IdentityChannels())
     fuse.weight *= 2  # the weights of frames start at one half

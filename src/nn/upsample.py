@@ -20,7 +20,7 @@ STEPS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 class Reconstruct(nn.Module, NearIdentity):
     """Residual blocks, sub-pixel upscaling step by step, two convolutions. (N, C, H, W) to (N, 3, s*H, s*W).
 
-    The last step and the convolution behind it have 64 channels for any C, as in EDVR and Zooming SlowMo.
+    The last step and the convolution after it have 64 channels for any C, as in EDVR and Zooming SlowMo.
 
     Args:
         channels: C.

@@ -23,8 +23,8 @@ class VideoNetwork(nn.Module):
         geometry: the effect on time and space: scale, window, output times, stride.
         temporal_padding: input frames on either side of a pass that serve as context only. A network that sets it
             accepts passes of any length, and ``forward(clip, padding=n)`` for any other number.
-        encode_window: neighbouring frames that one feature of :meth:`encode_frames` depends on.
-        tile_overlap: input pixels that neighbouring tiles share, so that tiles equal the whole frame to 1e-3.
+        encode_window: number of consecutive input frames that :meth:`encode_frames` needs for each feature.
+        tile_overlap: overlap of tiles, in input pixels, at which tiled output equals untiled output to 1e-3.
     """
 
     geometry: Geometry
@@ -38,15 +38,17 @@ class VideoNetwork(nn.Module):
         return self.geometry
 
     def encode_frames(self, clip: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features that windows share: (B, T, ...) of each frame, computed once and kept while needed.
+        """Compute per-frame features (B, T, ...), cached and reused by overlapping windows; by default the frames.
 
         With an ``encode_window`` of n, feature t depends on frames t to t + n - 1, so there are T - n + 1 of them.
-        By default the features are the frames themselves.
         """
         return (clip,)
 
     def decode_window(self, *features: Tensor, **options: Any) -> Tensor:
-        """Restore the output frames (B, T', 3, s*H, s*W) of one window from the features of its frames."""
+        """Restore the output frames (B, T', 3, s*H, s*W) of one window from the features of its frames.
+
+        ``options`` holds ``padding`` if a network with a temporal padding runs with another one.
+        """
         return self(*features, **options)
 
     def motion(self) -> VideoNetwork | None:

@@ -26,7 +26,7 @@ from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
 
 HALF = Fraction(1, 2)
-FRAMES = 3  # that a level restores
+FRAMES = 3  # restored by a level
 
 
 class SubModule(nn.Sequential):
@@ -78,7 +78,7 @@ class Level(nn.Module, NearIdentity):
         self.restore = nn.Sequential(*(SubModule(wide, wide) for _ in range(3)))  # JDSR
         motion, frame = conv3x3(wide, 2 * 18 * groups), conv3x3(channels, 3 * scale**2)
         self.motion = nn.Sequential(SubModule(wide, wide), SubModule(wide, wide), motion)  # TFBFI
-        self.warp = nn.ModuleList(Deformed(wide) for _ in range(2))  # to the frame before, to that behind
+        self.warp = nn.ModuleList(Deformed(wide) for _ in range(2))  # to the previous frame, to the next
         self.decode = nn.Sequential(SubModule(wide, channels), frame)
         nn.init.zeros_(motion.weight)  # both offset fields start as no motion
         nn.init.zeros_(motion.bias)  # type: ignore[arg-type]
@@ -111,13 +111,14 @@ class Level(nn.Module, NearIdentity):
         return base + map_frames(self.decode, torch.stack([before, middle, after], dim=1))
 
     def offsets(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Estimate the offset fields (N, 18 * groups, H, W) of the frames before and behind (Equation 5)."""
+        """Estimate the offset fields (N, 18 * groups, H, W) of the previous and the next frame (Equation 5)."""
         return self.motion(features).chunk(2, dim=1)
 
     def flows(self, x: Tensor) -> Tensor:
         """Return both offset fields as flow: means over taps and groups (Figure 8), (N, 2, 2, H, W), in pixels.
 
-        dy comes before dx. They point from a pixel of the other frame to its source in the middle frame.
+        The axes are (direction, (dy, dx)). Backward flow: at each pixel of the interpolated frame, the offset to the
+        position in the middle frame that it is sampled from.
         """
         fields = torch.stack(self.offsets(self.encode(x)), dim=1)
         return fields.unflatten(2, (-1, 2)).mean(2)
@@ -140,7 +141,7 @@ class OffsetPictures(VideoNetwork):
     """Pictures of a level's offset fields as flow (Figure 8). (B, 3, 3, H, W) to (B, 1, 3, H, 3 * W).
 
     From left to right: the middle frame, the flow to it from the frame half-way before, and from the frame half-way
-    behind. The longest flow of a frame has the purest colour, unless all are shorter than half a pixel; lengths are
+    after. The longest flow of a frame has the purest colour, unless all are shorter than half a pixel; lengths are
     comparable within a frame only. White is no motion, as everywhere in an untrained network.
     """
 
@@ -152,8 +153,8 @@ class OffsetPictures(VideoNetwork):
     def forward(self, clip: Tensor) -> Tensor:
         flows = self.level.flows(to_fast_layout(stack_channels(clip)))
         longest = flows.norm(dim=2).amax((1, 2, 3), keepdim=True).clamp(min=0.5)
-        before, behind = flow_picture(flows, longest).unbind(1)
-        return torch.cat([clip[:, 1], before, behind], dim=-1).unsqueeze(1)
+        before, after = flow_picture(flows, longest).unbind(1)
+        return torch.cat([clip[:, 1], before, after], dim=-1).unsqueeze(1)
 
 
 class SingleDSFN(VideoNetwork):

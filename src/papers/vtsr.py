@@ -70,7 +70,7 @@ class SpatialTransformer(nn.Module):
     """An affine transformation of a feature by parameters predicted from it (Equations 3.8 and 3.9): (N, C, H, W).
 
     It starts as the identity. The thesis does not describe the localisation network; pooling to 4x4 accepts any size,
-    and its result is divided by its fan-in, or each optimiser step would throw the frame about.
+    and its result is divided by its fan-in, or a single optimiser step would shift the frame too far.
     """
 
     def __init__(self, channels: int) -> None:
@@ -282,7 +282,7 @@ class VTSRestorer(Restorer):
         scheme: the outputs that the loss compares.
         weights: of the losses ``l1``, ``sharpness``, ``perceptual`` and ``reconstruction`` (that scheme's only).
         imagenet: start the encoder from ImageNet weights, and use the perceptual loss, based on such weights, too.
-        encoder_weights, vgg_weights: torchvision's files of them; None: torch's cache, or the network.
+        encoder_weights, vgg_weights: paths to torchvision's files; None: torch's cache, downloaded if necessary.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class VTSRestorer(Restorer):
 
     @property
     def passes_per_sample(self) -> int:
-        """Pairs of frames: the thesis counts 8 a step and 20 a video (Section 4.1.3)."""
+        """Pairs of frames: the thesis counts 8 per step and 20 per video (Section 4.1.3)."""
         return self.scheme.geometry.window - 1
 
     def initialise(self, fresh: bool) -> None:

@@ -38,7 +38,7 @@ from src.papers.restorer import Restorer
 class NaiveInterpolation(nn.Module):
     """Features between frames from those of the two frames by convolution alone: Table 5 (a).
 
-    Equation 4 with nothing sampled. (B, T, C, H, W) to (B, T - 1, C, H, W).
+    Equation 4 without deformable sampling. (B, T, C, H, W) to (B, T - 1, C, H, W).
     """
 
     def __init__(self, channels: int) -> None:
@@ -154,7 +154,7 @@ class ZSM(VideoNetwork):
 def interleave(existing: Tensor, between: Tensor) -> Tensor:
     """Put the frames of (B, T - 1, C, H, W) between those of (B, T, C, H, W): (B, 2T - 1, C, H, W)."""
     *before, last = existing.split(1, dim=1)
-    pairs = zip(before, between.split(1, dim=1), strict=False)  # nothing splits into one empty part
+    pairs = zip(before, between.split(1, dim=1), strict=False)  # without any, split yields one empty chunk
     return cat_clips([*chain.from_iterable(pairs), last])
 
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from src.engine.memory import (
     MAX_FRAMES_PER_PADDING,
-    WORKSPACE,
+    WORKSPACE_FACTOR,
+    estimate_peak,
     fit_frames,
     fit_to_memory,
     measure_available,
-    measure_peak,
 )
 from src.engine.options import InferenceOptions
 from src.engine.stream import stream
@@ -32,16 +32,16 @@ def test_peak_counts_storages_alive_at_once():
             del first
             return second.view(-1)  # no storage of its own
 
-    assert measure_peak(Doubling(), (1, 2, 3, 8, 8)) == 3 * 2 * 3 * 8 * 8 * 4
+    assert estimate_peak(Doubling(), (1, 2, 3, 8, 8)) == 3 * 2 * 3 * 8 * 8 * 4
 
 
 @pytest.mark.parametrize("share", [1.0, 2.5])
 def test_fit_frames_is_maximal(share):
     restorer = network()
-    memory = int(share * WORKSPACE * measure_peak(restorer, (1, 6 + 5, 3, 16, 20)))
+    memory = int(share * WORKSPACE_FACTOR * estimate_peak(restorer, (1, 6 + 5, 3, 16, 20)))
     frames = fit_frames(restorer, 16, 20, memory)
-    assert WORKSPACE * measure_peak(restorer, (1, 6 + frames, 3, 16, 20)) <= memory
-    assert WORKSPACE * measure_peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
+    assert WORKSPACE_FACTOR * estimate_peak(restorer, (1, 6 + frames, 3, 16, 20)) <= memory
+    assert WORKSPACE_FACTOR * estimate_peak(restorer, (1, 6 + frames + 1, 3, 16, 20)) > memory
 
 
 def test_fit_frames_is_bounded():
@@ -55,7 +55,7 @@ def test_memory_sets_the_length_of_a_pass():
     restorer = network()
     restorer.register_forward_hook(lambda module, inputs, output: output.is_meta or lengths.append(output.shape[1]))
     clip = torch.rand(11, 3, 16, 20)
-    memory = int(WORKSPACE * measure_peak(restorer, (1, 6 + 4, 3, 16, 20)))
+    memory = int(WORKSPACE_FACTOR * estimate_peak(restorer, (1, 6 + 4, 3, 16, 20)))
     options = InferenceOptions(clip_length="auto")
     options = fit_to_memory(restorer, options, (16, 20), torch.device("cpu"), memory=memory)
     frames = list(stream(restorer, iter(clip), options))
