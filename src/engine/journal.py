@@ -59,8 +59,8 @@ class Journal:
         changed = sorted(key for key in keys if stored["plan"].get(key) != requested.get(key))
         if changed and not restart:
             raise UserError(
-                f"{output} was started with different settings ({', '.join(changed)}). Use the original settings to resume, "
-                "or overwrite=true to start over."
+                f"{output} was started with different settings ({', '.join(changed)}). Use the original ones to "
+                "resume, or overwrite=true to start over."
             )
         if changed:
             with self.lock():
