@@ -159,7 +159,7 @@ def test_other_plans_are_refused_and_named(before: dict, after: dict) -> None:
         journal.finish(0, 0)
         changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         if changed:
-            with pytest.raises(UserError, match=rf"started with another {' and '.join(changed)}\. Use"):
+            with pytest.raises(UserError, match=rf"different settings \({', '.join(changed)}\)\. Use"):
                 Journal(output, after, {"tile": 2})
         else:
             assert Journal(output, after, {"tile": 2}).machine_options == {"tile": 1}  # those of the first start

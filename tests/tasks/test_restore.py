@@ -184,7 +184,7 @@ def test_compared(tmp_path):
 def test_another_way_is_refused_and_nothing_lost(tmp_path):
     source, output = film(tmp_path / "in.mkv"), tmp_path / "out.mkv"
     restoration(source, output, segment=10).run([0])
-    with pytest.raises(UserError, match="started with another quality"):
+    with pytest.raises(UserError, match=r"started with different settings \(quality\)"):
         restoration(source, output, segment=10, quality=30).journal  # noqa: B018
     whole = restoration(source, output, segment=10)
     assert whole.journal.list_missing(whole.parts) == [1, 2]
