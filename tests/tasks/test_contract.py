@@ -77,7 +77,7 @@ def test_a_network_of_ones_own_trains_is_scored_and_restores(name: str, clips: P
     trained = instantiate(config.model.network)
     trained.load_state_dict({key.removeprefix("network."): value for key, value in saved["state_dict"].items()})
     whole = FileRestoration(trained.eval(), clips / "left.mp4", tmp_path / "out.mkv", RestoreOptions(max_frames=5), CPU)
-    whole.run(whole.journal.missing(whole.parts))
+    whole.run(whole.journal.list_missing(whole.parts))
     whole.finish()
     with open_video(tmp_path / "out.mkv") as reader:
         assert (len(reader), reader.size) == (5, (192, 256))
@@ -116,7 +116,7 @@ def test_a_restored_file_has_the_score_of_the_same_options(build, options, tmp_p
     """Only the rounding to 8 bits lies between the two."""
     network, source, output = build(), film(tmp_path / "in.mkv", frames=9, size=(72, 96)), tmp_path / "out.mkv"
     whole = FileRestoration(network, source, output, RestoreOptions(codec="lossless", cuts=False, **options), CPU)
-    whole.run(whole.journal.missing(whole.parts))
+    whole.run(whole.journal.list_missing(whole.parts))
     whole.finish()
     with open_video(source) as reader:
         inputs = list(reader.tensors())
