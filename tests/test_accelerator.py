@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.config.build import build_network, build_restorer, start_network
+from src.config.build import build_inference_network, build_restorer, build_training_network
 from src.config.composition import compose
 from src.engine.stream import stream
 from src.metrics import psnr, ssim
@@ -59,7 +59,7 @@ def test_resize_and_scores() -> None:
 
 @pytest.mark.parametrize("model", ["zsm", "edvr_m", "edvr_deblur", "edvr_s2", "wdvr2d", "wdvr3d"])
 def test_networks_and_streams(model: str) -> None:
-    network = build_network(compose(f"model={model}", "size=mini")).eval()
+    network = build_inference_network(compose(f"model={model}", "size=mini")).eval()
     clip = torch.rand(1, network.geometry.window, 3, 36, 52)
     with torch.no_grad():
         expected, before = network(clip), [frame for _, frame in stream(network, clip[0])]
@@ -72,7 +72,7 @@ def test_networks_and_streams(model: str) -> None:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_training_step(precision: torch.dtype) -> None:
     config: Any = compose("model=zsm", "size=mini")
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     inputs, targets = torch.rand(2, 4, 3, 24, 24), torch.rand(2, 7, 3, 96, 96)
     expected = sum(restorer.losses(inputs, targets).values())
     restorer.cuda()

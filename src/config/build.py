@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from src.checkpoints import load
-from src.config.composition import to_plain
+from src.config.composition import SURE_MATCH, to_plain
 from src.config.suggestions import closest
 from src.engine.cascade import Cascade
 from src.errors import CodeError, UserError
@@ -30,32 +30,32 @@ from src.protocols import COLUMNS
 from src.training.checkpointing import DurableIO, MetricsFile
 
 
-def build_network(config: DictConfig) -> nn.Module:
-    """Return the network to evaluate or restore with: from ``checkpoint``, or a new one of ``model`` without one."""
+def build_inference_network(config: DictConfig) -> nn.Module:
+    """Return the network to evaluate or restore with: from ``checkpoint``, or a new one from ``model`` without one."""
     return fold_norms(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
 
 
-def start_network(config: DictConfig) -> nn.Module:
-    """Return the network of ``model`` for training, with the weights of ``checkpoint`` if there is one.
+def build_training_network(config: DictConfig) -> nn.Module:
+    """Return the network of ``model`` to train, with the weights of ``checkpoint`` if there is one.
 
     Parts that the checkpoint lacks, such as a guide, keep their initial weights.
 
     Raises:
-        UserError: the checkpoint holds another network.
+        UserError: the checkpoint does not match the configured network.
     """
     network = instantiate(config.model.network)
     if config.checkpoint:
         initial, source = network.state_dict(), load(config.checkpoint)
         weights = source.state_dict()
-        if isinstance(network, Cascade) and not isinstance(source, Cascade):  # one network for the first of several
+        if isinstance(network, Cascade) and not isinstance(source, Cascade):  # weights of the first stage alone
             first = next(iter(network.stages))
             weights = {f"stages.{first}.{name}": weight for name, weight in weights.items()}
-        different = [name for name in weights if name not in initial or initial[name].shape != weights[name].shape]
-        if different:
+        mismatched = [name for name in weights if name not in initial or initial[name].shape != weights[name].shape]
+        if mismatched:
             raise UserError(
-                f"The network in {config.checkpoint} is not that of the configuration ({len(different)} weights "
-                f"differ, {different[0]} the first): choose the model and size in the config.yaml of its run, or for a "
-                "cascade a checkpoint of the kind of its first stage."
+                f"The checkpoint {config.checkpoint} does not match the configured network ({len(mismatched)} "
+                f"mismatched weights, the first is {mismatched[0]}): use the model and size from the run's "
+                "config.yaml; a cascade also accepts a checkpoint of its first stage's architecture."
             )
         network.load_state_dict({**initial, **weights})
         if config.size.warm_start:
@@ -68,15 +68,15 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
 
     Raises:
         CodeError: the parts of the network do not fit together.
-        UserError: the optimiser or the schedule cannot be made.
+        UserError: the optimiser, the schedule or a rate fails when called.
     """
     model = to_plain(config.model)
     description = model.pop("network")
     restorer = instantiate(model, _partial_=True)(
         network=network, protocol=instantiate(config.protocol), description=description
     )
-    is_described = type(network) is get_object(description["_target_"])  # not a network of the caller's own
-    if is_described and (_trains(config) or not config.checkpoint):
+    is_configured = type(network) is get_object(description["_target_"])  # not a network of the caller's own
+    if is_configured and (_trains(config) or not config.checkpoint):
         _dry_run(config, restorer)
     return restorer
 
@@ -87,7 +87,7 @@ def _trains(config: DictConfig) -> bool:
 
 @torch.no_grad()
 def _dry_run(config: DictConfig, restorer: Any) -> None:
-    """Dry run: push one zero sample through a training step, so that mismatches surface before data is read."""
+    """Run one training step on a sample of zeros, so that mismatches surface before data is read."""
     network = restorer.network
     geometry, side = (restorer.training_geometry if restorer.optimizer else network.geometry), 8
     device = next((parameter.device for parameter in network.parameters()), None)
@@ -129,7 +129,7 @@ def _try_schedules(restorer: Any, steps: int) -> None:
         for rate in restorer.rates:
             _ = list(rate.modules(restorer.network)), float(rate.factor(0, steps))
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{option} does not work as described: {error}; correct its options.") from error
+        raise UserError(f"{option} failed when called: {error}; check its arguments.") from error
 
 
 def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
@@ -203,19 +203,19 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
         known = [f"validate/{figure}" for figures in COLUMNS.values() for figure in figures]
         for name, callback in named.items():
             monitor = getattr(callback, "monitor", None) or ""
-            if monitor not in known and (match := closest(monitor, known, 0.85)):  # a task may log others
+            if monitor not in known and (match := closest(monitor, known, SURE_MATCH)):  # a task may log others
                 raise UserError(f"callbacks.{name}.monitor is {monitor}, but no task logs it: did you mean {match}?")
         arguments = {"callbacks": callbacks, "plugins": [DurableIO()]}
     try:
         return trainer(default_root_dir=directory, logger=False, **arguments)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise UserError(
-            f"The trainer cannot be made as described: {_first_sentence(error)}{_suggest_choice(config)}"
+            f"Cannot build the trainer from this configuration: {_first_sentence(error)}{_suggest_choice(config)}"
         ) from error
 
 
 def _suggest_choice(config: DictConfig) -> str:
-    """End the sentence about a Trainer that cannot be made: with the nearest accelerator or strategy, if unknown."""
+    """End an error message about the Trainer; suggest the nearest accelerator or strategy if the option is unknown."""
     known = {
         "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
         "strategy": ["auto", *StrategyRegistry.available_strategies()],

@@ -1,6 +1,6 @@
-"""Compose a configuration from a command line, and explain in one sentence why that fails.
+"""Compose a configuration from a command line, or explain in one sentence why that fails.
 
-``compose`` returns in a notebook or test the configuration that the command line runs with.
+``compose`` gives notebooks and tests the configuration of a command line.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from src.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NUMBER_AS_CHOICE = "Config group override must be a string"  # Hydra's words
-NEAR = 0.85  # similarity of a name that is surely meant
+SURE_MATCH = 0.85  # similarity above which a suggestion is certain
 
 
 def compose(*overrides: str) -> DictConfig:
     """Return the configuration of ``python -m src.run <overrides>``.
 
     Raises:
-        UserError: an override does not fit; the sentence names it and the nearest that does.
+        UserError: an override is invalid; the message names it and suggests the nearest valid one.
     """
     GlobalHydra.instance().clear()
     overrides = tuple(translate(overrides))
@@ -66,7 +66,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is needed and has no default: add {match[1]}=<value>."
     if cause and (match := re.search(r"Error in call to target '([^']+)'.*full_key: (\S+)", text, re.DOTALL)):
-        return f"{match[2]} cannot be made ({match[1]}): {' '.join(str(cause).split()) or type(cause).__name__}"
+        return f"Cannot instantiate {match[2]} ({match[1]}): {' '.join(str(cause).split()) or type(cause).__name__}"
     return " ".join(text.split())
 
 
@@ -75,8 +75,8 @@ def _explain_option(override: str, option: str, overrides: Sequence[str]) -> str
 
     Args:
         override: the option as typed.
-        option: within its value, if that is a dictionary, the unknown option.
-        overrides: all of the command.
+        option: the unknown option: a key within the value if the value is a dictionary, otherwise the same.
+        overrides: all overrides of the command.
     """
     others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != override.partition("=")[0] and "," not in o]
     key = option.partition("=")[0]
@@ -84,10 +84,10 @@ def _explain_option(override: str, option: str, overrides: Sequence[str]) -> str
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             node: Any = hydra_compose("config", overrides=others)
-    except Exception:  # another override is wrong, too: the names of the root must do
+    except Exception:  # another override is wrong, too: only the names of config groups are known
         node = OmegaConf.create({})
     parents: list[str] = []
-    for part in key.split("."):  # down to the first part that does not exist
+    for part in key.split("."):  # descend to the first part that does not exist
         siblings = sorted(str(name) for name in node if not str(name).startswith("_"))
         if not parents:
             siblings = sorted({*siblings, *(folder.name for folder in CONF.iterdir() if folder.is_dir())})
@@ -95,9 +95,9 @@ def _explain_option(override: str, option: str, overrides: Sequence[str]) -> str
             break
         parents.append(part)
         node = node[part]
-    without_value = set[str]()  # options of the object here that the configuration leaves at their defaults
-    if not closest(part, siblings, NEAR) and "_target_" in node:
-        from src.config.signatures import signature_of  # imports the module of the object: after the quick answers
+    without_value = set[str]()  # arguments of this node's target that the configuration does not set
+    if not closest(part, siblings, SURE_MATCH) and "_target_" in node:
+        from src.config.signatures import signature_of  # imported late, because it is slow
 
         with suppress(UserError):
             without_value = signature_of(str(node["_target_"])).kinds.keys() - {*siblings}
@@ -114,7 +114,7 @@ def _explain_option(override: str, option: str, overrides: Sequence[str]) -> str
 def _explain_choice(group: str, choice: str) -> str:
     """Explain a choice that a group does not have."""
     if choice.startswith("submitit_"):
-        return f"hydra/launcher={choice} is a package of its own: pip install -e '.[slurm]'."
+        return f"hydra/launcher={choice} needs an extra package: pip install -e '.[slurm]'."
     folder = CONF / group
     choices = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")) if folder.is_dir() else []
     if close := closest(choice, choices, 0.6):

@@ -30,7 +30,7 @@ def report_error(error: BaseException, arguments: Sequence[str], *, debug: bool 
 
     Args:
         error: the error, possibly wrapped by Hydra.
-        arguments: of the command line.
+        arguments: arguments of the command line.
         debug: print the traceback, too. The command line and the environment can demand it as well.
 
     Returns:

@@ -28,7 +28,7 @@ def run_task(config: DictConfig, directory: Path) -> Any:
 
     Args:
         config: the composed configuration.
-        directory: of the run.
+        directory: directory of the run.
 
     Returns:
         The result of the task.
@@ -72,7 +72,7 @@ def override_options(options: Options, overrides: Sequence[str], path: str) -> O
     Args:
         options: the original.
         overrides: such as ``crop=64``.
-        path: of the options in the configuration, for the sentence.
+        path: path of the options in the configuration, for the error message.
 
     Raises:
         UserError: there is no such option, or the value does not fit.

@@ -47,7 +47,7 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     of the paper's group, ``model/edvr/align=pcd``.
 
     Args:
-        arguments: of a command line.
+        arguments: arguments of a command line.
         sweep: select the points ``point=<name>,<name>`` of a multirun, and leave out the study's others.
 
     Raises:
@@ -90,7 +90,7 @@ def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]
     """Replace ``point=<name>`` by the overrides of that point of the study ``ablation=<study>``.
 
     Args:
-        arguments: of a command line.
+        arguments: arguments of a command line.
         sweep: select the points ``point=<name>,<name>`` of a multirun, and leave out the study's others.
 
     Raises:

@@ -39,7 +39,7 @@ def name_overrides(overrides: Sequence[str]) -> str:
 
 
 def _shorten(key: str, value: str) -> str:
-    """Return a value as a name holds it: of a path the last part, with a hash of the whole path."""
+    """Shorten a path to its last part and a hash of the whole path; return other values as they are."""
     if key not in PATH_OPTIONS or not value:
         return value
     paths = [Path(path.strip("'\"")).expanduser().resolve() for path in split_paths(value)]
@@ -54,8 +54,8 @@ def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) 
     the corrected command finds it free.
 
     Args:
-        config: of the run.
-        directory: of the run.
+        config: configuration of the run.
+        directory: directory of the run.
         first: True on the first rank, which alone writes.
 
     Raises:

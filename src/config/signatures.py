@@ -91,7 +91,7 @@ def import_object(target: str, path: str = "_target_") -> Any:
 
     Args:
         target: the dotted name.
-        path: of the option that holds it, for the sentence.
+        path: path of the option that holds the name, for the error message.
 
     Raises:
         UserError: there is none; the sentence names the nearest.

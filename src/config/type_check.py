@@ -39,8 +39,8 @@ def type_mismatch(path: str, value: Any, kind: Any) -> str:
     A ``TypedDict`` may hold more keys than it names.
 
     Args:
-        path: of the value in its configuration or file; the sentence begins with it.
-        value: of dictionaries, lists, strings, numbers, booleans and None; ``UNKNOWN`` matches every type.
+        path: path of the value in its configuration or file; the sentence begins with it.
+        value: value built of dictionaries, lists, strings, numbers, booleans and None; ``UNKNOWN`` matches every type.
         kind: the annotation.
 
     Returns:

@@ -72,7 +72,7 @@ class Augmentation:
         flip_vertical: flip half of them top to bottom.
         rotate: rotate them by a random multiple of 90 degrees.
         reverse: reverse half of them in time.
-        jitter: of the colours of inputs and targets; ``None`` is off.
+        jitter: random change of the colours of inputs and targets; ``None`` is off.
         noise: standard deviation of independent Gaussian noise on the inputs alone, for pixels in [0, 1]. The sum is
             clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.corruptions.Noise`. The DSFN paper
             (Section 4.1) adds "N(0, 0.01)", interpreted as a standard deviation of 0.01: a variance of 0.01 would be a

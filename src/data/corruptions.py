@@ -122,7 +122,7 @@ class Jpeg:
     Args:
         quality: libjpeg's quality factor, 1 to 100; or a range to draw from once per call (a training clip; in
             evaluation, a frame).
-        subsampling: of the chroma; 4:2:0 is libjpeg's default.
+        subsampling: chroma subsampling; 4:2:0 is libjpeg's default.
     """
 
     quality: int | Sequence[int]

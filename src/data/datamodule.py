@@ -18,20 +18,20 @@ from src.data.augment import Augmentation, Jitter
 from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
-from src.data.samples import ClipDataset, check_crop, collate
+from src.data.samples import ClipDataset, check_sampling_options, collate
 from src.data.splits import Clip, DamagedClips, Splits
 from src.data.worker_pool import exit_with_parent, worker_context
 from src.errors import UserError
 from src.geometry import Geometry
 
-MIX = 8  # decoded spans in memory, so that batches mix them; applies if a span fills more than a step
+MIX = 8  # decoded samples in memory, so that batches mix them; applies if one fills more than a step
 
 
 class DataModule(LightningDataModule):
     """A data set, degraded and sampled for a network with a given geometry.
 
     Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w) and ``targets`` float32 (B, T', C, H, W), both
-    in [0, 1], and ``key``, a list of the origins of the patches. Evaluation loaders yield
+    in [0, 1], and ``source``, a list of the origins of the patches (clip and frame). Evaluation loaders yield
     :class:`~src.data.evaluation.EvaluationClip` objects, one by one and without a batch axis.
 
     Each rank reads its own share; the Trainer needs ``use_distributed_sampler=False``.
@@ -39,18 +39,18 @@ class DataModule(LightningDataModule):
     Args:
         layout: finds the clips under ``root``, one of :mod:`src.data.layouts`.
         root: folder of the data set.
-        geometry: of the network.
-        training_geometry: of its training, if that has more targets than the network has outputs.
-        degradation: of the inputs.
+        geometry: geometry of the network.
+        training_geometry: geometry of its training, if that has more targets than the network has outputs.
+        degradation: turns source frames into network inputs.
         crop: side of a training patch, in target pixels.
         batch_size: patches per step and rank.
         workers: processes that decode; 0 decodes in the training process; ``None``: one per core not used by the
             training processes of this machine, at least 1 and at most 8.
-        patches_per_read: patches cut from each decoded span. It divides ``batch_size``, or is a multiple of it: then
-            several spans stay in memory, and every batch mixes their patches. Batches with accumulated gradients count
-            as one.
+        patches_per_read: patches cut from each decoded sample: a divisor of ``batch_size`` or a multiple. With a
+            multiple, several decoded samples stay in memory, and every batch mixes their patches. Batches with
+            accumulated gradients count as one.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
-        seed: of crops, augmentation, noise and order.
+        seed: seeds crops, augmentation, noise and order.
         span: source frames per training segment; see :class:`~src.data.samples.ClipDataset`.
         samples: segments per clip and epoch; overrides ``span``.
         resize: (height, width) of training frames before patches are cut, for networks of scale 1.
@@ -97,7 +97,7 @@ class DataModule(LightningDataModule):
         timeout: float = 600,
     ) -> None:
         super().__init__()
-        check_crop(crop, geometry, degradation, reverse)
+        check_sampling_options(crop, geometry, degradation, reverse)
         small, large = sorted((patches_per_read, batch_size))
         if small < 1 or large % small:
             raise UserError(
@@ -138,7 +138,7 @@ class DataModule(LightningDataModule):
 
     @property
     def mix(self) -> int:
-        """Decoded spans in memory."""
+        """Decoded samples in memory."""
         return 1 if self.patches_per_read <= self.patches_per_step else MIX
 
     def setup(self, stage: str | None = None) -> None:

@@ -49,8 +49,8 @@ class Timeline:
 
     Args:
         every: source frames from one input frame to the next.
-        exposure: source frames averaged for an input frame. If frames are instants, it lies at the time of the middle
-            one.
+        exposure: source frames averaged for an input frame. For networks that restore instants, the input frame's time
+            is that of the middle source frame of its exposure.
     """
 
     every: int
@@ -97,14 +97,14 @@ class Timeline:
         return max(0, (sources - self.exposure) // self.every + 1)
 
 
-class Span(NamedTuple):
+class PixelRange(NamedTuple):
     """A range of pixels along one axis."""
 
     start: int
     stop: int
 
-    def within(self, outer: Span) -> slice:
-        """Return its slice of an array that begins at ``outer``."""
+    def within(self, outer: PixelRange) -> slice:
+        """Return the slice of this range in an array of the pixels of ``outer``."""
         return slice(self.start - outer.start, self.stop - outer.start)
 
 
@@ -116,12 +116,12 @@ class Degradation:
         steps: the corruptions, in order.
         every: source frames from one input frame to the next; ``None`` is the smallest number with a source frame for
             each output of the network (2 for Zooming SlowMo: its inputs are the odd frames). For networks that restore
-            exposures it is the exposure.
+            exposures, it equals ``exposure``.
         exposure: source frames averaged for an input frame: an odd number, with the middle one as the target. For
-            networks that restore exposures, a multiple of their outputs per input, each of them the mean of its part.
-        gamma: exponent from pixel values to light, for averaging; 1 averages pixel values.
-        mixed: exposures to draw from for each training sample of such a network; those that cannot be divided into its
-            training targets are excluded. Evaluation uses ``exposure``.
+            networks that restore exposures, a multiple of their outputs per input; each target is the mean of its part.
+        gamma: gamma of the decoding to linear light, in which frames are averaged; 1 averages pixel values.
+        mixed: for networks that restore exposures: the exposure of each training sample is drawn from these; values not
+            divisible by ``geometry.subdivision`` are skipped with a warning. Evaluation uses ``exposure``.
     """
 
     steps: Sequence[Corruption] = ()
@@ -224,12 +224,12 @@ class Degradation:
         """Frames of a whole clip to degrade at a time."""
         return max((step.group_size for step in self.steps), default=1)
 
-    def after(self, corruptions: Sequence[str], factor: int) -> Degradation | None:
-        """Return the rest of this degradation for precomputed frames.
+    def remaining_after(self, corruptions: Sequence[str], factor: int) -> Degradation | None:
+        """Return the degradation still to apply to frames that already carry ``corruptions``.
 
         Args:
-            corruptions: applied to the frames already: ``blur`` for an exposure, then kinds of steps.
-            factor: size of the source frames relative to them.
+            corruptions: ``blur`` for an exposure, then kinds of steps.
+            factor: source size divided by precomputed size.
 
         Returns:
             ``None`` if this degradation does not begin with exactly these corruptions.
@@ -244,7 +244,7 @@ class Degradation:
         return replace(self, steps=self.steps[count:], exposure=1)
 
     def expose(self, frames: Tensor) -> Tensor:
-        """Average uint8 frames (N, H, W, C) as light, rounded: uint8 (H, W, C)."""
+        """Average uint8 frames (N, H, W, C) in linear light, rounded: uint8 (H, W, C)."""
         if len(frames) == 1:
             return frames[0]
         light = frames.to(torch.float32).div(255).pow(self.gamma).mean(0).pow(1 / self.gamma)
@@ -257,36 +257,38 @@ class Degradation:
         return clip
 
     def degrade_patch(self, frames: Tensor, top: int, left: int, side: int, rng: np.random.Generator) -> Tensor:
-        """Degrade a patch. Apart from noise, the result is a crop of the degraded whole, at the cost of the patch.
+        """Degrade a patch.
+
+        Equal to cropping the degraded full frame (except for noise), but computes only the patch.
 
         Args:
             frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
-            top, left, side: the patch, in pixels of the result.
-            rng: for random corruptions.
+            top, left, side: position and side of the patch, in pixels of the result.
+            rng: generator for random corruptions.
 
         Returns:
             float32 (T, C, side, side) in [0, 1].
         """
-        rows = self._spans(Span(top, top + side), frames.shape[1])
-        columns = self._spans(Span(left, left + side), frames.shape[2])
+        rows = self._pixel_ranges(PixelRange(top, top + side), frames.shape[1])
+        columns = self._pixel_ranges(PixelRange(left, left + side), frames.shape[2])
         clip = to_clip(frames[:, slice(*rows[0]), slice(*columns[0])])
         for k, step in enumerate(self.steps):
             clip = step(clip, rng)
-            outer = [Span(s.start // step.scale, s.stop // step.scale) for s in (rows[k], columns[k])]
+            outer = [PixelRange(r.start // step.scale, r.stop // step.scale) for r in (rows[k], columns[k])]
             clip = clip[..., rows[k + 1].within(outer[0]), columns[k + 1].within(outer[1])]
         return clip.contiguous()
 
-    def _spans(self, result: Span, size: int) -> list[Span]:
-        """Return the input span of each step along an axis of ``size`` source pixels, then the span of the result."""
+    def _pixel_ranges(self, result: PixelRange, size: int) -> list[PixelRange]:
+        """Return the input range of each step along an axis of ``size`` source pixels, then the range of the result."""
         length = size // self.scale
-        spans = [result]
+        ranges = [result]
         for step in reversed(self.steps):
             length *= step.scale
-            start, stop = spans[0].start * step.scale - step.margin, spans[0].stop * step.scale + step.margin
+            start, stop = ranges[0].start * step.scale - step.margin, ranges[0].stop * step.scale + step.margin
             start -= start % step.alignment
             stop += -stop % step.alignment
-            spans.insert(0, Span(max(0, start), min(length, stop)))
-        return spans
+            ranges.insert(0, PixelRange(max(0, start), min(length, stop)))
+        return ranges
 
     def __str__(self) -> str:
         light = f" gamma={self.gamma:g}" if self.gamma != 1 else ""

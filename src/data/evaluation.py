@@ -32,9 +32,9 @@ class EvaluationClip:
 
     Args:
         clip: the source.
-        geometry: of the network.
-        degradation: of the inputs.
-        seed: of noise, a function of (seed, clip name, frame).
+        geometry: geometry of the network.
+        degradation: turns source frames into network inputs.
+        seed: seeds the noise, a function of (seed, clip name, frame).
         max_frames: limit of input frames.
         index: number of the clip in the data set, the key of its scores.
     """
@@ -133,8 +133,8 @@ class EvaluationClip:
         """Yield time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
 
         Args:
-            geometry: of other outputs from the same inputs, e.g. ``geometry.again(2)`` for a network applied to its own
-                output; by default the network's.
+            geometry: geometry of other outputs from the same inputs, e.g. ``geometry.again(2)`` for a network applied
+                to its own output; by default the network's.
         """
         scale, frames_at = self.degradation.scale, self._target_frames(geometry)
         frames = self._expose(self.clip.path, [*frames_at.values()], self.degradation)

@@ -32,16 +32,16 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
     """Keys (epoch, index, patch) of one rank, in an order that is a function of (seed, epoch).
 
     The keys of a step do not depend on the number of ranks. An incomplete last step is dropped; its indices differ from
-    epoch to epoch. If a step needs more indices than there are, they repeat; an index beyond ``size`` is the same
-    segment with other draws.
+    epoch to epoch. If a step needs more indices than there are, they repeat; an index beyond ``size`` refers to
+    the same segment with fresh random draws.
 
     Args:
         size: number of indices.
-        seed: of the order.
+        seed: seeds the order.
         rank, world: rank and number of ranks.
         batch: keys per batch of a rank.
         step: keys per step of all ranks, a multiple of ``batch * world``, the default.
-        patches: per index.
+        patches: patches per index.
         mix: consecutive indices with patches shuffled together, over all ranks; otherwise the patches of an index are
             consecutive.
     """
@@ -98,7 +98,7 @@ class Loader(DataLoader[Sample]):
         damaged: counts the damaged clips reported by samples; ``None`` allows none.
         on_damage: called when their number grows.
         time_limit: seconds without a batch after which the workers are killed.
-        arguments, options: of torch's loader; workers are persistent.
+        arguments, options: arguments of torch's loader; workers are persistent.
 
     Attributes:
         waited: total time spent waiting for batches, in seconds.
@@ -176,8 +176,8 @@ class Loader(DataLoader[Sample]):
 
     def _count_damaged(self, damaged: Mapping[str, str]) -> None:
         before = len(self._damaged)
-        for path, sentence in damaged.items():
-            self._damaged.skip(path, sentence)
+        for path, message in damaged.items():
+            self._damaged.skip(path, message)
         if len(self._damaged) > before:
             self._on_damage()
 

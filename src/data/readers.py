@@ -80,16 +80,16 @@ def without_precomputed(clip: Clip, geometry: Geometry) -> Clip:
 def find_precomputed(
     clip: Clip, size: tuple[int, int], degradation: Degradation, readers: Readers
 ) -> tuple[Path, Degradation] | None:
-    """Return a clip's folder of precomputed degraded frames and the rest of the degradation.
+    """Return a clip's folder of precomputed degraded frames, and the degradation still to apply to them.
 
-    Of several folders, the one with the shortest rest; ``None`` if none matches.
+    Of several folders, return the one with the fewest steps left; ``None`` if none matches.
     """
     matches = []
     for corruptions, path in clip.precomputed.items():
         if path.exists():
             height, width = readers(path).size
             factor = max(1, size[0] // height)
-            rest = degradation.after(corruptions, factor)
+            rest = degradation.remaining_after(corruptions, factor)
             if rest is not None and (height, width) == (size[0] // factor, size[1] // factor):
                 matches.append((len(rest.steps), path, rest))
     return min(matches, key=lambda match: match[0])[1:] if matches else None

@@ -1,4 +1,4 @@
-"""Training samples: patches of short spans of video.
+"""Training samples: patches of short sequences of video frames.
 
 All randomness is a function of (seed, epoch, index), independent of the number of workers and ranks and of
 interruptions. That includes the substitute for a sample that cannot be read.
@@ -24,65 +24,68 @@ from src.data.splits import Clip, DamagedClips, abbreviate
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
-ATTEMPTS = 100  # substitutes drawn for a span that cannot be read
+ATTEMPTS = 100  # reads of a sample and of its substitutes before training fails
 
 
 class Sample(TypedDict):
     """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1].
 
-    ``key``: clip and first frame.
-    ``draw``: the dataset key of the same sample, ``epoch,index,patch``.
-    ``damaged``: in a substitute sample, a sentence on each damaged clip, by path.
+    ``source``: clip name and first source frame, ``name:frame``.
+    ``dataset_key``: the key that the dataset returns this sample for, ``epoch,index,patch``.
+    ``damaged``: in a substitute sample, the error message per damaged clip, keyed by path.
     """
 
     inputs: Tensor
     targets: Tensor
-    key: str
-    draw: NotRequired[str]
+    source: str
+    dataset_key: NotRequired[str]
     damaged: NotRequired[dict[str, str]]
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     """Batch samples. Merge their ``damaged`` entries into one dictionary; omit it if there are none."""
-    damaged = {path: sentence for sample in samples for path, sentence in sample.pop("damaged", {}).items()}
+    damaged = {path: message for sample in samples for path, message in sample.pop("damaged", {}).items()}
     batch: dict[str, Any] = default_collate(list(samples))
     return {**batch, "damaged": damaged} if damaged else batch
 
 
-class DecodedSpan(NamedTuple):
-    """Decoded frames to cut patches from."""
+class DecodedSample(NamedTuple):
+    """The decoded frames of a sample, to cut patches from."""
 
     clip: Clip
     frame: int  # first source frame
     inputs: Tensor  # uint8 (T, h, w, C)
     targets: Tensor  # uint8 (T', H, W, C)
     degradation: Degradation  # not yet applied to the inputs
-    damaged: dict[str, str]  # a sentence on each unreadable clip that this span replaces, by path
+    damaged: dict[str, str]  # error message per unreadable clip that this sample replaces, keyed by path
 
 
 class ClipDataset(Dataset[Sample]):
-    """Random patches of random spans of clips: network inputs and targets.
+    """Random patches of random frames of clips: network inputs and targets.
 
-    A clip longer than ``span`` source frames is divided into segments, each with an index of its own. A span starts at
-    a random frame of its segment (drawn after its exposure, if the degradation mixes several); every possible start
-    belongs to exactly one segment. Keys are ``(epoch, index, patch)``: the patch of that number from the span drawn for
-    (epoch, index). An index beyond the length wraps around, with draws of its own. If a span cannot be read, a
-    substitute is drawn from these numbers and the number of failed attempts; samples report the damaged clips.
+    A clip longer than ``span`` source frames is split into segments, each with its own dataset index. A sample starts
+    at a random frame of its segment; every possible start belongs to exactly one segment. If ``degradation.mixed`` is
+    set, the exposure is drawn first, then the start frame. Indices beyond ``len(self)`` refer to the same segments with
+    fresh random draws.
+
+    Keys are ``(epoch, index, patch)``: patch number ``patch`` of the frames drawn for (epoch, index). If these frames
+    cannot be read, a substitute is drawn from the same numbers and the number of failed attempts; samples report the
+    damaged clips.
 
     Args:
-        clips: the source. Clips shorter than a sample are excluded.
-        geometry: of the network.
-        degradation: of the inputs.
+        clips: clips to draw from. Clips shorter than a sample are excluded.
+        geometry: geometry of the network.
+        degradation: turns source frames into network inputs.
         crop: side of a target patch, a multiple of the scale.
-        cache_size: number of decoded spans in memory; further patches of these need no decoding.
-        augmentation: of the patches.
-        seed: of all draws.
-        span: source frames per segment; by default those of a sample.
+        cache_size: number of decoded samples in memory; further patches of these need no decoding.
+        augmentation: random changes of the patches.
+        seed: seeds every random draw.
+        span: source frames per segment; by default the frames of a sample.
         samples: segments per clip; overrides ``span``.
         resize: (height, width) of whole frames, inputs and targets, before patches are cut; only for degradations of
             scale 1.
-        damaged: counts the clips that cannot be opened. Its limit also applies to each sample by itself. ``None``
-            allows none.
+        damaged: collects unopenable clips and raises beyond its limit; the same limit applies to the substitutes drawn
+            for a single sample. ``None`` allows none.
 
     Raises:
         UserError: there is nothing to train on, the crop does not fit, or the degradation contradicts the network.
@@ -105,7 +108,7 @@ class ClipDataset(Dataset[Sample]):
         damaged: DamagedClips | None = None,
     ) -> None:
         variants = degradation.variants(geometry)
-        check_crop(crop, geometry, variants[0], augmentation.reverse)
+        check_sampling_options(crop, geometry, variants[0], augmentation.reverse)
         self.sample_frames = [variant.timeline(geometry).sample_frames(geometry) for variant in variants]
         self.extent = max(frames.extent for frames in self.sample_frames)  # a clip has room for the longest
         span = self.extent if span is None else span
@@ -114,11 +117,10 @@ class ClipDataset(Dataset[Sample]):
         if samples is not None and samples < 1:
             raise UserError(f"data.samples must be 1 or more samples per clip, got {samples}")
         self.resize = None if resize is None else tuple(resize)
-        if self.resize and (len(self.resize) != 2 or min(self.resize) < 1 or degradation.scale > 1):
-            raise UserError(
-                f"data.resize={[*self.resize]} must be [height, width] for a network of scale 1, and null for one of "
-                f"another scale (here {degradation.scale})"
-            )
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise UserError(f"data.resize must be [height, width], got {[*self.resize]}")
+        if self.resize and degradation.scale > 1:
+            raise UserError(f"data.resize works only at scale 1 (here {degradation.scale}): set data.resize=null")
         damaged = DamagedClips() if damaged is None else damaged
         self.skip_damaged = damaged.limit
         lengths = []
@@ -146,27 +148,29 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self._readers = Readers()
         self.cache_size = cache_size
-        self._cache: dict[tuple[int, int], DecodedSpan] = {}
+        self._cache: dict[tuple[int, int], DecodedSample] = {}
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
         epoch, index, patch = key
-        rng = np.random.default_rng([self.seed, epoch, index, 1 + patch])  # a last 0 would repeat the span's draws
-        return {**self._cut_patch(self._get_span(epoch, index), rng), "draw": f"{epoch},{index},{patch}"}
+        # 1 + patch: SeedSequence ignores trailing zeros, so patch 0 would reuse the random stream of the frames.
+        rng = np.random.default_rng([self.seed, epoch, index, 1 + patch])
+        sample = self._cut_patch(self._get_decoded(epoch, index), rng)
+        return {**sample, "dataset_key": f"{epoch},{index},{patch}"}
 
-    def _get_span(self, epoch: int, index: int) -> DecodedSpan:
-        """Return the decoded span of an index, from the cache or the file."""
+    def _get_decoded(self, epoch: int, index: int) -> DecodedSample:
+        """Return the decoded sample of an index, from the cache or the file."""
         if (epoch, index) not in self._cache:
             while len(self._cache) >= self.cache_size:
                 del self._cache[next(iter(self._cache))]  # the oldest
-            self._cache[epoch, index] = self._read_span(epoch, index)
+            self._cache[epoch, index] = self._read_or_substitute(epoch, index)
         return self._cache[epoch, index]
 
-    def _read_span(self, epoch: int, index: int) -> DecodedSpan:
-        """Read the span of an index, or the first readable substitute."""
-        damaged = DamagedClips(self.skip_damaged)  # for this span; the loader counts over all of them
+    def _read_or_substitute(self, epoch: int, index: int) -> DecodedSample:
+        """Read the sample of an index, or the first readable substitute."""
+        damaged = DamagedClips(self.skip_damaged)  # of this sample; the loader counts over all samples
         location = self._locate(index % len(self), np.random.default_rng([self.seed, epoch, index]))
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -180,7 +184,7 @@ class ClipDataset(Dataset[Sample]):
         )
 
     def _locate(self, index: int, rng: np.random.Generator) -> tuple[Clip, int, SampleFrames]:
-        """Return the clip of an index, the first source frame of the sample, and its frames from there on."""
+        """Return the clip of an index, and first source frame and frames of a random sample in its segment."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         clip, length = self.clips[number]
         segments = self.segments[number]
@@ -190,7 +194,7 @@ class ClipDataset(Dataset[Sample]):
         low, high = (k * starts // segments for k in (segment, segment + 1))
         return clip, int(rng.integers(low, max(low + 1, high))), sample_frames
 
-    def _read(self, clip: Clip, start: int, sample_frames: SampleFrames) -> DecodedSpan:
+    def _read(self, clip: Clip, start: int, sample_frames: SampleFrames) -> DecodedSample:
         def to_file(frames: Iterable[int]) -> list[int]:
             return [clip.start + (start - sample_frames.first + frame) * clip.step for frame in frames]
 
@@ -213,32 +217,33 @@ class ClipDataset(Dataset[Sample]):
             inputs = crop_to_multiple(self._readers.read(path, centres), rest.scale)
         if self.resize:
             inputs, targets = resize_frames(inputs, self.resize), resize_frames(targets, self.resize)
-        return DecodedSpan(clip, clip.start + start * clip.step, inputs, targets, rest, {})
+        return DecodedSample(clip, clip.start + start * clip.step, inputs, targets, rest, {})
 
-    def _cut_patch(self, span: DecodedSpan, rng: np.random.Generator) -> Sample:
+    def _cut_patch(self, decoded: DecodedSample, rng: np.random.Generator) -> Sample:
         scale = self.degradation.scale
-        height, width = span.targets.shape[1:3]
+        height, width = decoded.targets.shape[1:3]
         if min(height, width) < self.crop:
             raise UserError(
-                f"{span.clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: lower data.crop"
+                f"{decoded.clip.path} has frames of {width}x{height}, smaller than data.crop={self.crop}: "
+                "lower data.crop"
             )
         side = self.crop // scale
         top = int(rng.integers(0, height // scale - side + 1))
         left = int(rng.integers(0, width // scale - side + 1))
-        inputs = span.degradation.degrade_patch(span.inputs, top, left, side, rng)
+        inputs = decoded.degradation.degrade_patch(decoded.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
-        targets = to_clip(span.targets[:, y : y + self.crop, x : x + self.crop])
+        targets = to_clip(decoded.targets[:, y : y + self.crop, x : x + self.crop])
         inputs, targets = self.augmentation(inputs, targets, rng)
-        sample = Sample(inputs=inputs, targets=targets, key=f"{span.clip.name}:{span.frame}")
-        return {**sample, "damaged": span.damaged} if span.damaged else sample
+        sample = Sample(inputs=inputs, targets=targets, source=f"{decoded.clip.name}:{decoded.frame}")
+        return {**sample, "damaged": decoded.damaged} if decoded.damaged else sample
 
 
-def check_crop(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:
+def check_sampling_options(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:
     """Validate the sampling options before any data is read.
 
     Raises:
-        UserError: degradation and network contradict each other, the crop is not on the grid of input pixels, or
-            reversed clips would have their targets at other times than the network's outputs.
+        UserError: degradation and network contradict each other, the crop is not a multiple of the scale, or the
+            targets of reversed clips would not lie at the times of the network's outputs.
     """
     degradation.check(geometry)
     if crop < 1 or crop % geometry.scale:

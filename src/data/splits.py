@@ -17,7 +17,7 @@ from src.errors import UserError, VideoError
 from src.video.discovery import list_images
 from src.video.reader import FrameReader, open_video
 
-SHOWN = 10  # sentences of an abbreviated list
+SHOWN = 10  # messages of an abbreviated list
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class Clip:
         start, stop: first frame, and the frame after the last, in frames of the file; ``None`` is the end.
         step: every ``step``-th frame of the file is a source frame.
         precomputed: folders of degraded frames with the same numbers, by the corruptions applied to them, e.g.
-            ``("bicubic",)`` or ``("blur", "compression")``; see :meth:`src.data.degradation.Degradation.after`.
+            ``("bicubic",)`` or ``("blur", "compression")``; see
+            :meth:`src.data.degradation.Degradation.remaining_after`.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Splits:
 
     Args:
         train, validate, test: the clips.
-        damaged: a sentence on each file that could not be opened and has no clip here, by path.
+        damaged: error message per file that could not be opened and has no clip here, keyed by path.
 
     Raises:
         UserError: a frame is in two splits, or two test or validation clips share a name.
@@ -106,7 +107,7 @@ class Splits:
 
 
 class DamagedClips(dict[str, str]):
-    """A sentence on each damaged clip, by its path.
+    """The error message per damaged clip, keyed by path.
 
     Args:
         limit: number of damaged clips to train without, ``data.skip_damaged``.
@@ -121,33 +122,33 @@ class DamagedClips(dict[str, str]):
             raise UserError(f"data.skip_damaged must be 0 or more damaged clips, got {limit}")
         super().__init__()
         self.limit = limit
-        for path, sentence in (known or {}).items():
-            self.add(path, sentence)
+        for path, message in (known or {}).items():
+            self.add(path, message)
 
-    def add(self, path: Path | str, sentence: str) -> bool:
+    def add(self, path: Path | str, message: str) -> bool:
         """Count a clip. Return ``True`` if it is new."""
         if str(path) in self:
             return False
-        self[str(path)] = sentence
+        self[str(path)] = message
         if len(self) <= self.limit:
             return True
         advice = "task=doctor doctor.read=true lists all damaged files"
         if not self.limit:
-            raise VideoError(f"{sentence}; replace it, or train without it: data.skip_damaged=1 ({advice})")
+            raise VideoError(f"{message}; replace it, or train without it: data.skip_damaged=1 ({advice})")
         raise VideoError(
             f"{len(self)} clips are damaged, more than data.skip_damaged={self.limit}: {abbreviate(self.values())}; "
             f"replace them, or raise data.skip_damaged ({advice})"
         )
 
-    def skip(self, path: Path | str, sentence: str) -> None:
+    def skip(self, path: Path | str, message: str) -> None:
         """Count a clip, and log a warning if it is new."""
-        if self.add(path, sentence):
-            log.warning("%s: skipped (%d of data.skip_damaged=%d)", sentence, len(self), self.limit)
+        if self.add(path, message):
+            log.warning("%s: skipped (%d of data.skip_damaged=%d)", message, len(self), self.limit)
 
 
-def abbreviate(sentences: Iterable[str]) -> str:
-    """Join the first ten sentences; count the rest."""
-    listed = list(sentences)
+def abbreviate(messages: Iterable[str]) -> str:
+    """Join the first ten messages; count the rest."""
+    listed = list(messages)
     return "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 

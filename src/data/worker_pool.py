@@ -40,7 +40,7 @@ def exit_with_parent(number: int = 0) -> None:
     The operating system's parent is the server process that forked this one; it lives as long as its workers.
 
     Args:
-        number: of a loader's worker; not used.
+        number: number of the loader's worker; not used.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -30,8 +30,8 @@ class Study(Callback):
     process and on any machine.
 
     Args:
-        name: of the study, and of its folder under ``ablations/`` in the runs.
-        title: of the table.
+        name: name of the study and of its folder under ``<paths.runs>/ablations/``.
+        title: title of the table.
         columns: sources by title: ``results/...`` of results.json, ``network/...`` an attribute of the network,
             ``count/parameters``, ``count/parameters_m`` (millions) or ``count/gflops`` at 320x180, ``metrics/...`` the
             median of a column of metrics.csv. Words before the source restrict it to points with these overrides
@@ -72,22 +72,23 @@ class Study(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
             return
-        entry = points.describe(config)
+        entry = points.new_status(config)
         self.start_times[entry.number] = time.time()
-        before = points.load(self.folder, config)
-        if is_finished(config, points.run_directory(config)):
+        before = points.read_status(self.folder, config)
+        if is_finished(config, points.locate_run(config)):
             entry.status, entry.seconds = "finished", before.seconds if before else None
         else:
             print(
-                f"Point {entry.number + 1} of {self.count}: {points.label(entry.overrides, self.options)}", flush=True
+                f"Point {entry.number + 1} of {self.count}: {points.format_label(entry.overrides, self.options)}",
+                flush=True,
             )
         entry.write(self.folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
             return
-        entry, was = points.describe(config), points.load(self.folder, config)
-        label = points.label(entry.overrides, self.options)
+        entry, was = points.new_status(config), points.read_status(self.folder, config)
+        label = points.format_label(entry.overrides, self.options)
         now = time.time()
         entry.seconds = round(now - self.start_times.get(entry.number, now), 1)
         if was and was.status == "finished":
@@ -106,13 +107,13 @@ class Study(Callback):
             self.failed.append(entry)
         entry.write(self.folder)
         self.finished.pop(entry.directory, None)
-        self._write(points.read(self.folder))
+        self._write(points.read_statuses(self.folder))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
             return
         try:
-            entries = points.read(self.folder)
+            entries = points.read_statuses(self.folder)
             text = self._write(entries)
         except Exception as error:  # of a callback, Hydra only makes a warning
             traceback.print_exc()
@@ -169,9 +170,8 @@ class Study(Callback):
             f"**Incomplete**: {len(done)} of {max(self.count, len(entries))} points are finished, {len(failed)} failed."
         )
         for entry in failed:
-            text += (
-                f"\n- {escape_markdown(points.label(entry.overrides, self.options))}: {escape_markdown(entry.message)}"
-            )
+            label = points.format_label(entry.overrides, self.options)
+            text += f"\n- {escape_markdown(label)}: {escape_markdown(entry.message)}"
         return text
 
     def _hint(self, entry: points.PointStatus) -> str:

@@ -108,7 +108,7 @@ class Processes(Launcher):
             except BaseException:
                 terminate([point.process for point in running])
                 for point in running:
-                    if status := points.load(folder, point.config):
+                    if status := points.read_status(folder, point.config):
                         status.message = "Interrupted; the same command resumes."
                         status.write(folder)
                 raise
@@ -135,8 +135,8 @@ class Processes(Launcher):
 
     def _is_to_run(self, config: DictConfig, folder: Path) -> bool:
         """Return True if a point needs a process; report the others as finished or failed."""
-        directory = points.run_directory(config)
-        before = points.load(folder, config)
+        directory = points.locate_run(config)
+        before = points.read_status(folder, config)
         if is_finished(config, directory):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
             self._report(config, None)
@@ -157,11 +157,11 @@ class Processes(Launcher):
 
 def _first_ready(waiting: Sequence[tuple[DictConfig, set[Path]]], running: Sequence[DictConfig]) -> DictConfig | None:
     """Return the first point that does not depend on the weights of a waiting or running one."""
-    ahead = [points.run_directory(config).resolve() for config in running]
+    ahead = [points.locate_run(config).resolve() for config in running]
     for config, needed in waiting:
         if not any(run.resolve() in ahead for run in needed):
             return config
-        ahead.append(points.run_directory(config).resolve())
+        ahead.append(points.locate_run(config).resolve())
     return None
 
 
@@ -197,12 +197,12 @@ def assign_devices(configs: Sequence[DictConfig], at_once: int | None, devices: 
 def start_process(config: DictConfig, place: int, environment: dict[str, str]) -> Running:
     """Start a point's process in a process group of its own, with its output in the log file."""
     inherited = {name: value for name, value in os.environ.items() if name not in RANKS and "TORCHELASTIC" not in name}
-    log = points.log_file(config)
+    log = points.locate_log(config)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         before = stream.tell()
         process = subprocess.Popen(
-            [sys.executable, *points.arguments(config)],
+            [sys.executable, *points.build_arguments(config)],
             env={**inherited, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=stream,

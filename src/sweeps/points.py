@@ -1,7 +1,7 @@
 """The points of a sweep, a small JSON file each: overrides, directory, command and status.
 
-The files lie in ``<paths.runs>/ablations/<study>/<options>/points/`` for any launcher and any machine of a shared file
-system. Tables are built from these files, and a repeated sweep resumes from them.
+The files lie in ``<paths.runs>/ablations/<study>/<options>/points/``. The same layout serves every launcher and every
+machine that shares the file system. Tables are built from these files, and a repeated sweep resumes from them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.overrides import by_place, fold_point, quote_paths
 from src.config.run_directory import NO_EFFECT, name_overrides
 
-PARENTS = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")  # options of the sweep alone
+# Hydra overrides that the command of a single point does not repeat
+SWEEP_ONLY_PREFIXES = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")
 
 
 @dataclass
@@ -29,10 +30,10 @@ class PointStatus:
     """The content of a point's file.
 
     Args:
-        overrides: of the point, as on a command line; ``point=<name>`` stands for those of a named point.
+        overrides: overrides of the point, as on a command line; ``point=<name>`` stands for those of a named point.
         number: index in the sweep, from 0.
-        directory: of the run, relative to ``paths.runs``.
-        command: runs, resumes or retries the point by itself.
+        directory: run directory, relative to ``paths.runs``.
+        command: command that runs, resumes or retries this point alone.
         log: output file, relative to ``paths.runs``; None if the launcher keeps none.
         status: ``running`` (includes points that were interrupted), ``finished`` or ``failed``.
         seconds: duration; None if unknown.
@@ -57,31 +58,32 @@ class PointStatus:
         partial.replace(file)
 
 
-def read(folder: Path) -> list[PointStatus]:
+def read_statuses(folder: Path) -> list[PointStatus]:
     """Read the points that have started, in the order of the sweep."""
     statuses = [PointStatus(**json.loads(file.read_text())) for file in sorted((folder / "points").glob("*.json"))]
     return sorted(statuses, key=lambda status: status.number)
 
 
-def load(folder: Path, config: DictConfig) -> PointStatus | None:
-    """Load the status of the point with this ``config``; None if it has not started."""
-    file = _file(folder, _from_runs(run_directory(config), config))
+def read_status(folder: Path, config: DictConfig) -> PointStatus | None:
+    """Read the status of the point with this ``config``; return None if it has not started."""
+    file = _file(folder, _from_runs(locate_run(config), config))
     return PointStatus(**json.loads(file.read_text())) if file.exists() else None
 
 
-def describe(config: DictConfig) -> PointStatus:
+def new_status(config: DictConfig) -> PointStatus:
     """Return a new status for the point with this ``config``."""
-    log = log_file(config)
+    log = locate_log(config)
+    overrides = (o for o in _overrides_as_typed(config)["task"] if not o.startswith("resume="))
     return PointStatus(
-        overrides=fold_point((o for o in _typed(config)["task"] if not o.startswith("resume=")), named_points(config)),
+        overrides=fold_point(overrides, get_named_points(config)),
         number=config.hydra.job.num,
-        directory=_from_runs(run_directory(config), config),
-        command=shlex.join([_interpreter(), *arguments(config)]),
+        directory=_from_runs(locate_run(config), config),
+        command=shlex.join([_interpreter(), *build_arguments(config)]),
         log=_from_runs(log, config) if log.exists() else None,
     )
 
 
-def named_points(config: DictConfig) -> dict[str, list[str]]:
+def get_named_points(config: DictConfig) -> dict[str, list[str]]:
     """Return the overrides of the study's named points, by name."""
     points = OmegaConf.select(config, "hydra.sweeper.points")
     return OmegaConf.to_container(points) if points else {}  # type: ignore[return-value]
@@ -90,8 +92,8 @@ def named_points(config: DictConfig) -> dict[str, list[str]]:
 def list_options(config: DictConfig) -> dict[str, list[str]]:
     """List the options of a sweep with their values, those of the study first."""
     params = config.hydra.sweeper.get("params") or {}
-    overrides = [*(f"{key}={values}" for key, values in params.items()), *_typed(config)["task"]]
-    names = list(named_points(config))
+    overrides = [*(f"{key}={values}" for key, values in params.items()), *_overrides_as_typed(config)["task"]]
+    names = list(get_named_points(config))
     options = {"point": names} if names else {}
     for override in OverridesParser.create().parse_overrides(overrides):
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
@@ -111,37 +113,37 @@ def locate_sweep(config: DictConfig) -> Path:
     return Path(config.paths.runs) / "ablations" / name / (name_overrides(overrides) or "as_published")
 
 
-def run_directory(config: DictConfig) -> Path:
-    """Return the run directory of a point; every launcher writes it into the point's configuration."""
+def locate_run(config: DictConfig) -> Path:
+    """Return the run directory of a point. Every launcher writes it into the point's configuration."""
     return Path(config.hydra.runtime.output_dir)
 
 
-def log_file(config: DictConfig) -> Path:
-    """Return the file of a point's output; it lies beside the run, since a new run needs an empty directory."""
-    directory = run_directory(config)
+def locate_log(config: DictConfig) -> Path:
+    """Return the log file of a point's output. It lies beside the run, since a new run needs an empty directory."""
+    directory = locate_run(config)
     return directory.with_name(f"{directory.name}.log")
 
 
-def arguments(config: DictConfig) -> list[str]:
-    """Return Python's arguments that run or resume a point by itself: ``-m src.run ...``."""
-    typed = _typed(config)
-    own = [override for override in typed["hydra"] if not override.startswith(PARENTS)]
+def build_arguments(config: DictConfig) -> list[str]:
+    """Return the arguments of Python that run or resume a single point: ``-m src.run ...``."""
+    typed = _overrides_as_typed(config)
+    own = [override for override in typed["hydra"] if not override.startswith(SWEEP_ONLY_PREFIXES)]
     places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
     if any(override.startswith(("hydra.sweep.dir", "hydra.sweep.subdir")) for override in typed["hydra"]):
-        own.append(f"hydra.run.dir='{run_directory(config)}'")
+        own.append(f"hydra.run.dir='{locate_run(config)}'")
     task = [_unquoted(override) for override in typed["task"] if not override.startswith("resume=")]
     folders = [f"--config-dir={place}" for place in places]
     return ["-m", "src.run", *folders, *task, *own, "resume=true", "hydra.mode=RUN"]
 
 
-def label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
-    """Return the overrides of a point that its sweep varies, for a line of a log."""
+def format_label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
+    """Format those overrides of a point that its sweep varies, for a log line."""
     varied = [o for o in overrides if len(options.get(o.partition("=")[0], ())) > 1]
     return " ".join(varied) or " ".join(overrides)
 
 
-def _typed(config: DictConfig) -> dict[str, list[str]]:
-    """Return the overrides of a command line, ``task`` and ``hydra``, as they were typed: ``${...}`` unresolved."""
+def _overrides_as_typed(config: DictConfig) -> dict[str, list[str]]:
+    """Return the overrides of the command line by kind (``task``, ``hydra``), with ``${...}`` unresolved."""
     typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
     return {kind: [by_place(override) for override in overrides] for kind, overrides in typed.items()}
 

@@ -25,10 +25,10 @@ class Table:
     """A table (or figure) of a paper's ``published.yaml``; PSNR/SSIM pairs are split into two columns.
 
     Args:
-        folder: of the paper, under ``experiments/``.
+        folder: folder of the paper under ``experiments/``.
         paper: name of the paper.
-        key: of the table in ``published.yaml``.
-        columns: titles, in the paper's order.
+        key: key of the table in ``published.yaml``.
+        columns: column titles, in the paper's order.
         rows: values by title, in the paper's order.
         printed: the rows as in the file.
         finding: the paper's conclusion in words.
@@ -102,9 +102,9 @@ class Sweepable:
     """A study of ``conf/ablation`` together with one table that it repeats.
 
     Args:
-        name: of the study, ``ablation=<name>``.
+        name: name of the study, ``ablation=<name>``.
         params: swept values by option, as for Hydra's sweeper; named points as the option ``point``.
-        options: of :class:`src.sweeps.callback.Study`.
+        options: arguments of :class:`src.sweeps.callback.Study`.
         rows: index of the table's row by point.
     """
 
@@ -166,7 +166,8 @@ def rows_by_point(
     """Return the rows of a published table by a study's points, and the paper's finding.
 
     Args:
-        file, table: of the paper.
+        file: the paper's ``published.yaml``.
+        table: key of the table in it.
         key: the column or columns that identify a row.
         rows: the key of each point if it is not the point's name.
     """

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.config.build import build_data, build_network, build_restorer, build_trainer
+from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
 from src.engine.stream import resolve_passes
@@ -27,7 +27,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     Returns:
         The content of ``results.json``.
     """
-    network = build_network(config)
+    network = build_inference_network(config)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise UserError(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."

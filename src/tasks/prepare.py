@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from src.bench.throughput import describe_machine, measure_throughput
-from src.config.build import build_data, build_network, build_restorer
+from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.run_directory import read_commit
 from src.data.datamodule import DataModule
 from src.data.packing import find_damaged, pack
@@ -100,7 +100,7 @@ def _progress_bar(title: str) -> Callable[[Iterable[str], int], Iterable[str]]:
 
 
 def _measure(config: DictConfig, options: PrepareOptions, workers: Sequence[int], roots: dict[str, Path]) -> None:
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, build_inference_network(config))
 
     def build(root: Path, workers: int) -> DataModule:
         data = build_data(config, restorer)

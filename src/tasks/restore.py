@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from src.config.build import build_network, build_trainer
+from src.config.build import build_inference_network, build_trainer
 from src.config.composition import to_plain
 from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
@@ -84,7 +84,7 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
 
 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
-    network = build_network(config)
+    network = build_inference_network(config)
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise UserError("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     if options.show:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.checkpoints import read_contents
-from src.config.build import build_data, build_loggers, build_restorer, build_trainer, start_network
+from src.config.build import build_data, build_loggers, build_restorer, build_trainer, build_training_network
 from src.config.composition import to_plain
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
 from src.errors import UserError
@@ -31,7 +31,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         UserError: the model has no parameters to train, or its weights cannot be saved.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    network = start_network(config)
+    network = build_training_network(config)
     if not count_parameters(network, trainable=True):
         raise UserError("This model has nothing to train; add task=evaluate.")
     restorer = build_restorer(config, network)

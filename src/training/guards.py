@@ -58,8 +58,8 @@ class NonFinite(Callback):
         if not self.keys:  # the first batch of a step
             self.flags = torch.zeros(3, device=pl_module.device)  # skip or not, sum of losses, gradient norm
             self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.network.buffers()]  # type: ignore[union-attr]
-        names = batch.get("key", ["unnamed"])
-        self.keys += [f"{name}[{draw}]" for name, draw in zip(names, batch.get("draw", names), strict=True)]
+        sources = batch.get("source", ["unnamed"])
+        self.keys += [f"{s}[{key}]" for s, key in zip(sources, batch.get("dataset_key", sources), strict=True)]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.flags[1] += loss.detach()

@@ -16,7 +16,7 @@ class DecoderOwner(Protocol):
     """An object that owns decoders."""
 
     def drop_decoders(self) -> None:
-        """Forget the decoders without closing them."""
+        """Forget the decoders without closing them (after a fork: the parent owns them)."""
 
 
 class ForkGuard:
@@ -24,7 +24,7 @@ class ForkGuard:
 
     Attributes:
         decord_used: this process has opened a file with decord.
-        decord_barred: a parent process had, so that this one must not.
+        decord_barred: the parent process had, so this one must not.
     """
 
     owners: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()

@@ -49,7 +49,7 @@ class FrameDecoder:
         ForkGuard.register(self)
 
     def drop_decoders(self) -> None:
-        """Forget the open file without closing it; a later call opens it again."""
+        """Forget the open file without closing it (after a fork: the parent owns it); a later call opens it again."""
         self._container: Any = None
         self._frames: Iterator[av.VideoFrame] = iter(())
 

@@ -5,8 +5,8 @@ used for the files that it reads exactly, except packed videos (src/video/packed
 open it, while PyAV needs only the index. Pillow reads folders of images. A file is probed once (src/video/probe.py).
 Decoders are opened by the process that reads first, so that a reader may be pickled or forked at any time.
 
-Shapes: a frame is ``(H, W, 3)``, RGB, rotated and flipped for display; frames are ``(T, H, W, 3)``. Samples are uint8;
-with ``deep=True``, those of sources above 8 bits are uint16 with values of ``signal.depth`` bits.
+Shapes: a frame is ``(H, W, 3)``, RGB, rotated and flipped for display; frames are ``(T, H, W, 3)``. Pixel values
+are uint8; with ``deep=True``, those of sources above 8 bits are uint16 with ``signal.depth`` bits.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class FileReader(FrameReader):
         self.drop_decoders()
 
     def drop_decoders(self) -> None:
-        """Forget the decoders without closing them."""
+        """Forget the decoders without closing them (after a fork: the parent owns them)."""
         self._decoder: FrameDecoder | None = None
         self._decord: DecordDecoder | None = None
         ForkGuard.register(self)

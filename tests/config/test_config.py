@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from src.config.build import build_data, build_network, build_restorer, build_trainer, start_network
+from src.config.build import build_data, build_inference_network, build_restorer, build_trainer, build_training_network
 from src.config.composition import CONF, compose, explain, to_plain
 from src.config.resolvers import depth, run_name, width
 from src.config.run_directory import name_overrides
@@ -31,7 +31,7 @@ def test_every_experiment_instantiates(experiment, size):
     validate(config)
     if "stages" in config.model.network and not config.model.network.stages:  # whatever somebody has trained
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
-    network = build_network(config)
+    network = build_inference_network(config)
     restorer = build_restorer(config, network)
     data = build_data(config, restorer)
     assert restorer.network is network
@@ -47,7 +47,7 @@ def test_every_experiment_instantiates(experiment, size):
 @pytest.mark.parametrize("size", ["full", "mini"])
 def test_every_model_restores(model, size):
     config = compose(f"model={model}", f"size={size}")
-    network = build_network(config)
+    network = build_inference_network(config)
     geometry = network.geometry
     if size == "full" and count_parameters(network):
         return  # instantiated; its numbers are checked in tests/papers
@@ -65,7 +65,7 @@ def test_the_parts_of_table_5_are_groups(interpolate, aggregate, guide):
         f"model/network/aggregate={aggregate}",
         f"model/network/guide={guide}",
     )
-    network = build_network(config)
+    network = build_inference_network(config)
     assert (network.guide is None) == (guide == "none")
     assert network(torch.rand(1, 2, 3, 4, 4)).shape == (1, 3, 3, 16, 16)
 
@@ -75,7 +75,7 @@ def test_every_data_set_instantiates(data):
     extra = ["data.root=somewhere"] if data == "folder" else []
     config = compose(f"data={data}", "task=evaluate", *extra)
     blend = compose("model=blend")
-    assert build_data(config, build_restorer(blend, build_network(blend))).batch_size > 0
+    assert build_data(config, build_restorer(blend, build_inference_network(blend))).batch_size > 0
 
 
 @pytest.mark.parametrize("group", ["protocol", "degradation"])
@@ -173,13 +173,13 @@ def test_paths_need_no_quotes(path):
 def test_contradictions_are_rejected_before_data_is_read():
     config = compose("model=zsm", "size=mini", "degradation=bicubic_x2", "data=vid4", "data.root=nowhere")
     with pytest.raises(UserError, match="upscales by 4"):
-        build_data(config, build_restorer(config, build_network(config)))
+        build_data(config, build_restorer(config, build_inference_network(config)))
 
 
 def test_a_protocol_that_does_not_suit_the_network_is_one_sentence():
     config = compose("model=edvr_m", "size=mini", "protocol=vid4_zsm_3")
-    with pytest.raises(UserError, match="does not suit this network: a network of window 5"):
-        build_restorer(config, build_network(config))
+    with pytest.raises(UserError, match="does not suit this network: a network with a window of 5"):
+        build_restorer(config, build_inference_network(config))
     assert compose("protocol=reds4", "protocol.ensemble=4").protocol.ensemble == 4
 
 
@@ -324,26 +324,29 @@ def test_typos_in_an_experiment_file_are_rejected(tmp_path):
         ("model=zsm model.network.guide.channels=8", r"not fit together at model\.network\.guide\.trunk"),
         (
             "model=edvr_m model.network.frames=6",
-            r"^model\.network cannot be made \(src\.papers\.edvr\.EDVR\): EDVR rest",
+            r"^Cannot instantiate model\.network \(src\.papers\.edvr\.EDVR\): the number of frames",
         ),
         ("model=edvr_m model.network.frames=9 data=vimeo90k", "takes 9 source frames, and every clip .* has 7: "),
         ("model=wdvr3d data=vimeo90k", "takes 20 source frames, and every clip of vimeo90k has 7: "),
         ("model=dsfn data=vimeo90k degradation=adobe240", "takes 35 source frames, and every clip .* has 7: "),
         ("model=zsm data=vid4", "vid4 has only test clips"),
-        ("model=zsm data=gopro recipe=vtsr", r"data\.resize=\[512, 512\] must be .* null for one of another scale"),
+        ("model=zsm data=gopro recipe=vtsr", r"data\.resize works only at scale 1 \(here 4\): set data\.resize=null"),
         ("model=zsm data.span=2", r"data\.span is 2 source frames, but a sample of this network needs 7"),
         ("data.crop=97", r"data\.crop=97 must be a multiple of the network's scale, 4"),
         ("data.batch_size=3 data.patches_per_read=2", "must be a multiple of the other"),
         ("protocol.factor=2", "factor=2 does not suit this network"),
-        ("model.optimizer.betas=[0.9,1.5]", r"^model\.optimizer does not work.*Invalid beta"),
-        ("+model.schedule.step=3", r"^model\.schedule does not work.*multiple values"),
-        ("model=edvr_m model.rates.fusion_first.modules.parts=[fusion]", "no part fusion: it has encode, align, fuse"),
+        ("model.optimizer.betas=[0.9,1.5]", r"^model\.optimizer failed when called.*Invalid beta"),
+        ("+model.schedule.step=3", r"^model\.schedule failed when called.*multiple values"),
+        (
+            "model=edvr_m model.rates.fusion_first.modules.parts=[fusion]",
+            "no part fusion: its parts are encode, align, fuse",
+        ),
     ],
 )
 def test_contradictions_are_found_without_any_data(overrides, sentence):
     config = compose("size=mini", "data.root=nowhere", *overrides.split())
     with pytest.raises(Exception, match=r".") as caught:
-        build_data(config, build_restorer(config, build_network(config)))
+        build_data(config, build_restorer(config, build_inference_network(config)))
     told = str(caught.value) if isinstance(caught.value, UserError) else explain(caught.value)  # as the command does
     assert re.search(sentence, told), told
     assert "\n" not in told
@@ -372,7 +375,7 @@ def test_an_impossible_trainer_is_one_sentence(overrides, sentence, tmp_path):
 
 def test_the_dry_run_leaves_the_network_unchanged():
     config = compose("model=vtsr", "size=mini", "degradation=exposure")
-    network = start_network(config)  # with the running statistics of normalisations
+    network = build_training_network(config)  # with the running statistics of normalisations
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
     build_restorer(config, network)

@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.config.build import build_network, build_restorer
+from src.config.build import build_inference_network, build_restorer
 from src.config.composition import CONF, compose
 from src.config.error_report import locate_in_code, report_error
 from src.errors import CodeError, UserError
@@ -62,7 +62,7 @@ def test_an_error_in_a_forward_of_ones_own_shows_its_line(module, capsys):
     config = compose("model=edvr_m", "size=mini")
     config.model.network = {"_target_": f"{module}.Mismatched"}
     with pytest.raises(CodeError, match=r"do not fit together at model\.network\.conv: ") as caught:
-        build_restorer(config, build_network(config))
+        build_restorer(config, build_inference_network(config))
     assert "\n" not in str(caught.value)
     assert report_error(caught.value, ["model=own"])
     sentence, *lines = capsys.readouterr().err.splitlines()

@@ -12,7 +12,7 @@ import torch
 from kornia.enhance import adjust_hue, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from src.config.build import build_data, build_network, build_restorer
+from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.composition import compose
 from src.data.augment import Augmentation, Jitter, orient, rotate_hue
 from src.errors import UserError
@@ -198,7 +198,7 @@ def test_strengths_out_of_range_are_refused(make: Callable[[], object], pattern:
 
 def test_options_reach_the_samples() -> None:
     blend = compose("model=blend")
-    restorer = build_restorer(blend, build_network(blend))
+    restorer = build_restorer(blend, build_inference_network(blend))
     config = compose("data.flip=false", "data.rotate=false", "data.flip_vertical=true", "data.jitter.hue=0.05")
     data = build_data(config, restorer)
     assert data.augmentation == replace(OFF, flip_vertical=True, jitter=Jitter(hue=0.05))

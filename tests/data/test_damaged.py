@@ -114,7 +114,7 @@ def test_substitutes_depend_on_seed_and_key_only(root: Path, whole: Path) -> Non
     assert same(list(rest), epochs[1][7:])
     complete = epoch_of(module(whole).train_dataloader(), 0)
     assert len(complete) == len(epochs[0])  # damaged clips cost no step
-    keys, before = ([key for batch in batches for key in batch["key"]] for batches in (epochs[0], complete))
+    keys, before = ([key for batch in batches for key in batch["source"]] for batches in (epochs[0], complete))
     changed = [(was, now) for was, now in zip(before, keys, strict=True) if was != now]
     assert 4 < len(changed) < len(keys) / 2
     assert {was.split(":")[0] for was, _ in changed} == {"b", "v"}  # all others are unchanged
@@ -211,7 +211,7 @@ class Probe(LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def training_step(self, batch: dict, index: int) -> torch.Tensor:
-        assert set(batch) == {"inputs", "targets", "key", "draw"}
+        assert set(batch) == {"inputs", "targets", "source", "dataset_key"}
         return self.weight * batch["inputs"].mean()
 
     def validation_step(self, clip: Any, index: int) -> None:

@@ -72,7 +72,7 @@ def epoch_of(loader: Any, epoch: int) -> list[dict]:
 
 
 def same(a: list[dict], b: list[dict]) -> bool:
-    return [x["key"] for x in a] == [x["key"] for x in b] and all(
+    return [x["source"] for x in a] == [x["source"] for x in b] and all(
         torch.equal(x[part], y[part]) for x, y in zip(a, b, strict=True) for part in ("inputs", "targets")
     )
 
@@ -82,11 +82,11 @@ def test_batches(root: Path) -> None:
     batches = epoch_of(data.train_dataloader(), 0)
     assert data.training is not None
     assert len(data.training) == 9  # three clips of 22 frames, in segments of 6
-    assert len(batches) == len(data.train_dataloader()) == 4  # two spans each; the ninth is left for another epoch
+    assert len(batches) == len(data.train_dataloader()) == 4  # of two samples; the ninth waits for another epoch
     assert batches[0]["inputs"].shape == (4, 2, 3, 8, 8)
     assert batches[0]["targets"].shape == (4, 2, 3, 16, 16)
-    assert len(batches[0]["key"]) == 4
-    assert batches[0]["key"][0] == batches[0]["key"][1]
+    assert len(batches[0]["source"]) == 4
+    assert batches[0]["source"][0] == batches[0]["source"][1]
     other = epoch_of(data.train_dataloader(), 1)
     assert not same(batches, other)
 
@@ -130,7 +130,7 @@ def test_size_and_number_of_samples_can_be_configured(root: Path) -> None:
     assert data.training[0, 0, 0]["inputs"].shape == (2, 3, 16, 16)
     enlarging = module(root, resize=[18, 21])  # resizing concerns training only
     assert next(iter(enlarging.test_dataloader())).size == (20, 24)
-    with pytest.raises(UserError, match="null for one of another scale"):
+    with pytest.raises(UserError, match=r"set data\.resize=null"):
         enlarging.setup("fit")
 
 
@@ -167,11 +167,11 @@ def test_more_patches_per_read_than_per_batch(root: Path) -> None:
     data = module(root, patches_per_read=12)
     loader = data.train_dataloader()
     batches = epoch_of(loader, 0)
-    assert len(batches) == len(loader) == 27  # 9 spans, 12 patches each, 4 per batch
-    keys = [key for batch in batches for key in batch["key"]]
+    assert len(batches) == len(loader) == 27  # 9 decoded samples, 12 patches each, 4 per batch
+    keys = [key for batch in batches for key in batch["source"]]
     assert {keys.count(key) for key in keys} == {12}
     assert len({target.sum().item() for batch in batches for target in batch["targets"]}) > 80  # some coincide
-    assert sum(len(set(batch["key"])) > 1 for batch in batches[:24]) > 20  # batches mix spans
+    assert sum(len(set(batch["source"])) > 1 for batch in batches[:24]) > 20  # batches mix decoded samples
     assert len(data.training._cache) <= 8
     assert same(batches, epoch_of(module(root, patches_per_read=12, workers=2).train_dataloader(), 0))
 
@@ -181,8 +181,8 @@ def test_a_data_set_smaller_than_a_batch_wraps_around(root: Path) -> None:
     assert len(sampler) == len(list(sampler)) == 4
     assert {index % 3 for _, index, _ in sampler} <= {0, 1, 2}
     (batch,) = list(module(root, batch_size=16, patches_per_read=1).train_dataloader())
-    assert len(batch["key"]) == 16
-    assert len({target.sum().item() for target in batch["targets"]}) == 16  # the same span twice, but no patch twice
+    assert len(batch["source"]) == 16
+    assert len({target.sum().item() for target in batch["targets"]}) == 16  # the same frames twice, but no patch twice
 
 
 def test_evaluation_loaders(root: Path) -> None:
@@ -228,7 +228,7 @@ class Recorder(LightningModule):
         self.seen: list[tuple[str, ...]] = []
 
     def training_step(self, batch: dict, index: int) -> torch.Tensor:
-        self.seen.append((*batch["key"], f"{batch['inputs'].sum().item():.4f}"))
+        self.seen.append((*batch["source"], f"{batch['inputs'].sum().item():.4f}"))
         return self.weight * batch["inputs"].mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

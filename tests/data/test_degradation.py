@@ -229,15 +229,15 @@ def test_light_is_averaged(gamma: float) -> None:
 
 def test_rest_of_the_degradation_of_precomputed_frames() -> None:
     blur = Degradation([Bicubic(4), Mpeg4(8)], exposure=5)
-    assert blur.after((), 1) is None  # sharp frames in another folder would have to be exposed themselves
-    assert blur.after(("blur",), 1) == Degradation([Bicubic(4), Mpeg4(8)])
-    assert blur.after(("blur", "bicubic"), 4) == Degradation([Mpeg4(8)])
-    assert blur.after(("blur", "bicubic"), 2) is None
-    assert blur.after(("bicubic",), 4) is None
+    assert blur.remaining_after((), 1) is None  # sharp frames in another folder would have to be exposed themselves
+    assert blur.remaining_after(("blur",), 1) == Degradation([Bicubic(4), Mpeg4(8)])
+    assert blur.remaining_after(("blur", "bicubic"), 4) == Degradation([Mpeg4(8)])
+    assert blur.remaining_after(("blur", "bicubic"), 2) is None
+    assert blur.remaining_after(("bicubic",), 4) is None
     sharp = Degradation([Bicubic(4)])
-    assert sharp.after(("bicubic",), 4) == Degradation()
-    assert sharp.after(("blur", "bicubic"), 4) is None
-    assert sharp.after(("bicubic", "noise"), 4) is None
+    assert sharp.remaining_after(("bicubic",), 4) == Degradation()
+    assert sharp.remaining_after(("blur", "bicubic"), 4) is None
+    assert sharp.remaining_after(("bicubic", "noise"), 4) is None
 
 
 def test_mpeg4_is_a_video_codec(frames: torch.Tensor) -> None:

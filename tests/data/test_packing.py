@@ -119,7 +119,7 @@ def test_packed_samples_are_equal(tmp_path: Path, make: Any) -> None:
         batches = [list(module.train_dataloader()) for module in data]
         assert len(batches[0]) >= 2
         for before, after in zip(*batches, strict=True):
-            assert before["key"] == after["key"]
+            assert before["source"] == after["source"]
             assert torch.equal(before["inputs"], after["inputs"])
             assert torch.equal(before["targets"], after["targets"])
     if data[0].splits.test:

@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from src.config.build import build_network
+from src.config.build import build_inference_network
 from src.config.composition import compose, to_plain
 from src.engine.cascade import Cascade
 from src.engine.stream import stream
@@ -91,7 +91,7 @@ def test_frozen_stages_have_no_gradient(frozen):
 
 
 def test_two_stage_edvr():
-    network = build_network(compose("model=edvr_s2", "size=mini"))
+    network = build_inference_network(compose("model=edvr_s2", "size=mini"))
     assert network.geometry == Geometry(4, 9, (Fraction(4),))
     with torch.no_grad():
         assert network(torch.rand(1, 9, 3, 8, 8)).shape == (1, 1, 3, 32, 32)
@@ -99,7 +99,7 @@ def test_two_stage_edvr():
 
 def checkpoint(file, *overrides):
     config = compose(*overrides)
-    network = build_network(config)
+    network = build_inference_network(config)
     state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
     torch.save({"network": to_plain(config.model.network), "state_dict": state}, file)
     return network
@@ -112,7 +112,7 @@ def test_checkpoints_one_after_another(tmp_path):
     deblur = checkpoint(files[0], "model=edvr_deblur", *mini, "model.network.encode.channels=8").eval()
     enlarge = checkpoint(files[1], "model=zsm", *mini).eval()
     config = compose("model=cascade", f"model.network.stages=[{','.join(files)}]")
-    network = build_network(config)
+    network = build_inference_network(config)
     assert network.geometry == deblur.geometry.then(enlarge.geometry)
     assert count_parameters(network) == count_parameters([deblur, enlarge])
     assert count_parameters(network, trainable=True) == 0
@@ -126,11 +126,11 @@ def test_checkpoints_one_after_another(tmp_path):
     with pytest.raises(UserError, match="nothing to train"):
         train(config, tmp_path / "run")
     with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):
-        build_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
+        build_inference_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
     with pytest.raises(InstantiationException, match=r"A cascade is a list: set model.network.stages=\[a.ckpt,"):
-        build_network(compose("model=cascade", "model.network.stages=a.ckpt"))
+        build_inference_network(compose("model=cascade", "model.network.stages=a.ckpt"))
 
 
 def test_a_cascade_of_nothing():
     with pytest.raises(InstantiationException, match=r"set model.network.stages=\[<checkpoint>,<checkpoint>\]"):
-        build_network(compose("model=cascade"))
+        build_inference_network(compose("model=cascade"))

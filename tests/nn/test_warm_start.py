@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.config.build import build_network
+from src.config.build import build_inference_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.metrics import psnr
@@ -22,7 +22,7 @@ from src.nn.warm_start import IdentityChannels, init_near_identity
 def test_starts_as_enlargement_and_blending(interpolate, aggregate):
     torch.manual_seed(0)
     parts = [f"model/network/interpolate={interpolate}", f"model/network/aggregate={aggregate}"]
-    network = build_network(compose("model=zsm", "size=mini", *parts)).eval()
+    network = build_inference_network(compose("model=zsm", "size=mini", *parts)).eval()
     clip = torch.nn.functional.interpolate(torch.rand(3, 3, 10, 12), (20, 24), mode="bicubic").clamp(0, 1)
     with torch.no_grad():
         frames = network(clip.unsqueeze(0))[0]
@@ -73,7 +73,9 @@ def test_full_size_starts_at_random_as_published():
 
 def test_attention_starts_as_the_loaded_plain_fusion():
     torch.manual_seed(0)
-    plain, attentive = (build_network(compose(f"model={name}", "size=mini")) for name in ("edvr_m_pcd", "edvr_m"))
+    plain, attentive = (
+        build_inference_network(compose(f"model={name}", "size=mini")) for name in ("edvr_m_pcd", "edvr_m")
+    )
     with torch.no_grad():
         plain.fuse.fuse.weight[:3] += 0.1 * torch.rand_like(plain.fuse.fuse.weight[:3])  # as if trained
     loaded = plain.state_dict()
@@ -87,7 +89,7 @@ def test_attention_starts_as_the_loaded_plain_fusion():
 
 def test_loaded_attention_is_kept():
     torch.manual_seed(0)
-    network = build_network(compose("model=edvr_m", "size=mini"))
+    network = build_inference_network(compose("model=edvr_m", "size=mini"))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     init_attention(network, weights.keys())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
@@ -96,7 +98,7 @@ def test_loaded_attention_is_kept():
 def test_deblurring_starts_with_differences_between_frames():
     torch.manual_seed(0)
     parts = ["model/network/encode=blurred", "model.network.reconstruct.scale=1", "model.network.encode.channels=16"]
-    network = build_network(compose("model=edvr_deblur", "size=mini", "model/network/fuse=conv", *parts))
+    network = build_inference_network(compose("model=edvr_deblur", "size=mini", "model/network/fuse=conv", *parts))
     clip = torch.rand(1, 5, 3, 16, 16)
     features, fused = [], []
     network.align.register_forward_hook(lambda module, inputs, output: features.append(output))

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 
 from src.checkpoints import from_reference
-from src.config.build import build_network
+from src.config.build import build_inference_network
 from src.config.composition import compose
 from src.engine.stream import slide_windows, stream
 from src.nn.align import PCD, ChainAlign
@@ -141,14 +141,14 @@ def test_an_even_number_of_frames_has_no_middle():
 
 
 def test_mini_keeps_the_structure():
-    network = build_network(compose("model=edvr_deblur", "size=mini"))
+    network = build_inference_network(compose("model=edvr_deblur", "size=mini"))
     assert isinstance(network.encode, BlurredFrameEncoder)
     assert network.geometry.scale == 1
 
 
 @pytest.mark.parametrize("model", ["edvr_m", "edvr_deblur"])
 def test_mini_starts_from_the_middle_frame(model):
-    network = build_network(compose(f"model={model}", "size=mini"))
+    network = build_inference_network(compose(f"model={model}", "size=mini"))
     clip = torch.rand(1, 5, 3, 20, 24)
     with torch.no_grad():
         started = network(clip)[:, 0]
@@ -162,7 +162,7 @@ def test_mini_starts_from_the_middle_frame(model):
 @pytest.mark.parametrize("model", ["edvr_m_one", "edvr_m_four", "edvr_m_pcd", "edvr_deblur"])
 def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
     """The colours of all frames are there, and nothing bends them on their way out."""
-    network = build_network(compose(f"model={model}", f"model/network/fuse={fuse}", "size=mini"))
+    network = build_inference_network(compose(f"model={model}", f"model/network/fuse={fuse}", "size=mini"))
     clip = torch.nn.functional.interpolate(torch.rand(5, 3, 10, 12), (20, 24), mode="bicubic").clamp(0, 1)[None]
     weight, carriers = network.fuse.fuse.weight, 3 * network.encode.shrink**2
     channels = network.fuse.fuse.out_channels

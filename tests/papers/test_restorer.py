@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from src.config.build import build_network, build_restorer, start_network
+from src.config.build import build_inference_network, build_restorer, build_training_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.nn.align import DeformablePack
@@ -33,7 +33,7 @@ def fit(*overrides, steps=4):
     mini = ["size=mini", "size.width=0.125", "size.warmup=0", "size.warm_start=false"]  # all have a gradient at once
     config = compose("model=edvr_m", *mini, *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     seen = [{name: p.detach().clone() for name, p in restorer.network.named_parameters()}]
     restorer.on_train_batch_end = lambda *_: seen.append(
         {name: p.detach().clone() for name, p in restorer.network.named_parameters()}
@@ -69,7 +69,7 @@ def test_deformable_layers_have_a_rate_of_their_own():
 
 
 def test_a_part_that_is_not_there_is_named():
-    network = build_network(compose("model=edvr_m", "size=mini"))
+    network = build_inference_network(compose("model=edvr_m", "size=mini"))
     assert network.fuse not in select_all_but(network, parts=["fuse"])
     with pytest.raises(UserError, match="no part fusion: its parts are encode, align, fuse, reconstruct"):
         select_all_but(network, parts=["fusion"])

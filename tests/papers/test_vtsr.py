@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.config.build import build_data, build_restorer, start_network
+from src.config.build import build_data, build_restorer, build_training_network
 from src.config.composition import compose
 from src.engine.cascade import apply_recursively
 from src.engine.stream import slide_windows, stream
@@ -27,7 +27,7 @@ def made(*overrides, seed=0):
     """A mini VTSR with every weight off its start, where some gradients are zero on purpose."""
     torch.manual_seed(seed)
     config = compose(*MINI, *overrides)
-    network = start_network(config)
+    network = build_training_network(config)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -63,7 +63,7 @@ def test_every_parameter_learns_in_every_scheme(align, attend, scheme):
 @pytest.mark.parametrize("align", ALIGN)
 def test_starts_as_doing_nothing_where_asked_to(align):
     torch.manual_seed(0)
-    network = start_network(compose(*MINI, f"model/network/align={align}")).eval()
+    network = build_training_network(compose(*MINI, f"model/network/align={align}")).eval()
     clip = torch.rand(1, 2, 3, 32, 32)
     assert (network(clip) - clip).abs().max() < 1e-2
     first, second = network.encode(clip[:, 0]), network.encode(clip[:, 1])
@@ -158,7 +158,7 @@ def test_an_oracle_gives_back_the_video_through_every_round(tmp_path):
 def test_halves_average_to_the_frame(tmp_path):
     synthetic(tmp_path, 32)
     config = compose(*MINI, "data=folder", f"data.root={tmp_path}", "data.layout.hold_back=0", "data.crop=16")
-    data = build_data(config, build_restorer(config, start_network(config)))
+    data = build_data(config, build_restorer(config, build_training_network(config)))
     (clip,) = [*data._evaluation_loader(data.splits.train, None).dataset]
     halves = torch.stack([frame for _, frame in clip.targets(PAIR)])
     torch.testing.assert_close((halves[::2] + halves[1::2]) / 2, torch.stack(list(clip.inputs())))
@@ -191,7 +191,7 @@ def test_the_reconstruction_term_is_of_the_middle_frame():
 
 def test_the_backbone_is_frozen_for_the_first_of_a_hundred_epochs():
     config = compose("experiment=vtsr_gopro")
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     (rate,) = restorer.rates
     (backbone,) = rate.modules(restorer.network)
     assert backbone is restorer.network.encode.backbone
@@ -203,11 +203,11 @@ def test_the_backbone_is_frozen_for_the_first_of_a_hundred_epochs():
 def test_imagenet_weights_are_taken_from_files(tmp_path):
     torch.manual_seed(0)
     config = compose("experiment=vtsr_gopro", "logger=csv")
-    source = start_network(config).encode.backbone.state_dict()
+    source = build_training_network(config).encode.backbone.state_dict()
     torch.save({**source, "classifier.1.weight": torch.zeros(3)}, tmp_path / "mobile.pth")
     torch.save(VGG16().state_dict(), tmp_path / "vgg.pth")
     config.model.encoder_weights, config.model.vgg_weights = str(tmp_path / "mobile.pth"), str(tmp_path / "vgg.pth")
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     restorer.initialise(fresh=True)
     assert torch.equal(restorer.network.encode.backbone.features[0][0].weight, source["features.0.0.weight"])
     terms = restorer.losses(torch.rand(1, 2, 3, 64, 64), torch.rand(1, 2, 3, 64, 64))
@@ -217,23 +217,23 @@ def test_imagenet_weights_are_taken_from_files(tmp_path):
 
 def test_missing_imagenet_weights_are_told_in_a_sentence(tmp_path):
     config = compose("experiment=vtsr_gopro", f"model.encoder_weights={tmp_path}/none.pth", "logger=csv")
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     with pytest.raises(UserError, match=r"none\.pth.*download\.pytorch\.org.*model\.imagenet=false"):
         restorer.initialise(fresh=True)
 
 
 def test_a_factor_that_cannot_be():
     with pytest.raises(UserError, match="may be 2, 4, 8, 16; got 3"):
-        build_restorer(compose(*MINI, "protocol.factor=3"), start_network(compose(*MINI)))
+        build_restorer(compose(*MINI, "protocol.factor=3"), build_training_network(compose(*MINI)))
     with pytest.raises(UserError, match="enlarges its frames 4 times"):
-        apply_recursively(start_network(compose("model=blend")), 4)
+        apply_recursively(build_training_network(compose("model=blend")), 4)
 
 
 @pytest.mark.slow
 def test_overfits_one_pair():
     torch.manual_seed(0)
     config = compose(*MINI)
-    restorer = build_restorer(config, start_network(config).train())
+    restorer = build_restorer(config, build_training_network(config).train())
     targets = torch.nn.functional.interpolate(torch.rand(4, 3, 12, 12), (64, 64), mode="bicubic").clamp(0, 1)
     inputs = ((targets[::2] + targets[1::2]) / 2)[None]
     optimizer = torch.optim.Adam(restorer.parameters(), 2e-3)
@@ -250,7 +250,7 @@ def test_overfits_one_pair():
 def test_every_scheme_sees_as_many_pairs_a_step():
     for scheme, frames in (("basic", 2), ("reconstruction", 3), ("multilevel", 2)):
         config = compose("experiment=vtsr_gopro", f"model/scheme={scheme}", "logger=csv")
-        restorer = build_restorer(config, start_network(config))
+        restorer = build_restorer(config, build_training_network(config))
         data = build_data(config, restorer)
         assert data.training_geometry.window == frames
         assert (data.batch_size * (frames - 1), data.samples * (frames - 1)) == (8, 20)

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 
 from src.checkpoints import from_reference, load
-from src.config.build import build_network
+from src.config.build import build_inference_network
 from src.config.composition import compose, to_plain
 from src.engine.stream import stream
 from src.errors import CheckpointError
@@ -186,4 +186,4 @@ def test_our_checkpoint_comes_back_and_is_folded_to_restore_with(tmp_path):
     assert load(tmp_path / "w.ckpt").state_dict().keys() == network.state_dict().keys()
     clip = torch.rand(1, network.geometry.window, 3, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(build_network(config)(clip), network(clip))
+        torch.testing.assert_close(build_inference_network(config)(clip), network(clip))

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.build import build_data, build_network, build_restorer
+from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.composition import CONF, compose
 from src.config.overrides import FORMER_CHOICES, by_place, fold_point, translate
 from src.config.validation import validate
@@ -174,7 +174,7 @@ def fits(*overrides: str) -> None:
     validate(config)
     if "stages" in config.model.network and not config.model.network.stages:  # a study trains them
         config.model.network.stages = [{"_target_": "src.papers.baselines.Blend"}]
-    restorer = build_restorer(config, build_network(config))
+    restorer = build_restorer(config, build_inference_network(config))
     if config.task._target_.endswith("bench"):
         return  # takes no data
     assert build_data(config, restorer).degradation.scale == restorer.geometries[0].scale

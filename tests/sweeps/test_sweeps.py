@@ -61,7 +61,7 @@ def entries(runs: Path) -> dict[str, points.PointStatus]:
     (folder,) = runs.glob("ablations/*/*")
     return {
         next(o.partition("=")[2] for o in e.overrides if o.startswith(("model.network.frames", "seed"))): e
-        for e in points.read(folder)
+        for e in points.read_statuses(folder)
     }
 
 
@@ -86,7 +86,7 @@ def test_a_points_command_leaves_out_options_of_the_sweep(tmp_path):
         "hydra.verbose=true",
     ]
     config = sweep(f"paths.runs={tmp_path}", *options, values="resume=true model.network.frames=3")
-    arguments = points.arguments(config)
+    arguments = points.build_arguments(config)
     assert arguments[:2] == ["-m", "src.run"]
     assert f"data.root={tmp_path}/a b" in arguments  # without the quotes that src.run adds
     assert arguments[-3:] == ["hydra.verbose=true", "resume=true", "hydra.mode=RUN"]
@@ -145,16 +145,16 @@ def test_points_are_recorded_and_the_table_is_updated(tmp_path, capsys):
 
     for number, frames in enumerate((1, 3)):
         config, callback = sweep(*common, f"model.network.frames={frames}", number=number), study()
-        directory = points.run_directory(config)
+        directory = points.locate_run(config)
         callback.on_job_start(config)
-        assert points.read(folder)[-1].status == "running"
+        assert points.read_statuses(folder)[-1].status == "running"
         outcome = JobReturn(status=JobStatus.FAILED if number else JobStatus.COMPLETED)
         outcome.return_value = UserError("No such clips.") if number else None
         if not number:
             directory.mkdir(parents=True)
             (directory / "results.json").write_text('{"summary": {"psnr": 20.5}}')
         callback.on_job_end(config, outcome)
-    assert [entry.status for entry in points.read(folder)] == ["finished", "failed"]
+    assert [entry.status for entry in points.read_statuses(folder)] == ["finished", "failed"]
     table = (folder / "table.md").read_text()
     assert "1 of 2 points are finished, 1 failed" in table
     assert "model.network.frames=3: No such clips." in table

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from src.config.build import build_data, build_loggers, build_restorer, build_trainer, start_network
+from src.config.build import build_data, build_loggers, build_restorer, build_trainer, build_training_network
 from src.config.composition import compose
 from src.errors import CheckpointError
 from src.training.checkpointing import DurableIO, MetricsFile, TrainingStopped, find_last_checkpoint
@@ -39,7 +39,7 @@ def train(clips: Path, directory: Path, *overrides: str, watch=(), resume=False)
     """Train as task=train does, with its data, callbacks, loggers and checkpoints; return the last checkpoint."""
     config = compose("model=edvr_m", *TINY, *QUIET, f"data.root={clips}", *OPTIONS, *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     trainer = build_trainer(config, directory, training=True)
     trainer.callbacks[:0] = watch
     trainer.loggers = build_loggers(config, directory)

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from src.config.build import build_restorer, start_network
+from src.config.build import build_restorer, build_training_network
 from src.config.composition import compose
 from src.errors import UserError
 from src.nn.align import DeformablePack
@@ -25,7 +25,7 @@ def fit(directory: Path, *, steps=4, poison=2, every=1, **options):
     """Train a tiny EDVR and let its offsets explode after ``poison`` steps."""
     config = compose("model=edvr_m", "size=mini", "size.width=0.125")
     torch.manual_seed(0)
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     packs = select_kind(restorer.network, kind=DeformablePack)
     done = []
 
@@ -110,7 +110,7 @@ class Clips(torch.utils.data.Dataset):
         generator, scaled = torch.Generator().manual_seed(index), self.side * self.geometry.scale
         inputs = torch.rand(self.geometry.window, 3, self.side, self.side, generator=generator)
         targets = torch.rand(len(self.geometry.times), 3, scaled, scaled, generator=generator)
-        return {"inputs": inputs, "targets": targets, "key": "here", "draw": "0,1,2"}
+        return {"inputs": inputs, "targets": targets, "source": "here", "dataset_key": "0,1,2"}
 
 
 def same(one, other) -> bool:
@@ -120,7 +120,7 @@ def same(one, other) -> bool:
 def poisoned(directory: Path, poison: Poison, *overrides: str, steps=4, every=1, in_a_row=10):
     config = compose("size=mini", "size.width=0.125", *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     average = instantiate(config.callbacks.average, decay=0.5)
     trainer = Trainer(
         max_steps=steps,

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.config.build import build_data, build_restorer, build_trainer, start_network
+from src.config.build import build_data, build_restorer, build_trainer, build_training_network
 from src.config.composition import compose
 from src.config.run_directory import is_begun
 from src.data.samples import ClipDataset
@@ -31,7 +31,7 @@ def train(clips: Path, directory: Path, *overrides: str, watch=(), resume: Path 
     """Train a tiny EDVR with the DataModule, Trainer and callbacks of a run."""
     config = compose("model=edvr_m", *TINY, *QUIET, f"data.root={clips}", "data.test_frames=1", *overrides)
     torch.manual_seed(0)
-    restorer = build_restorer(config, start_network(config))
+    restorer = build_restorer(config, build_training_network(config))
     trainer = build_trainer(config, directory, training=True)
     trainer.callbacks += watch
     trainer.fit(restorer, datamodule=build_data(config, restorer), ckpt_path=resume, weights_only=True)
@@ -76,7 +76,7 @@ def test_accumulated_batches_equal_one_large_batch(clips, tmp_path):  # noqa: F8
     assert recorders[0].averages[5] == 5
     assert recorders[0].validated == recorders[1].validated == [2, 4]
     (large, _), (small, _) = runs
-    start = start_network(compose("model=edvr_m", *TINY)).state_dict()
+    start = build_training_network(compose("model=edvr_m", *TINY)).state_dict()
     assert start.keys() == large.network.state_dict().keys()
     for (name, one), other in zip(large.network.state_dict().items(), small.network.state_dict().values(), strict=True):
         assert torch.allclose(one, other, atol=2e-6), name  # Adam amplifies small differences; a step is 1e-4
@@ -242,7 +242,7 @@ def test_scores_do_not_depend_on_the_precision_of_training(clips, tmp_path, prec
         )
         config.trainer.precision = training
         torch.manual_seed(0)
-        restorer = build_restorer(config, start_network(config))
+        restorer = build_restorer(config, build_training_network(config))
         trainer = build_trainer(config, tmp_path, training=False)
         trainer.test(restorer, datamodule=build_data(config, restorer), verbose=False)
         scores[training] = [frame.psnr for frames in restorer.measured[0].values() for frame in frames]

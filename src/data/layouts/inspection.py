@@ -21,8 +21,8 @@ def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> 
 
     Args:
         layout: a layout function, or a ``functools.partial`` of one.
-        root: the data set.
-        options: of the layout.
+        root: folder of the data set.
+        options: options of the layout.
     """
     function = layout.func if isinstance(layout, partial) else layout
     if function is procedural and (defect := find_missing_scenes(Path(root))):

@@ -26,9 +26,9 @@ def procedural(
     """Return the built-in scenes at ``root``; render the missing ones first.
 
     Args:
-        root: their folder.
+        root: folder of the scenes.
         step: every ``step``-th frame is a source frame.
-        train, validate, test, height, width, frames, fps, seed: of the scenes; see
+        train, validate, test, height, width, frames, fps, seed: options of the scenes; see
             :func:`src.data.procedural.scenes.prepare`.
 
     Raises:
