@@ -88,10 +88,12 @@ def plot(outcome: dict[str, Any], file: Path) -> None:
         key = unit if unit == "flops" else f"seconds_per_{unit}"
         rows = {labels[entry]: row for entry, row in outcome["models"].items() if key in row}
         axes.barh(list(rows), [row[key] for row in rows.values()], height=0.6)
-        floors = [row.get(f"floor_per_{unit}") or float("nan") for row in rows.values()]
-        axes.scatter(floors, list(rows), marker="|", s=200, color="black", zorder=3)
+        floors = {label: row[f"floor_per_{unit}"] for label, row in rows.items() if row.get(f"floor_per_{unit}")}
+        axes.scatter(list(floors.values()), list(floors), marker="|", s=200, color="black", zorder=3)
         axes.invert_yaxis()
-        axes.set_title("operations a window" if unit == "flops" else f"seconds a {unit}; bar: its floor", fontsize=10)
+        axes.set_title(
+            "operations per window" if unit == "flops" else f"seconds per {unit}; bar: its floor", fontsize=10
+        )
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(f"{outcome['input'][1]}x{outcome['input'][0]} input pixels, {outcome['device']}", fontsize=11)
     with rc_context({"svg.fonttype": "none"}):  # text stays text

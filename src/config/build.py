@@ -96,7 +96,9 @@ def _dry_run(config: DictConfig, restorer: Any) -> None:
     try:
         inputs = torch.zeros(1, geometry.window, 3, side, side, device=device)
         targets = torch.zeros(1, len(geometry.times), 3, geometry.scale * side, geometry.scale * side, device=device)
-        restorer.losses(inputs, targets) if restorer.optimizer else network(inputs)
+        if restorer.optimizer:
+            restorer.losses(inputs, targets)
+        _check_output(network, inputs[:, : network.geometry.window])
     except (RuntimeError, ValueError) as error:  # torch's errors about shapes
         names = {id(module): f".{name}" for name, module in network.named_modules() if name}
         called = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -111,6 +113,20 @@ def _dry_run(config: DictConfig, restorer: Any) -> None:
     if restorer.optimizer is None:
         return
     _try_schedules(restorer, max(1, config.trainer.max_steps))
+
+
+def _check_output(network: Any, inputs: torch.Tensor) -> None:
+    """Check the output of ``forward`` against the geometry: a loss might broadcast another shape."""
+    geometry = network.geometry
+    if inputs.shape[1] < geometry.window:  # training has shorter samples
+        return
+    height, width = (geometry.scale * side for side in inputs.shape[-2:])
+    expected, shape = (1, len(geometry.times), 3, height, width), tuple(network(inputs).shape)
+    if shape != expected:
+        raise UserError(
+            f"{type(network).__name__}.forward returned {shape} for a clip {tuple(inputs.shape)}, but its geometry "
+            f"promises {expected}: correct one of them."
+        )
 
 
 def _try_schedules(restorer: Any, steps: int) -> None:

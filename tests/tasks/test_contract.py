@@ -83,6 +83,24 @@ def test_a_network_of_ones_own_trains_is_scored_and_restores(name: str, clips: P
         assert (len(reader), reader.size) == (5, (192, 256))
 
 
+class Short(Own):
+    """Returns a frame too few: a loss that broadcasts would not notice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.geometry = Geometry(4, 3, evenly(0, 1, 3))
+
+
+def test_an_output_that_its_geometry_does_not_promise_is_refused_before_training(clips: Path, tmp_path: Path) -> None:  # noqa: F811
+    network = "+model.network={_target_: tests.tasks.test_contract.Short}"
+    config = compose("experiment=wdvr2d_reds", *TINY, f"data.root={clips}", "~model.network", network)
+    sentence = (
+        r"Short.forward returned \(1, 1, 3, 32, 32\) for a clip \(1, 3, 3, 8, 8\), but its geometry promises \(1,"
+    )
+    with pytest.raises(UserError, match=sentence), pytest.warns(UserWarning, match="target size"):
+        train(config, tmp_path / "run")
+
+
 def test_a_network_without_geometry_is_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"Linear has no geometry: set self.geometry = Geometry\("):
         as_video_network(nn.Linear(1, 1))
