@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo ablations bench test check slow torture accelerator lock clean
+.PHONY: help demo ablations bench test check quick slow torture accelerator lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -43,6 +43,10 @@ check:  ## format, lint, types, import floors, tests, in the existing environmen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+quick:  ## run lint and the tests that start no process, for the loop at the keyboard (under two minutes)
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not accelerator and not long"
 
 slow: $(VENV)/.ready  ## run the tests that take minutes: whole benchmarks, trainings, several processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto

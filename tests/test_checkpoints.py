@@ -74,6 +74,7 @@ def test_code_in_imagenet_weights_is_not_executed(tmp_path, form):
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.long
 def test_code_in_the_checkpoint_of_a_resumed_run_is_not_executed(tmp_path, clips):  # noqa: F811
     command = ["model=wdvr2d", *TINY, f"data.root={clips}", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
     command += ["data.test_frames=1", "callbacks.samples=null", "resume=true"]

@@ -150,6 +150,7 @@ def vid4(folder: Path) -> tuple[Tensor, Tensor]:
     return imresize(low, 4), target
 
 
+@pytest.mark.long
 def test_bicubic_on_a_vid4_clip(shared: Path) -> None:
     pair = vid4(shared / "data" / "vid4" / "city")
     assert round(psnr(*pair, luma=True).mean().item(), 2) == VID4_Y["city"][0]
@@ -309,6 +310,7 @@ def worker(rank: int, world: int, port: int, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_one_of_them_empty(tmp_path: Path) -> None:
     with socket.socket() as free:

@@ -17,6 +17,8 @@ from src.nn.flops import count
 from src.papers.baselines import Bicubic
 from tests.tasks.test_tasks import clips, run  # noqa: F401 - the fixture
 
+pytestmark = pytest.mark.long
+
 
 def test_bench_counts_and_measures(tmp_path, clips):  # noqa: F811
     options = ["bench.height=16", "bench.width=24", "bench.crop=8", "bench.repeats=1", "bench.size=mini"]

@@ -20,6 +20,8 @@ from src.errors import UserError
 from src.geometry import Geometry
 from tests.tasks.test_tasks import run
 
+pytestmark = pytest.mark.long
+
 PAIR = Geometry(2, 1, (0,))  # type: ignore[arg-type]
 
 

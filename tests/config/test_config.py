@@ -93,6 +93,7 @@ def test_benchmarks_bring_their_protocol():
     assert compose("experiment=zsm_vimeo").protocol.name == "vimeo90k"
 
 
+@pytest.mark.long
 def test_baselines_stand_in_for_the_model_of_an_experiment():
     for experiment in EXPERIMENTS:
         assert compose(f"experiment={experiment}", "model=blend").model.network._target_.endswith("Blend")
@@ -294,6 +295,7 @@ def test_a_parent_class_receives_the_options_of_its_child():
     assert not signature_of("src.papers.vtsr.Equally").kinds
 
 
+@pytest.mark.long
 def test_typos_in_an_experiment_file_are_rejected(tmp_path):
     """Hydra lets files add what they like."""
     (tmp_path / "experiment").mkdir()
@@ -384,6 +386,7 @@ def test_the_dry_run_leaves_the_network_unchanged():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.long
 def test_checking_takes_no_time():
     """In a process that has just begun, beyond the import of what the objects are made of."""
     program = (

@@ -105,6 +105,7 @@ def test_debug_shows_the_traceback(where, capsys, monkeypatch):
     assert text.endswith("\nThere is no model=zms: did you mean model=zsm?\n")
 
 
+@pytest.mark.long
 def test_a_mistyped_choice_is_answered_without_lightning_or_torch():
     program = (
         "import sys; sys.argv = ['src.run', 'model=zsmm']\n"

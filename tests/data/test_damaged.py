@@ -92,6 +92,7 @@ def module(root: Path, **options: Any) -> DataModule:
 # --- Training without damaged clips ---
 
 
+@pytest.mark.long
 def test_training_stops_at_the_first_damaged_clip(root: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(VideoError) as caught:
@@ -102,6 +103,7 @@ def test_training_stops_at_the_first_damaged_clip(root: Path) -> None:
         assert "\n" not in message
 
 
+@pytest.mark.long
 def test_substitutes_depend_on_seed_and_key_only(root: Path, whole: Path) -> None:
     loader = module(root, skip_damaged=2).train_dataloader()
     epochs = [epoch_of(loader, epoch) for epoch in (0, 1)]
@@ -131,6 +133,7 @@ def test_each_damaged_clip_is_logged_and_counted_once(root: Path, caplog: pytest
     assert sum("v.mp4 breaks at frame" in line for line in warnings) == 1
 
 
+@pytest.mark.long
 def test_one_clip_over_the_limit_stops_training_and_lists_all(root: Path) -> None:
     loader = module(root, skip_damaged=1, workers=1).train_dataloader()
     with pytest.raises(VideoError) as caught:

@@ -91,6 +91,7 @@ def test_batches(root: Path) -> None:
     assert not same(batches, other)
 
 
+@pytest.mark.long
 def test_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     expected = module(root).train_dataloader()
     epochs = [epoch_of(expected, epoch) for epoch in (0, 1, 2)]
@@ -100,6 +101,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
         assert all(same(epoch_of(loader, epoch), epochs[epoch]) for epoch in (0, 1, 2))  # with persistent workers
 
 
+@pytest.mark.long
 def test_augmented_samples_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     options = {"flip_vertical": True, "jitter": Jitter(0.1, 0.2, 0.2, 0.05), "noise": 0.01}
     expected = epoch_of(module(root, **options).train_dataloader(), 1)
@@ -107,6 +109,7 @@ def test_augmented_samples_do_not_depend_on_the_number_of_workers(root: Path) ->
     assert not same(epoch_of(module(root).train_dataloader(), 1), expected)
 
 
+@pytest.mark.long
 def test_mixed_exposures_do_not_depend_on_the_number_of_workers(root: Path) -> None:
     mixed = Degradation(exposure=8, mixed=[8, 4, 2])
     options = {"geometry": VTSR, "degradation": mixed, "span": None, "samples": 4, "resize": [18, 21]}
@@ -163,6 +166,7 @@ def test_an_error_in_a_worker_stays_one_sentence(root: Path) -> None:
         list(module(root, crop=64).train_dataloader())
 
 
+@pytest.mark.long
 def test_more_patches_per_read_than_per_batch(root: Path) -> None:
     data = module(root, patches_per_read=12)
     loader = data.train_dataloader()
@@ -252,6 +256,7 @@ def fit(root: Path, folder: Path, workers: int = 0, checkpoint: Path | None = No
     return recorder.seen
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_resumed_run_gets_the_batches_of_an_uninterrupted_one(root: Path, tmp_path: Path) -> None:
     whole = fit(root, tmp_path / "whole")

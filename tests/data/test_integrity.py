@@ -198,6 +198,7 @@ def test_packed_videos_are_verified_by_their_checksums(tmp_path: Path) -> None:
     assert str(path) in check_clip(path, read=True).fault
 
 
+@pytest.mark.long
 def test_real_files(shared: Path) -> None:
     """Real files, compared with their known properties."""
     odd = {path.name.split("_")[0]: path for path in (shared / "data" / "odd").iterdir()}
@@ -228,6 +229,7 @@ def test_real_files(shared: Path) -> None:
 # --- Expendable processes ---
 
 
+@pytest.mark.long
 def test_a_file_that_kills_its_reader_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [encode(tmp_path / f"{name}.mp4") for name in "abc"]
     shutil.copy(paths[0], tmp_path / "gone.mp4")

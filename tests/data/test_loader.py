@@ -196,6 +196,7 @@ def wait_until_dead(place: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_reported_at_once(tmp_path: Path) -> None:
     loader, begin = loader_of(tmp_path, kill_itself, timeout=600), time.monotonic()
     with pytest.raises(UserError, match=r"^A data loading worker was killed.*Lower data.workers.*resume=true"):
@@ -203,6 +204,7 @@ def test_a_killed_worker_is_reported_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("do", [sleep_forever, hold_interpreter_lock, stop_itself])
 def test_a_hanging_worker_is_killed(tmp_path: Path, do: Callable[[], object]) -> None:
     loader, begin = loader_of(tmp_path, do, timeout=3), time.monotonic()
@@ -212,6 +214,7 @@ def test_a_hanging_worker_is_killed(tmp_path: Path, do: Callable[[], object]) ->
     wait_until_dead(tmp_path)
 
 
+@pytest.mark.long
 def test_slow_workers_are_waited_for(tmp_path: Path) -> None:
     loader = loader_of(tmp_path, sleep_briefly, timeout=60, workers=1)
     batches = iter(loader)  # an epoch abandoned while the worker reads the next samples
@@ -221,6 +224,7 @@ def test_slow_workers_are_waited_for(tmp_path: Path) -> None:
     assert [batch["key"][0] for batch in loader] == expected
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_between_epochs_is_reported(tmp_path: Path) -> None:
     loader = loader_of(tmp_path, time.time, timeout=600)
     for number in list_alive(tmp_path):

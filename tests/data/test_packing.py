@@ -99,6 +99,7 @@ def describe_splits(splits: Splits, root: Path) -> list[tuple]:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [make_vimeo, make_reds, make_vid4, make_gopro, make_folder])
 def test_packed_samples_are_equal(tmp_path: Path, make: Any) -> None:
     layout = make(tmp_path / "png")
@@ -151,6 +152,7 @@ def test_real_frames(shared: Path, tmp_path: Path) -> None:
             assert torch.equal(video.read(range(5)), images.read(range(5)))
 
 
+@pytest.mark.long
 def test_a_killed_command_is_resumed(tmp_path: Path) -> None:
     """Killed in the middle of a clip: no incomplete clip or data set gets its name, and complete clips are kept."""
     for k in range(6):
@@ -207,6 +209,7 @@ def test_a_damaged_clip_does_not_stop_the_others(tmp_path: Path) -> None:
     assert len(open_video(target / "d.mp4")) == 3
 
 
+@pytest.mark.long
 def test_a_damaged_packed_clip_is_found_and_repaired(tmp_path: Path) -> None:
     root, target = tmp_path / "png", tmp_path / "packed"
     for name in "abc":

@@ -7,7 +7,11 @@ import os
 import signal
 import time
 
+import pytest
+
 from src.data.worker_pool import map_isolated
+
+pytestmark = pytest.mark.long
 
 
 def work(what: str) -> str:

@@ -115,6 +115,7 @@ CUTS = st.integers(0, 8) | st.integers(0, 40)  # on opening, or later; a run mak
 COMMANDS = st.builds(Command, st.integers(1, 2), st.booleans(), st.integers(0, PARTS), CUTS)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 @given(st.lists(COMMANDS, min_size=1, max_size=3), st.sampled_from([".nut", ""]))
 @settings(max_examples=40)

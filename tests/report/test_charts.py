@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from src.report.charts import Curve, Dot, downsample, pareto_front, plot_curves, plot_scatter
 
 
@@ -22,6 +24,7 @@ def test_long_curves_are_averaged():
     assert plot_curves([Curve("a", [(1, float("nan")), (2, 1.0)])], "t", "x", "y") is None
 
 
+@pytest.mark.long
 def test_learning_curves_and_frame_scores_are_drawn(page):
     assert "PSNR in validation, dB over step. iai: 25 to 26; ias: 26 to 27; tsas: 27 to 28; tsas: 27.2 to 28.2" in page
     assert "training loss over step" in page

@@ -14,6 +14,8 @@ from src.sweeps.aggregate import escape_markdown
 from src.sweeps.published import studies
 from tests.report.examples import TABLES, Elements, Texts, load_block_design, make_report, write_point, write_run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory) -> tuple[str, dict[str, str]]:

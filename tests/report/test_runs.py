@@ -17,6 +17,8 @@ from src.report.runs import Run
 from src.sweeps.aggregate import Point
 from tests.report.examples import TABLES, Texts, load_block_design, make_report, write_point, write_run
 
+pytestmark = pytest.mark.long
+
 
 def test_only_web_addresses_become_links(tmp_path):
     (tmp_path / "wandb_url.txt").write_text("javascript:alert(1)")

@@ -105,6 +105,7 @@ def test_a_reversed_order_is_reported(tmp_path):
     assert order([{"point": 1, "psnr": 2.0}, {"point": 2, "psnr": 3.0}], "psnr") == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_sweeps_over_the_papers_rows(name):
     node = OmegaConf.load(CONF / "ablation" / f"{name}.yaml")
@@ -152,6 +153,7 @@ OWN = {  # columns of ours that no paper has beside it
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_point_of_every_study_fits_the_built_in_data_at_mini_size(name):
     for overrides in points_of(OmegaConf.load(CONF / "ablation" / f"{name}.yaml")):

@@ -171,6 +171,7 @@ def test_points_are_recorded_and_the_table_is_updated(tmp_path, capsys):
     assert "KeyError" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_running_run_is_not_resumed(tmp_path):
     config = OmegaConf.create({"resume": True})
     with claim_directory(config, tmp_path / "run"):

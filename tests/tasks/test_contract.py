@@ -32,6 +32,8 @@ from tests.papers.test_edvr import awaken
 from tests.tasks.test_restore import film
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

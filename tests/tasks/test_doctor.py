@@ -15,6 +15,8 @@ from PIL import Image
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,6 +10,8 @@ from src.config.options import run_task
 from src.errors import UserError
 from tests.report.examples import make_report
 
+pytestmark = pytest.mark.long
+
 
 def test_an_empty_folder_and_a_file_as_output_are_reported(tmp_path, capsys):
     make_report(tmp_path / "nothing")

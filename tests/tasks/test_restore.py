@@ -202,6 +202,7 @@ def test_half_a_part_does_not_count(tmp_path):
     assert group_ranges([0, 1, 3, 4, 7]) == [range(2), range(3, 5), range(7, 8)]
 
 
+@pytest.mark.long
 def test_many_files_of_which_one_is_bad(tmp_path):
     folder = tmp_path / "clips [1]"  # no pattern, though it looks like one
     folder.mkdir()
@@ -219,6 +220,7 @@ def test_many_files_of_which_one_is_bad(tmp_path):
     assert run(*command).count("exists already") == 2
 
 
+@pytest.mark.long
 def test_previews_come_first(tmp_path):
     source = film(tmp_path / "in.mp4", frames=8)
     run("task=restore", f"input={source}", f"output={tmp_path / 'out.mp4'}", "model=bicubic", "preview=2")
@@ -248,6 +250,7 @@ def test_bad_input_is_one_sentence(options, sentence, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
+@pytest.mark.long
 def test_through_pipes(tmp_path):
     source = film(tmp_path / "in.mkv", frames=6, codec="ffv1")
     command = [sys.executable, "-m", "src.run", "task=restore", "model=blend", "model.network.scale=1"]

@@ -24,6 +24,8 @@ from src.run import main
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "size=mini",

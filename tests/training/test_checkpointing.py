@@ -19,6 +19,8 @@ from src.errors import CheckpointError
 from src.training.checkpointing import DurableIO, MetricsFile, TrainingStopped, find_last_checkpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
 
+pytestmark = pytest.mark.long
+
 QUIET = ["callbacks.narrator=null", "callbacks.samples=null", "data.test_frames=1", "data.validate_frames=2"]
 STEPS = 7  # an epoch has two; validation after every third
 OPTIONS = ["trainer.val_check_interval=3", "callbacks.last.every_n_train_steps=2", "trainer.log_every_n_steps=2"]

@@ -63,6 +63,7 @@ def records(file: Path) -> list[Record]:
     return complete
 
 
+@pytest.mark.long
 def test_an_offline_run_holds_config_metrics_and_scores(a_point, tmp_path):
     directory = tmp_path / "wdvr3d_reds" / "trunk=stas" / "seed=3"
     logger = wandb.build_logger(save_dir=directory, project="zeitlupe")

@@ -15,6 +15,8 @@ import torch
 from src.video.reader import open_video
 from tests.video.clips import encode
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("backend", ["auto", "pyav"])
 def test_open_reader_works_in_workers(tmp_path: Path, backend: str) -> None:

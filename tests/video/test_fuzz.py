@@ -47,6 +47,7 @@ def describe_failures(outcomes: Sequence[Outcome], seeds: Sequence[Seed], seed: 
     return [f"{o.number} {case.seed} {case.mutation} {case.mode}: {o.kind}, {o.message}" for case, o in failures]
 
 
+@pytest.mark.long
 def test_damaged_files_yield_frames_or_an_error(seeds: list[Seed]) -> None:
     outcomes = list(run_cases(seeds, 0, range(100)))
     assert describe_failures(outcomes, seeds, 0) == []
@@ -87,6 +88,7 @@ class DeadlyCase(Case):
         return super().write(folder)
 
 
+@pytest.mark.long
 def test_failed_workers_are_reported_and_replaced(seeds: list[Seed], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz.pool.TIME_LIMIT", 4.0)
     monkeypatch.setattr("tests.fuzz.pool.MEMORY_LIMIT", 256 << 20)
@@ -123,6 +125,7 @@ def test_file_without_streams_is_refused(seeds: list[Seed], tmp_path: Path) -> N
         open_video(path)
 
 
+@pytest.mark.long
 def test_decord_is_not_used_with_overstated_frame_counts(seeds: list[Seed]) -> None:
     """decord allocated memory for all of them and ended the process with std::bad_alloc."""
     data = read_seed(seeds, "h264.mp4")
@@ -133,6 +136,7 @@ def test_decord_is_not_used_with_overstated_frame_counts(seeds: list[Seed]) -> N
     assert (outcome.kind, outcome.frames) == ("frames", 14), outcome.message
 
 
+@pytest.mark.long
 def test_overstated_table_is_not_allocated(shared: Path) -> None:
     """FFmpeg allocated 1 GB (8 GB with another bit) for a damaged count of 268 million frames."""
     data = (shared / "data/odd/iphone_livephoto_hevc_rot90_5streams.mov").read_bytes()
@@ -150,6 +154,7 @@ def test_ffmpeg_allocations_are_limited(seeds: list[Seed], tmp_path: Path) -> No
         av.VideoFrame(12000, 12000, "rgba64le")
 
 
+@pytest.mark.long
 def test_frames_above_the_pixel_limit_are_not_allocated(seeds: list[Seed]) -> None:
     """A GIF of 5 KB that declares 16000x15000 pixels took more than 2 GB."""
     data = read_seed(seeds, "picture.gif").replace(struct.pack("<HH", 96, 64), struct.pack("<HH", 16000, 15000), 1)

@@ -52,6 +52,7 @@ def test_pipe_equals_file(tmp_path: Path, name: str, codec: str, depth: int) -> 
             next(pipe.frames())
 
 
+@pytest.mark.long
 def test_pipe_from_another_process(shared: Path) -> None:
     path = shared / "data/odd/sony_a7m3_avchd.mts"
     if not path.exists():
@@ -99,6 +100,7 @@ def test_y4m_round_trips(depth: int, full: int) -> None:
     assert np.abs(read.astype(int) - frames).max() <= 3
 
 
+@pytest.mark.long
 def test_y4m_to_another_process(tmp_path: Path) -> None:
     frames = make_scene(4, depth=10)
     script = """
