@@ -36,7 +36,7 @@ class Finding:
 
     Args:
         path: the file or folder.
-        fault: a sentence on the damage; empty for an intact clip.
+        fault: error message about the damage; empty for an intact clip.
         frames: number of frames; 0 if unknown.
         readable: number of readable frames; of a video, those before the first damage.
         skipped: ``True`` if ``data.skip_damaged`` trains without the clip. Otherwise the fault is invisible to readers,
@@ -128,7 +128,7 @@ def _check_file(path: Path, read: bool, time_limit: float) -> Finding:
 
 
 def _decode_all(path: Path, index: VideoIndex, reset: Callable[[], None]) -> tuple[str, int, bool]:
-    """Return a sentence on the damage, the number of frames before it, and ``True`` if it is visible to readers."""
+    """Return an error message, the number of frames before the damage, and ``True`` if readers notice it."""
     numbers = {mark: number for number, mark in enumerate(index.timestamps)}
     reached, concealed = 0, list[int]()
     container, stream = open_stream(path, index.stream)

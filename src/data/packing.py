@@ -114,7 +114,7 @@ def pack(
 
 
 def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda done, total: done) -> list[str]:
-    """Read every frame of every clip under ``root``. Return a sentence for each damaged or missing clip.
+    """Read every frame of every clip under ``root``. Return an error message for each damaged or missing clip.
 
     Packed videos are verified by the checksums of their frames, a packed data set by its number of clips. Other files
     only have to be decodable.

@@ -47,7 +47,7 @@ def procedural(
 
 
 def find_missing_scenes(root: Path) -> str | None:
-    """Return a sentence on scenes at ``root`` that are not rendered yet, ``None`` if it is complete."""
+    """Return an error message about scenes missing at ``root``, ``None`` if they are complete."""
     try:
         counts = json.loads((root / "procedural.json").read_text())
         total = sum(int(counts[split]) for split in SPLITS)
