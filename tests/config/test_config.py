@@ -24,6 +24,7 @@ MODELS = sorted({path.stem for path in (CONF / "model").glob("[!_]*.yaml")} - {"
 DATA = sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("size", ["full", "mini"])
 def test_every_experiment_instantiates(experiment, size):

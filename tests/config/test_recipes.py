@@ -14,6 +14,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 RECIPE = sorted(key for key in OmegaConf.load(CONF / "recipe" / "common.yaml") if key != "defaults")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", ["full", "mini"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_frames_from_a_folder_change_no_recipe(experiment, size):

@@ -39,6 +39,7 @@ def gradients(restorer: Any) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in restorer.network.named_parameters()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "autocast"), [*((model, False) for model in MODELS), ("zsm", True)])
 def test_gradients_are_the_same_to_the_last_bit(model: str, autocast: bool) -> None:
     plain, again = make_restorer(model, False), make_restorer(model, True)
@@ -65,6 +66,7 @@ def test_a_copy_computes_with_its_own_weights() -> None:
     assert not torch.equal(other.network(inputs), before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "share"), [("edvr_m", 0.8), ("zsm", 0.5)])
 def test_it_saves_memory(model: str, share: float) -> None:
     most = []

@@ -225,7 +225,7 @@ def test_missing_imagenet_weights_are_told_in_a_sentence(tmp_path):
 def test_a_factor_that_cannot_be():
     with pytest.raises(UserError, match="may be 2, 4, 8, 16; got 3"):
         build_restorer(compose(*MINI, "protocol.factor=3"), build_training_network(compose(*MINI)))
-    with pytest.raises(UserError, match="enlarges its frames 4 times"):
+    with pytest.raises(UserError, match="upscales by 4"):
         apply_recursively(build_training_network(compose("model=blend")), 4)
 
 

@@ -24,6 +24,8 @@ from src.training.callbacks import Throughput, ValidationSummary
 from src.training.checkpointing import LastCheckpoint
 from tests.tasks.test_tasks import TINY, clips  # noqa: F401 - the fixture
 
+pytestmark = pytest.mark.long
+
 QUIET = ["callbacks.narrator=null", "callbacks.samples=null", "callbacks.rate=null", "callbacks.best=null"]
 
 
