@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # report_error explains errors, not Hydra
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let report_error format errors instead of Hydra
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,7 +34,8 @@ warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*
 def compose_and_call(config: DictConfig) -> None:
     """Run the task of the configuration that Hydra has composed."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN  # of a launcher whose points have no command of their own
+    # a launcher that runs sweep points in-process, not as separate commands
+    in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     if in_sweep and is_begun(config, directory):
         config.resume = True
     if config.resume and is_finished(config, directory):
@@ -52,7 +53,7 @@ def compose_and_call(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors that the user can mend end with one sentence and exit code 2."""
+    """Run the command line. Errors that the user can mend end with one message and exit code 2."""
     keep_freed_memory()
     try:
         arguments = translate(sys.argv[1:], sweep="hydra.mode=RUN" not in sys.argv)
@@ -60,7 +61,8 @@ def main() -> None:
         compose_and_call()
     except BaseException as error:
         if number := _find_signal(error):
-            print("Interrupted: the same command continues, a training with resume=true.", file=sys.stderr)
+            message = "Interrupted. Run the same command again to continue (for training, add resume=true)."
+            print(message, file=sys.stderr)
             sys.exit(128 + number)
         if isinstance(error, Exception) and report_error(error, sys.argv[1:]):
             sys.exit(2)

@@ -25,12 +25,12 @@ def label_entries(entries: Iterable[str]) -> dict[str, str]:
 
 
 def warn_slow_loading(models: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield a sentence for each model with less than twice as many samples read as its steps consume."""
+    """Yield a warning for each model with less than twice as many samples read as its steps consume."""
     for entry, label in label_entries(models).items():
         read, consumed = (models[entry].get(key, 0) for key in ("loader_samples_per_second", "samples_per_second"))
         if 0 < read < 2 * consumed:
             verdict = "limits training" if read < consumed else "leaves little margin"
-            yield f"{label}: reading {verdict}: {read:.3g} samples a second are read, {consumed:.3g} could be consumed."
+            yield f"{label}: reading {verdict}: {read:.3g} samples per second are read, {consumed:.3g} could be used."
 
 
 def build_tables(outcome: dict[str, Any]) -> Iterator[Table]:

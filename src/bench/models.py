@@ -26,13 +26,13 @@ OWN_MODEL = "model"  # entry of the configuration's own model
 
 
 def measure_model(config: DictConfig, options: BenchOptions, device: torch.device) -> dict[str, float]:
-    """Measure ``model``: seconds and their floors, samples a second, peak bytes, as named in ``results.json``."""
+    """Measure ``model``: seconds and their floors, samples per second, peak bytes, as named in ``results.json``."""
     torch.manual_seed(0)
     network = instantiate(config.model.network).to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, options.precision == "bf16")
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if count_parameters(network, trainable=True):
-        figures |= _measure_training(config, network, options, autocast, device)
+        metrics |= _measure_training(config, network, options, autocast, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     fold_norms(network).requires_grad_(False)
@@ -42,11 +42,11 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
     clip = torch.rand(1, network.geometry.window, 3, options.height, options.width, device=device)
     with autocast:
         timing = time_streaming(network, clip, options.repeats, device)
-    figures["seconds_per_frame"], figures["floor_per_frame"] = timing
-    figures["frames_per_second"] = 1 / timing.seconds
+    metrics["seconds_per_frame"], metrics["floor_per_frame"] = timing
+    metrics["frames_per_second"] = 1 / timing.seconds
     on_gpu = device.type == "cuda"
-    figures["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else estimate_peak(network, clip.shape)
-    return figures
+    metrics["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else estimate_peak(network, clip.shape)
+    return metrics
 
 
 def _measure_training(
@@ -73,7 +73,7 @@ def _measure_training(
         optimizer.step()
 
     timing = time_work(step, options.repeats, device)
-    figures = {
+    metrics = {
         "seconds_per_step": timing.seconds,
         "floor_per_step": timing.floor,
         "samples_per_second": samples / timing.seconds,
@@ -82,8 +82,8 @@ def _measure_training(
         config = copy.deepcopy(config)
         config.data.crop, config.data.batch_size = target_crop, samples * restorer.passes_per_sample
         seconds, _, count = read_batches(build_data(config, restorer))
-        figures["loader_samples_per_second"] = count / seconds
-    return figures
+        metrics["loader_samples_per_second"] = count / seconds
+    return metrics
 
 
 @torch.inference_mode()

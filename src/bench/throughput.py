@@ -1,4 +1,4 @@
-"""Throughput of training data: samples a second, from the page cache and from the disk."""
+"""Throughput of training data: samples per second, from the page cache and from the disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measure_throughput(
     repeats: int = 3,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Measure the training samples a second of several copies of a data set.
+    """Measure the training samples per second of several copies of a data set.
 
     Each measurement takes ``batches`` batches of a new loader, so that it opens files as an epoch does. The clock
     starts once every worker has delivered a batch. ``cold`` is measured with no page of the data set in the page cache,

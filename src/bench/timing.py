@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-MAX_REPEATS = 20  # of short work
-CHANNELS = 64  # of EDVR-M, Zooming SlowMo and DSFN
+MAX_REPEATS = 20  # limit of the number of calls of short work
+CHANNELS = 64  # width of EDVR-M, Zooming SlowMo and DSFN
 
 
 class Timing(NamedTuple):
@@ -43,7 +43,7 @@ def time_work(work: Callable[[], Any], repeats: int, device: torch.device) -> Ti
 
 @torch.inference_mode()
 def _measure_convolution(device: torch.device) -> float:
-    """Return the FLOPs a second of a channels-last 3x3 convolution, 64 channels at 180x144; a batch of 16 on a GPU."""
+    """Return FLOPs per second of a channels-last 3x3 convolution, 64 channels at 180x144; a batch of 16 on a GPU."""
     x = torch.rand(16 if device.type == "cuda" else 1, CHANNELS, 144, 180, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     weight = torch.rand(CHANNELS, CHANNELS, 3, 3, device=device).contiguous(memory_format=torch.channels_last)

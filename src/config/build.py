@@ -216,7 +216,7 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
     if training:
         named = {name: instantiate(node) for name, node in (config.callbacks or {}).items() if node}
         callbacks = list(named.values())
-        known = [f"validate/{figure}" for figures in COLUMNS.values() for figure in figures]
+        known = [f"validate/{metric}" for metrics in COLUMNS.values() for metric in metrics]
         for name, callback in named.items():
             monitor = getattr(callback, "monitor", None) or ""
             if monitor not in known and (match := closest(monitor, known, SURE_MATCH)):  # a task may log others

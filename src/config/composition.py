@@ -47,7 +47,7 @@ def to_plain(config: Any) -> Any:
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
-    """Return one sentence for an error of Hydra or OmegaConf about a configuration."""
+    """Return the message for an error of Hydra or OmegaConf about a configuration."""
     text, cause = str(error), error.__cause__
     if match := re.search(r"An item is already at '([^']+)'", text):
         return f"{match[1]} has a value already: leave out the + before it."

@@ -1,4 +1,4 @@
-"""Report an error of a command on standard error: one sentence, and for an error in code its place below.
+"""Report an error of a command on standard error: one message, and for an error in code its place below.
 
 ``debug=true`` or the environment variable ``ZEITLUPE_DEBUG=1`` adds the traceback of every error.
 """
@@ -36,15 +36,15 @@ def report_error(error: BaseException, arguments: Sequence[str], *, debug: bool 
     Returns:
         False if the error is none of the user's: nothing is printed.
     """
-    sentence = find_sentence(error, arguments)
-    if sentence is None:
+    user_error = find_user_error(error, arguments)
+    if user_error is None:
         return False
     if debug or wants_traceback(arguments):
         traceback.print_exception(error)
-        print(sentence, file=sys.stderr)
+        print(user_error, file=sys.stderr)
         return True
-    print(sentence, file=sys.stderr)
-    if place := locate_in_code(sentence):
+    print(user_error, file=sys.stderr)
+    if place := locate_in_code(user_error):
         print(place, file=sys.stderr)
     return True
 
@@ -55,8 +55,8 @@ def wants_traceback(arguments: Sequence[str]) -> bool:
     return typed or os.environ.get("ZEITLUPE_DEBUG", "").lower() in ("1", "true")
 
 
-def find_sentence(error: BaseException, arguments: Sequence[str]) -> UserError | None:
-    """Return the sentence for an error that the user can mend, None for other errors."""
+def find_user_error(error: BaseException, arguments: Sequence[str]) -> UserError | None:
+    """Return the error that the user can mend behind an error, None for other errors."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
@@ -65,28 +65,28 @@ def find_sentence(error: BaseException, arguments: Sequence[str]) -> UserError |
     by_hydra = isinstance(error, HydraException | OmegaConfBaseException) or NUMBER_AS_CHOICE in str(error)
     if by_hydra and isinstance(error, Exception):
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-        sentence = UserError(explain(error, overrides))
-        sentence.__cause__ = error
-        return sentence
+        user_error = UserError(explain(error, overrides))
+        user_error.__cause__ = error
+        return user_error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         disk = f"The disk of {error.filename}" if error.filename else "The disk"
         return UserError(f"{disk} is full: make room, and repeat the command, a training with resume=true.")
     return None
 
 
-def locate_in_code(sentence: UserError) -> str:
+def locate_in_code(user_error: UserError) -> str:
     """Return the part of a traceback that lies in the code of a network, a loss or another object, indented.
 
     Returns:
         The frames and the error; empty if the configuration alone is at fault, or if code rejects it by a ``raise``.
     """
-    error = sentence.__cause__
+    error = user_error.__cause__
     if isinstance(error, InstantiationException):
         error = error.__cause__
         frames = _list_code_frames(error.__traceback__) if error else []
         if not frames or (traceback.extract_tb(error.__traceback__)[-1].line or "").startswith("raise"):  # type: ignore[union-attr]
             return ""
-    elif not isinstance(sentence, CodeError) or error is None:
+    elif not isinstance(user_error, CodeError) or error is None:
         return ""
     else:
         frames = _list_code_frames(error.__traceback__)

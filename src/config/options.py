@@ -55,7 +55,7 @@ def build_options(kind: type[Options], values: Mapping[Any, Any]) -> Options:
         MissingMandatoryValue: a value is ``???``.
     """
     hints, held = read_hints(kind), dict[str, Any]()
-    keys = set(values.keys())  # "in" would leave out ???, and its sentence
+    keys = set(values.keys())  # "in" would leave out ???, and its message
     for name in [field.name for field in fields(cast(Any, kind)) if field.name in keys]:
         value = values[name]
         if is_dataclass(hints[name]):
@@ -89,7 +89,7 @@ def override_options(options: Options, overrides: Sequence[str], path: str) -> O
 
 
 def options_mismatch(path: str, values: Mapping[str, Any], kind: type) -> str:
-    """Describe the first value that does not match its field of a dataclass in a sentence; empty if all match."""
+    """Describe the first value that does not match its field of a dataclass; empty if all match."""
     for name, hint in read_hints(kind).items():
         if name not in values:
             continue

@@ -18,7 +18,7 @@ from src.config.overrides import PATH_OPTIONS, by_place, split_paths
 from src.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug")  # options that change no figure
+NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug")  # options that do not affect results
 UNNAMED = (  # options that no directory is named after
     *("experiment", "ablation", "seed", "resume", "debug", "logger", "paths.", "hydra.", "hydra/"),
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others

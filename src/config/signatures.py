@@ -94,7 +94,7 @@ def import_object(target: str, path: str = "_target_") -> Any:
         path: path of the option that holds the name, for the error message.
 
     Raises:
-        UserError: there is none; the sentence names the nearest.
+        UserError: there is none; the message names the nearest.
     """
     owner: Any = None
     place = ""

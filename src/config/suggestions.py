@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-LISTED = 30  # names that a sentence lists at most
+LISTED = 30  # names that a message lists at most
 
 
 def closest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
@@ -14,7 +14,7 @@ def closest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
 
 
 def end_with_suggestion(name: str, names: Iterable[str]) -> str:
-    """End a sentence about an unknown name with the nearest known one, or with all of them if they are few."""
+    """End a message about an unknown name with the nearest known one, or with all of them if they are few."""
     names = sorted(names)
     if match := closest(name, names):
         return f": did you mean {match}?"

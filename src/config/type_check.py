@@ -34,17 +34,17 @@ UNKNOWN = _Unknown()
 
 
 def type_mismatch(path: str, value: Any, kind: Any) -> str:
-    """Describe the first mismatch between a plain value and a type annotation in a sentence.
+    """Describe the first mismatch between a plain value and a type annotation.
 
     A ``TypedDict`` may hold more keys than it names.
 
     Args:
-        path: path of the value in its configuration or file; the sentence begins with it.
+        path: path of the value in its configuration or file; the message begins with it.
         value: value built of dictionaries, lists, strings, numbers, booleans and None; ``UNKNOWN`` matches every type.
         kind: the annotation.
 
     Returns:
-        The sentence; empty if the value matches.
+        The message; empty if the value matches.
     """
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if value is UNKNOWN or kind in (Any, object) or isinstance(kind, TypeVar | str):
@@ -95,15 +95,15 @@ def _equals(value: Any, choice: Any) -> bool:
     return str(value) == str(choice) and isinstance(value, bool) == isinstance(choice, bool)
 
 
-def _first(sentences: Iterable[str]) -> str:
-    return next(filter(None, sentences), "")
+def _first(messages: Iterable[str]) -> str:
+    return next(filter(None, messages), "")
 
 
 def _union_mismatch(path: str, value: Any, kind: Any) -> str:
     mismatches = {part: type_mismatch(path, value, part) for part in get_args(kind)}
     if "" in mismatches.values():
         return ""
-    inside = [sentence for sentence in mismatches.values() if not sentence.startswith(f"{path} is ")]
+    inside = [message for message in mismatches.values() if not message.startswith(f"{path} is ")]
     bounded = [part for part in mismatches if get_origin(part) is Annotated]
     outside = [mismatches[part] for part in bounded if not type_mismatch(path, value, get_args(part)[0])]
     whole = f"{path} is {_show(value)}, but must be {_describe(kind)}{_suggest(value, kind)}"
@@ -119,7 +119,7 @@ def _typed_dict_mismatch(path: str, value: Mapping[str, Any], kind: Any) -> str:
 
 
 def _bound_violation(path: str, value: Any, metadata: Sequence[Any]) -> str:
-    """Describe the bounds of an annotation in a sentence, if a number lies outside of them."""
+    """Describe the bounds of an annotation, if a number lies outside of them."""
     bounds = [part for item in metadata for part in (item if isinstance(item, GroupedMetadata) else [item])]
     words, valid = list[str](), True
     for bound in bounds:
@@ -163,7 +163,7 @@ def _describe(kind: Any) -> str:
 
 
 def _suggest(value: Any, kind: Any) -> str:
-    """Return the end of a sentence about a value of the wrong type: the nearest right one."""
+    """Return the end of a message about a value of the wrong type: the nearest right one."""
     if isinstance(value, float) and value.is_integer():
         return f": write {int(value)}."
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]

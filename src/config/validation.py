@@ -22,27 +22,28 @@ from src.config.type_check import UNKNOWN, join, type_mismatch
 from src.errors import UserError
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")  # Hydra's own
-KINDS = read_hints(RootOptions)
-COLLECTIONS = [name for name, kind in KINDS.items() if kind is ObjectNodes]
-GROUPS = [name for name, kind in KINDS.items() if kind is ObjectNode or kind is ObjectNodes]
-TASK = ("config", "directory")  # arguments of every task
+ROOT_TYPES = read_hints(RootOptions)
+COLLECTIONS = [name for name, kind in ROOT_TYPES.items() if kind is ObjectNodes]
+OBJECT_GROUPS = [name for name, kind in ROOT_TYPES.items() if kind is ObjectNode or kind is ObjectNodes]
+TASK_ARGUMENTS = ("config", "directory")  # arguments of every task
 
 
 def validate(config: DictConfig) -> None:
     """Check names, types, bounds and choices of all options.
 
     Raises:
-        UserError: an option is unknown, missing or does not fit; the sentence names the first one and the nearest name.
+        UserError: an option is unknown, missing or does not fit; the message names the first offending option
+            and suggests the closest valid name.
     """
     dangling: list[str] = []
     content, text = _read(config, "", dangling), OmegaConf.to_yaml(config)
     for group in COLLECTIONS:
         _check_collection(group, {name: node for name, node in (content.get(group) or {}).items() if node})
-    values = {name: value for name, value in content.items() if name not in GROUPS}
-    _check_nested_names(values, KINDS, text)
+    values = {name: value for name, value in content.items() if name not in OBJECT_GROUPS}
+    _check_nested_names(values, ROOT_TYPES, text)
     _check_values(values, RootOptions)
     _check_task(content, text)
-    for group in GROUPS:
+    for group in OBJECT_GROUPS:
         _check_objects(group, content.get(group))
     if dangling:
         raise UserError(dangling[0])
@@ -57,7 +58,7 @@ def _check_task(content: dict[str, Any], text: str) -> None:
     kinds = options_of(task) if callable(task) else {}
     nodes = {name: kind for name, kind in kinds.items() if name != ROOT}
     root = read_hints(kinds[ROOT]) if ROOT in kinds else {}
-    _check_names("", content, [*KINDS, *nodes, *root], text)
+    _check_names("", content, [*ROOT_TYPES, *nodes, *root], text)
     _check_nested_names(content, nodes | root, text)
     for name, kind in kinds.items():
         if name == ROOT:
@@ -82,15 +83,15 @@ def _check_names(path: str, node: Mapping[str, Any], names: list[str], text: str
     for name in node:
         if name not in names and f"${{{join(path, name)}" not in text:
             whole = f"The configuration has no option {name}, and nothing in it refers to one"
-            sentence = f"{path} has no option {name}" if path else whole
-            raise UserError(sentence + end_with_suggestion(name, names))
+            message = f"{path} has no option {name}" if path else whole
+            raise UserError(message + end_with_suggestion(name, names))
 
 
 def _check_collection(group: str, nodes: dict[str, Any]) -> None:
     for name, node in nodes.items():
         if node is not UNKNOWN and not _is_object(node):
             end = end_with_suggestion(name, [other for other in nodes if other != name])
-            raise UserError(f"{group}.{name} describes no object, since it has no _target_{end}")
+            raise UserError(f"{group}.{name} has no _target_, so nothing can be instantiated from it{end}")
 
 
 def _check_objects(path: str, node: Any) -> None:
@@ -112,7 +113,7 @@ def _check_object(path: str, node: Mapping[str, Any]) -> None:
         if name in RESERVED:
             continue
         if name in provided:
-            raise UserError(f"{path}.{name} is provided to {target} by the run: leave it out.")
+            raise UserError(f"{path}.{name} ({target}) is set automatically; remove it.")
         mistyped = closest(name, signature.kinds, 0.8) if signature.further else True
         if name.startswith("_") or (name not in signature.kinds and mistyped):
             names = RESERVED if name.startswith("_") else signature.kinds.keys() - provided
@@ -131,7 +132,7 @@ def _provided(path: str, node: Mapping[str, Any], signature: Signature) -> set[s
     """Return the arguments of an object that code provides."""
     names = {*signature.provided}
     if path == "task":
-        names |= {*TASK, *options_of(import_object(node["_target_"]))}
+        names |= {*TASK_ARGUMENTS, *options_of(import_object(node["_target_"]))}
     if node.get("_partial_") is True and signature.first and not node.get("_args_"):
         names.add(signature.first)
     return names
@@ -147,7 +148,7 @@ def _signature_at(path: str, target: Any) -> Signature:
 def _read(node: Any, path: str, dangling: list[str]) -> Any:
     """Return a node as plain dictionaries and lists.
 
-    Values that cannot be resolved yet are UNKNOWN. A sentence about each that never can is added to ``dangling``.
+    Values that cannot be resolved yet are UNKNOWN. A message about each that never can is added to ``dangling``.
     """
     if not isinstance(node, DictConfig | ListConfig):
         return node
@@ -161,7 +162,8 @@ def _read(node: Any, path: str, dangling: list[str]) -> Any:
         except InterpolationKeyError as error:
             reason = str(error).splitlines()[0]
             dangling.append(
-                f"{join(path, key)} cannot be resolved ({reason}): correct its name, or add the option that it names."
+                f"{join(path, key)} refers to an option that does not exist ({reason}): fix the ${{...}} reference, or "
+                "add that option."
             )
             values[key] = UNKNOWN
         except (OmegaConfBaseException, UserError):  # the task reports it, if it needs the value

@@ -1,6 +1,7 @@
 """Whole clips to evaluate on, streamed frame by frame.
 
-Noise is a function of (seed, clip, frame). A damaged clip has no substitute: a mean over fewer clips is another score.
+Noise is a function of (seed, clip, frame). A damaged clip raises an error instead of being skipped, since a mean over
+fewer clips would not be comparable.
 
 Shapes: C channels, H and W target pixels, h and w input pixels.
 """
@@ -31,11 +32,11 @@ class EvaluationClip:
     """Inputs and targets of a whole clip, streamed in constant memory.
 
     Args:
-        clip: the source.
+        clip: source clip.
         geometry: geometry of the network.
-        degradation: turns source frames into network inputs.
-        seed: seeds the noise, a function of (seed, clip name, frame).
-        max_frames: limit of input frames.
+        degradation: degradation that produces the inputs.
+        seed: random seed of the noise, a function of (seed, clip name, frame).
+        max_frames: maximum number of input frames; None: all.
         index: number of the clip in the data set, the key of its scores.
     """
 
@@ -68,26 +69,27 @@ class EvaluationClip:
     @cached_property
     def frames(self) -> int:
         """Number of input frames."""
-        frames = self.timeline.count_inputs(self._source[0])
-        if frames < 1:
+        count = self.timeline.count_inputs(self._source[0])
+        if count < 1:
             raise UserError(
-                f"Clip {self.name} ({self.clip.path}) has {self._source[0]} frames from frame {self.clip.start} on, "
-                f"fewer than the {self.timeline.exposure} of one input: hold back more of the clip, or lower "
-                "degradation.exposure"
+                f"Clip {self.name} ({self.clip.path}) has only {self._source[0]} usable frames from frame "
+                f"{self.clip.start} on, but one input frame averages {self.timeline.exposure}: assign more frames of "
+                "this clip to evaluation (options of data.layout), or lower degradation.exposure."
             )
-        return frames if self.max_frames is None else min(frames, self.max_frames)
+        return count if self.max_frames is None else min(count, self.max_frames)
 
-    def _target_frames(self, geometry: Geometry | None) -> dict[Fraction, range]:
+    def _target_source_ranges(self, geometry: Geometry | None) -> dict[Fraction, range]:
         """Return the source frames averaged for each target, by its time."""
         geometry = geometry or self.geometry
         timeline = replace(self.degradation, every=self.timeline.every).timeline(geometry)
         moments = (time % geometry.stride for time in geometry.times)
         exposures = dict(zip(moments, geometry.exposures or (), strict=False))
-        frames_at = {
+        range_at = {
             time: timeline.target_frames(time, exposures[time % geometry.stride] if exposures else None)
             for time in geometry.output_times(self.frames)
         }
-        return {time: frames for time, frames in frames_at.items() if frames[0] >= 0 and frames[-1] < self._source[0]}
+        count = self._source[0]
+        return {time: numbers for time, numbers in range_at.items() if numbers[0] >= 0 and numbers[-1] < count}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -120,7 +122,7 @@ class EvaluationClip:
     def _expose(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
         """Yield one uint8 (H, W, C) per range of source frames, ascending. Keeps the frames of one range in memory."""
         numbers = sorted(set(chain(*ranges)))
-        frames = zip(numbers, self._frames(path, numbers), strict=True)
+        frames = zip(numbers, self._read_source_frames(path, numbers), strict=True)
         held: dict[int, Tensor] = {}
         for exposure in ranges:
             held = {number: frame for number, frame in held.items() if number >= exposure[0]}
@@ -136,12 +138,12 @@ class EvaluationClip:
             geometry: geometry of other outputs from the same inputs, e.g. ``geometry.again(2)`` for a network applied
                 to its own output; by default the network's.
         """
-        scale, frames_at = self.degradation.scale, self._target_frames(geometry)
-        frames = self._expose(self.clip.path, [*frames_at.values()], self.degradation)
-        for time, frame in zip(frames_at, frames, strict=True):
+        scale, range_at = self.degradation.scale, self._target_source_ranges(geometry)
+        frames = self._expose(self.clip.path, [*range_at.values()], self.degradation)
+        for time, frame in zip(range_at, frames, strict=True):
             yield time, to_clip(crop_to_multiple(frame[None], scale))[0]
 
-    def _frames(self, path: Path, numbers: Sequence[int]) -> Iterator[Tensor]:
+    def _read_source_frames(self, path: Path, numbers: Sequence[int]) -> Iterator[Tensor]:
         """Yield source frames by ascending numbers: uint8 (H, W, C). Reads the file once, from front to back."""
         remaining = iter(self.clip.start + number * self.clip.step for number in numbers)
         wanted = next(remaining, None)

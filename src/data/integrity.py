@@ -159,7 +159,7 @@ def _decode_all(path: Path, index: VideoIndex, reset: Callable[[], None]) -> tup
 
 
 def _detect_cut(container: Any, stream: Any, index: VideoIndex, size: int) -> str:
-    """Compare the length in the container's header with its content. Return the end of a sentence, or nothing."""
+    """Compare the length in the container's header with its content. Return the end of a message, or nothing."""
     kind = container.format.name
     if kind.startswith("mov,"):
         table = list(stream.index_entries)

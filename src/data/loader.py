@@ -29,21 +29,22 @@ STUCK = (
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):
-    """Keys (epoch, index, patch) of one rank, in an order that is a function of (seed, epoch).
+    """Keys of one rank, in an order that is a function of (seed, epoch).
 
-    The keys of a step do not depend on the number of ranks. An incomplete last step is dropped; its indices differ from
-    epoch to epoch. If a step needs more indices than there are, they repeat; an index beyond ``size`` refers to
-    the same segment with fresh random draws.
+    A key (epoch, index, patch) identifies one sample: ``index`` selects a source segment, and ``patch`` counts the
+    crops of it. The keys of a step do not depend on the number of ranks. An incomplete last step is dropped; its
+    indices differ from epoch to epoch. If a step needs more indices than there are, they repeat; an index of ``size``
+    or more is the same segment with other random draws.
 
     Args:
-        size: number of indices.
-        seed: seeds the order.
+        size: number of source segments.
+        seed: random seed for the shuffle.
         rank, world: rank and number of ranks.
-        batch: keys per batch of a rank.
-        step: keys per step of all ranks, a multiple of ``batch * world``, the default.
-        patches: patches per index.
-        mix: consecutive indices with patches shuffled together, over all ranks; otherwise the patches of an index are
-            consecutive.
+        batch: number of keys per batch of a rank.
+        step: number of keys per step of all ranks, a multiple of ``batch * world``, the default.
+        patches: number of patches per index.
+        mix: number of consecutive indices whose patches are shuffled together, over all ranks; 1 keeps an index's
+            patches adjacent.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         mix: int = 1,
     ) -> None:
         self.multiple = math.lcm(step or batch * world, patches) // patches  # indices per whole number of steps
-        self.size = size * -(-self.multiple // size)
+        self.padded_size = size * -(-self.multiple // size)  # at least one step
         self.seed, self.rank, self.world, self.batch = seed, rank, world, batch
         self.patches, self.mix = patches, mix
         self.epoch, self.skip = 0, 0
 
     @property
     def _indices(self) -> int:
-        return self.size // self.multiple * self.multiple
+        return self.padded_size // self.multiple * self.multiple
 
     def __len__(self) -> int:
         return self._indices * self.patches // self.world
@@ -77,7 +78,7 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = torch.randperm(self.size, generator=generator).tolist()[: self._indices]
+        order = torch.randperm(self.padded_size, generator=generator).tolist()[: self._indices]
         keys = []
         for first in range(0, len(order), self.mix):
             group = [(index, patch) for index in order[first : first + self.mix] for patch in range(self.patches)]
@@ -95,10 +96,11 @@ class Loader(DataLoader[Sample]):
     Lightning stores ``state_dict()`` in its checkpoints and loads it before the first batch.
 
     Args:
-        damaged: counts the damaged clips reported by samples; ``None`` allows none.
-        on_damage: called when their number grows.
+        damaged: record of the damaged clips reported by samples; ``None`` allows none.
+        on_damage: function called when their number grows.
         time_limit: seconds without a batch after which the workers are killed.
-        arguments, options: arguments of torch's loader; workers are persistent.
+        arguments, options: arguments of torch's loader; with workers, pass ``persistent_workers=True``, otherwise the
+            time limit has no workers to kill.
 
     Attributes:
         waited: total time spent waiting for batches, in seconds.

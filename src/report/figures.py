@@ -66,16 +66,16 @@ def plot_frame_scores(runs_by_point: Mapping[str, Sequence[Run]], clips: int) ->
 
 
 def plot_costs(runs: Sequence[Run]) -> list[Chart]:
-    """Plot PSNR against parameters and against seconds a frame, for each set of runs with comparable scores."""
+    """Plot PSNR against parameters and against seconds per frame, for each set of runs with comparable scores."""
     seconds = _collect_seconds(runs)
     comparable: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         if run.results.get("summary", {}).get("psnr") is not None:
-            comparable.setdefault(run.conditions, {}).setdefault(run.network, []).append(run)
+            comparable.setdefault(run.conditions, {}).setdefault(run.network_key, []).append(run)
     charts: list[Chart | None] = []
     for networks in comparable.values():
         first = next(iter(networks.values()))[0]
-        sizes = sorted({seeds[0].size.partition(":")[0] for seeds in networks.values()})
+        sizes = sorted({seeds[0].size.partition(" ")[0] for seeds in networks.values()})
         title = f"{' and '.join(sizes)}: {first.data}; {first.degradation}"
         labels = dict(zip(networks, label_networks(list(networks)), strict=True))
         scores = {
@@ -86,7 +86,7 @@ def plot_costs(runs: Sequence[Run]) -> list[Chart]:
         conditions = dict.fromkeys(condition for key in networks for condition in seconds.get(key, {}))
         costs = [("parameters", sizes_by_key)] + [
             (
-                f"seconds a frame, {condition}",
+                f"seconds per frame, {condition}",
                 {key: seconds[key][condition] for key in networks if condition in seconds.get(key, {})},
             )
             for condition in conditions
@@ -98,11 +98,11 @@ def plot_costs(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _collect_seconds(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
-    """Collect seconds a frame from the runs of ``task=bench``, by network and by input size and device."""
+    """Collect seconds per frame from the runs of ``task=bench``, by network and by input size and device."""
     seconds: dict[str, dict[str, float]] = {}
     for run in runs:
-        for entry, figures in run.results.get("models", {}).items():
-            if "seconds_per_frame" not in figures or not {"input", "device"} <= run.results.keys():
+        for entry, values in run.results.get("models", {}).items():
+            if "seconds_per_frame" not in values or not {"input", "device"} <= run.results.keys():
                 continue
             model, *changes = entry.split() or [""]
             if not all(MODEL_CHANGE.fullmatch(change) for change in (f"model={model}", *changes)):
@@ -114,7 +114,7 @@ def _collect_seconds(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
                 continue
             height, width = run.results["input"]
             condition = f"{width}x{height} input on {run.results['device']}"
-            seconds.setdefault(key, {})[condition] = figures["seconds_per_frame"]
+            seconds.setdefault(key, {})[condition] = values["seconds_per_frame"]
     return seconds
 
 

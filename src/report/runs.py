@@ -21,7 +21,7 @@ from src.config.type_check import type_mismatch
 from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
 from src.nn.flops import count
-from src.sweeps.aggregate import COUNTED, Point
+from src.sweeps.aggregate import FLOPS_INPUT_SIZE, Point
 from src.sweeps.run_files import Configuration, Results, read_configuration
 
 
@@ -67,15 +67,15 @@ class Run(Point):
         return self.config if fault else config
 
     @cached_property
-    def network(self) -> str:
-        """The :func:`network_key` of its weights."""
+    def network_key(self) -> str:
+        """JSON key of the network that produced the weights."""
         return network_key(self.training_config)
 
     @cached_property
     def parameters(self) -> int | None:
         """Number of parameters; None if the network cannot be built."""
         try:
-            return _count_parameters(self.network)
+            return _count_parameters(self.network_key)
         except CheckpointError as error:  # from an older version, or its weights are gone
             self.notes.append(f"parameters: {error}")
             return None
@@ -91,7 +91,7 @@ class Run(Point):
         size = self.training_config.get("size") or full
         if (size.width, size.depth) == (full.width, full.depth):
             return "full"
-        return f"mini: {size.width:g} of the width, {size.depth:g} of the depth"
+        return f"mini (width x{size.width:g}, depth x{size.depth:g})"
 
     @cached_property
     def data(self) -> str:
@@ -118,10 +118,10 @@ class Run(Point):
             f"{protocol['name']}: {str(protocol['channel']).upper()}" + (f" ({matrix})" if matrix else ""),
             f"crop {protocol['crop']}",
             f"frames: {frames}",
-            f"{protocol.get('clip_length')} output frames a pass",
+            f"{protocol.get('clip_length')} output frames per pass",
             f"edges {protocol['edges']}" if protocol.get("edges") else "",
             f"ensemble of {protocol['ensemble']}" if protocol["ensemble"] != 1 else "",
-            f"{protocol['factor']} frames of one" if protocol.get("factor") else "",
+            f"x{protocol['factor']} frame rate" if protocol.get("factor") else "",
             self.degradation,
             f"{protocol.get('clips_counted')} clips, {protocol.get('frames_counted')} frames",
             f"data {protocol.get('data')}",
@@ -221,7 +221,7 @@ def _count_parameters(key: str) -> int:  # cached: seeds and evaluations share a
 
 @cache
 def _count(key: str) -> dict[str, int]:
-    return count(_build(key), *COUNTED)
+    return count(_build(key), *FLOPS_INPUT_SIZE)
 
 
 def _build(key: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.report.study_results import StudyResult
-from src.sweeps.aggregate import order, rank_correlation
+from src.sweeps.aggregate import describe_ranking, rank_correlation
 from src.sweeps.published import Table
 
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -46,14 +46,14 @@ class ComparisonTable:
 
     Args:
         words: headings of the columns of words.
-        figures: headings of the columns of values.
+        metrics: headings of the columns of values.
         groups: lines by method.
         agreement: agreement of our order with the paper's, for each column of values; empty if there is none.
-        remark: the same in a sentence, for the column that the study compares.
+        remark: both rankings in words, for the column that the study compares.
     """
 
     words: list[str]
-    figures: list[str]
+    metrics: list[str]
     groups: list[TableGroup]
     agreement: list[str]
     remark: str = ""
@@ -137,7 +137,7 @@ def _compare_orders(
 
 
 def _remark(table: Table, result: StudyResult | None) -> str:
-    """Compare our order with the paper's in a sentence, for the column that the study compares."""
+    """Describe our ranking beside the paper's, for the column that the study compares."""
     if not result or result.study.compare not in result.study.columns or result.study.compare not in table.columns:
         return ""
     compare = result.study.compare
@@ -146,7 +146,7 @@ def _remark(table: Table, result: StudyResult | None) -> str:
         for index, point in result.point_by_row.items()
         if isinstance(value := table.rows[index][compare], int | float)
     ]
-    return order(rows, compare) if rows else ""
+    return describe_ranking(rows, compare) if rows else ""
 
 
 def format_cell(value: Any, decimals: int | None, *, sign: bool = False) -> str:

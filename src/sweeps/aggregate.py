@@ -1,4 +1,4 @@
-"""Aggregate the points of a sweep into the rows of a table, beside the paper's figures; as Markdown and as plots."""
+"""Aggregate the points of a sweep into the rows of a table, beside the paper's values; as Markdown and as plots."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from src.protocols import COLUMNS
 from src.sweeps.run_files import read_configuration
 
 Row = dict[str, Any]
-FIGURES = {name for names in COLUMNS.values() for name in names}  # of scores
-COUNTED = (180, 320)  # input pixels, height and width, for which operations are counted
+METRICS = {name for names in COLUMNS.values() for name in names}
+FLOPS_INPUT_SIZE = (180, 320)  # height and width of the input for which operations are counted
 
 
 class Point:
@@ -50,7 +50,7 @@ class Point:
     @cached_property
     def counted(self) -> dict[str, int]:
         """Parameters and operations of its network at 320x180."""
-        return count(self._network(), *COUNTED)
+        return count(self._network(), *FLOPS_INPUT_SIZE)
 
     def _network(self) -> Any:
         description = OmegaConf.to_container(self.config.model.network)
@@ -66,8 +66,8 @@ class Point:
         kind, _, rest = source.partition("/")
         if kind == "metrics":
             with (self.directory / "metrics.csv").open(newline="") as stream:
-                figures = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
-            return statistics.median(figures) if figures else None
+                values = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
+            return statistics.median(values) if values else None
         if kind == "count":
             counted = self.counted
             return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
@@ -79,7 +79,7 @@ class Point:
             return attribute
         node = self.results
         for part in rest.split("/"):
-            if part not in node and (part in FIGURES or rest.startswith(("levels/", "clips/", "subsets/"))):
+            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/"))):
                 return None  # not measured by this protocol, or a clip of another data set
             node = next(iter(node.values())) if part == "*" else node[part]
         return node
@@ -96,10 +96,18 @@ def tabulate(
     across: Sequence[str] = (),
     hide: Sequence[str] = (),
 ) -> list[Row]:
-    """Build one row for all seeds of a point: its name (``point``), the paper's figures (``paper: ...``), and ours.
+    """Build one row for all seeds of a point: its name (``point``), the paper's values (``paper: ...``), and ours.
 
-    A score of several seeds is their mean; ``<title> deviation`` is their standard deviation. A point is named by its
+    Scores are averaged over seeds; column ``<title> deviation`` holds the standard deviation. A point is named by its
     values of ``varied`` and of other options that differ between points.
+
+    Args:
+        members: finished runs of the sweep.
+        columns: source of each column (see :class:`src.sweeps.callback.Study`), by title.
+        published: the paper's row of each point, by name; None: no columns of the paper.
+        varied: options that belong to a point's name even if they are equal for all points.
+        across: options that make columns instead of rows, and do not belong to the name.
+        hide: names of points without a row.
     """
     rows: list[Row] = []
     for name, seeds_of_row in group_by_row(members, published, varied, across).items():
@@ -138,7 +146,7 @@ def group_by_row(
     names: dict[Any, Any] = {}
     for point in members:
         values = " ".join(str(point.overrides.get(key)) for key in named)
-        name = number(values or members[0].overrides.get("experiment", ""))
+        name = parse_number(values or members[0].overrides.get("experiment", ""))
         paper = (published or {}).get(name)
         groups.setdefault(names.setdefault(name if paper is None else id(paper), name), []).append(point)
     return groups
@@ -151,8 +159,8 @@ def _select(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
     return [m for m in fitting if m.overrides | {"seed": ""} == fitting[0].overrides | {"seed": ""}]
 
 
-def order(rows: Sequence[Row], compare: str) -> str:
-    """Compare the order of ``compare`` with the paper's in a sentence; empty if the paper has no such column."""
+def describe_ranking(rows: Sequence[Row], compare: str) -> str:
+    """Describe our ranking by ``compare`` beside the paper's in one line; empty if the paper has no such column."""
     rows = [row for row in rows if None not in (row.get(f"paper: {compare}"), row[compare])]
     if len(rows) < 2:
         return ""
@@ -187,14 +195,14 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     return float(np.corrcoef(ranks)[0, 1])
 
 
-def markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
+def format_markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
     """Format the table as Markdown, with the overrides, the comparison of order and the paper's finding."""
     names = list(rows[0])
     heads = [escape_markdown(name) for name in names]
     options = escape_markdown(" ".join(overrides))
     lines = [f"**{escape_markdown(title)}** ({options})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(escape_markdown(cell(row.get(name))) for name in names)} |" for row in rows]
-    for remark in (order(rows, compare), f"Paper: {finding}." if finding else ""):
+    lines += [f"| {' | '.join(escape_markdown(format_cell(row.get(name))) for name in names)} |" for row in rows]
+    for remark in (describe_ranking(rows, compare), f"Paper: {finding}." if finding else ""):
         lines += ["", escape_markdown(remark)] if remark else []
     return "\n".join(lines) + "\n"
 
@@ -203,7 +211,7 @@ def escape_markdown(text: Any) -> str:
     """Escape text for Markdown, including cells of a table."""
     escaped = " ".join(str(text).split()).replace("&", "&amp;")
     escaped = re.sub(r"(?<! )>", "&gt;", re.sub(r"<(?! )", "&lt;", escaped))  # < and > between spaces compare
-    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", escaped)  # an underscore within a word is one
+    return re.sub(r"[\\`*|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", escaped)  # underscores inside a word need no escape
 
 
 def _in_plain_text(drawing: Callable[..., None]) -> Callable[..., None]:
@@ -249,7 +257,7 @@ def draw(rows: Sequence[Row], title: str, compare: str, file: Path, overrides: S
 
 @_in_plain_text
 def draw_frames(
-    members: Sequence[Point], figure: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
+    members: Sequence[Point], metric: str, title: str, file: Path, overrides: Sequence[str] = (), most: int = 8
 ) -> None:
     """Plot a score of every frame over time, a line for each point, for the first ``most`` clips (VTSR, Figure 4.4)."""
     from matplotlib.figure import Figure  # only here: training does not need it
@@ -260,11 +268,11 @@ def draw_frames(
     for axes, clip in zip(grid[:, 0], clips, strict=True):
         for point in members:
             frames = point.results["clips"][clip]["frames"]
-            values = [math.nan if frame[figure] is None else frame[figure] for frame in frames]
+            values = [math.nan if frame[metric] is None else frame[metric] for frame in frames]
             label = point.overrides.get("experiment", point.directory.name)
             axes.plot([frame["time"] for frame in frames], values, label=label, linewidth=1)
         axes.set_title(clip, fontsize=9)
-        axes.set_ylabel(figure)
+        axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
     grid[0, 0].legend(fontsize=8)
     grid[-1, 0].set_xlabel("time in input frames")
@@ -277,7 +285,7 @@ def _format_heading(title: str, overrides: Sequence[str]) -> str:
     return "\n".join([title, *textwrap.wrap(" ".join(overrides), 90)])
 
 
-def number(text: str) -> Any:
+def parse_number(text: str) -> Any:
     """Parse a value as a number if it is one."""
     for kind in (int, float):
         try:
@@ -287,7 +295,7 @@ def number(text: str) -> Any:
     return text
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """Format a value for a cell of a table."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]

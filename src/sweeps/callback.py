@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from src.config.run_directory import NO_EFFECT, is_finished
 from src.errors import UserError
 from src.sweeps import points
-from src.sweeps.aggregate import Point, cell, draw, draw_frames, escape_markdown, markdown, tabulate
+from src.sweeps.aggregate import Point, draw, draw_frames, escape_markdown, format_cell, format_markdown, tabulate
 from src.sweeps.published import rows_by_point
 
 
@@ -147,7 +147,7 @@ class Study(Callback):
                     options[key].append(value)
         overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
         whole = len(done) == len(entries) and sum(map(self._is_of_this_sweep, done)) == self.count
-        text = markdown(rows, self.title, self.compare, overrides, self.finding)
+        text = format_markdown(rows, self.title, self.compare, overrides, self.finding)
         if not whole:
             text = f"{self._describe_missing(entries)}\n\n{text}"
         table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}
@@ -164,7 +164,7 @@ class Study(Callback):
         return all(value in self.options.get(key, ()) for key, value in pairs if key not in NO_EFFECT)
 
     def _describe_missing(self, entries: Sequence[points.PointStatus]) -> str:
-        """Count the missing points in a sentence, with a line for each failure."""
+        """Count the finished and failed points, with a line for each failure."""
         done, failed = ([e for e in entries if e.status == status] for status in ("finished", "failed"))
         text = (
             f"**Incomplete**: {len(done)} of {max(self.count, len(entries))} points are finished, {len(failed)} failed."
@@ -185,7 +185,7 @@ class Study(Callback):
         if not source.startswith("results/") or not (point.directory / "results.json").exists():
             return ""
         with suppress(KeyError):
-            return f": {self.compare} {cell(point.value(source))}"
+            return f": {self.compare} {format_cell(point.value(source))}"
         return ""
 
 

@@ -109,7 +109,7 @@ class Processes(Launcher):
                 terminate([point.process for point in running])
                 for point in running:
                     if status := points.read_status(folder, point.config):
-                        status.message = "Interrupted; the same command resumes."
+                        status.message = "Interrupted. Run the same command again to continue."
                         status.write(folder)
                 raise
         return [JobReturn(config.hydra.overrides.task, status=JobStatus.COMPLETED) for config in configs]
@@ -213,7 +213,7 @@ def start_process(config: DictConfig, place: int, environment: dict[str, str]) -
 
 
 def describe_failure(point: Running, code: int) -> str | None:
-    """Describe the failure of an ended process in a sentence; None if it succeeded."""
+    """Describe the failure of an ended process; None if it succeeded."""
     if code == 0:
         return None
     _send(point.process, signal.SIGKILL)  # ranks and data workers that outlive their parent

@@ -37,7 +37,7 @@ class PointStatus:
         log: output file, relative to ``paths.runs``; None if the launcher keeps none.
         status: ``running`` (includes points that were interrupted), ``finished`` or ``failed``.
         seconds: duration; None if unknown.
-        message: the last sentence of a failure.
+        message: the error message of a failure.
     """
 
     overrides: list[str]

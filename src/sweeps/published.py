@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config.composition import CONF
-from src.sweeps.aggregate import Row, number
+from src.sweeps.aggregate import Row, parse_number
 from src.training.wandb import SweepSpec
 
 PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
@@ -138,7 +138,7 @@ class Sweepable:
     def published(self) -> dict[Any, Row]:
         """The paper's row of each point; points may share one."""
         by_index: dict[int, Row] = {}
-        return {number(point): by_index.setdefault(index, {"row": index}) for point, index in self.rows.items()}
+        return {parse_number(point): by_index.setdefault(index, {"row": index}) for point, index in self.rows.items()}
 
     @property
     def compare(self) -> str:
@@ -174,7 +174,7 @@ def rows_by_point(
     content: Any = OmegaConf.to_container(OmegaConf.load(CONF.parent / file))
     whole = _table(Path(file).parent.name, "", table, content["tables"][table])
     indices = _index_rows(whole, {"key": key, "rows": rows})
-    return {number(point): whole.rows[index] for point, index in indices.items()}, whole.finding
+    return {parse_number(point): whole.rows[index] for point, index in indices.items()}, whole.finding
 
 
 def studies(table: Table, conf: Path = CONF) -> list[Sweepable]:
@@ -199,9 +199,9 @@ def list_sweeps(conf: Path = CONF) -> list[SweepSpec]:
             override = parser.parse_override(f"{key}={values}")
             swept = override.is_sweep_override()
             options[key] = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
-        figure = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
+        metric = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
         sweeps.append(
-            SweepSpec(study["name"], study["title"], options, f"test/{figure if figure.isidentifier() else 'psnr'}")
+            SweepSpec(study["name"], study["title"], options, f"test/{metric if metric.isidentifier() else 'psnr'}")
         )
     return sweeps
 

@@ -30,15 +30,18 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     (``bench.models=null``), the configuration's own ``model`` is measured. Parameters that only training uses (a guide)
     count, too.
 
-    ``flops`` are two per multiply-add, for one window; deformable convolutions count as their multiplications.
-    ``seconds_per_frame`` is the time of streaming per output frame, ``seconds_per_step`` that of a training step on
-    ``bench.batch`` crops of ``bench.crop`` input pixels: medians of ``bench.repeats`` calls after two warm-up calls, of
-    up to 20 for short ones. Beside each stands its ``floor_...``: the time of its multiply-adds at the speed of a plain
-    channels-last 3x3 convolution of 64 channels, measured in turn. ``peak_memory`` is in bytes, of restoring: that of
-    the device, on the CPU that of the tensors alive at a time.
+    - ``flops``: two per multiply-add, for one window; deformable convolutions count as their multiplications.
+    - ``seconds_per_frame``: time of streaming per output frame; ``frames_per_second`` is its inverse.
+    - ``seconds_per_step``: time of a training step on ``bench.batch`` crops of ``bench.crop`` input pixels.
+    - ``floor_per_frame``, ``floor_per_step``: time of the same multiply-adds at the speed of a plain channels-last 3x3
+      convolution of 64 channels, measured in turn.
+    - ``samples_per_second``: rate of the training steps.
+    - ``loader_samples_per_second`` (``bench.loader=true``): rate of reading the same samples from the entry's ``data``,
+      with the number of workers of its training. A rate below twice that of the steps prints a warning.
+    - ``peak_memory``: peak memory of restoring, in bytes: of the device; on the CPU, of the tensors alive at the same
+      time.
 
-    With ``bench.loader=true`` the same samples are read from the entry's ``data``, with the number of workers of its
-    training: ``loader_samples_per_second``. A warning follows where that is less than twice the rate of the steps.
+    Times are medians of ``bench.repeats`` calls after two warm-up calls, of up to 20 calls for short ones.
 
     With ``bench.deformable=true`` modulated deformable convolutions are measured against plain ones of the same size,
     and against torchvision's on a CUDA device with torchvision.
@@ -50,12 +53,14 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
         outcome = _measure(config, bench)
         (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
         console = Console()
+        if not console.is_terminal:  # use a fixed width so tables do not wrap
+            console = Console(width=160)
         for table in build_tables(outcome):
-            (console if console.is_terminal else Console(width=160)).print(table)  # a log file is wide enough
+            console.print(table)
         for warning in warn_slow_loading(outcome["models"]):
             print(warning)
         plot(outcome, directory / "plot.svg")
-        print(f"Figures: {directory / 'results.json'}   Plot: {directory / 'plot.svg'}")
+        print(f"Results: {directory / 'results.json'}   Plot: {directory / 'plot.svg'}")
         return outcome
 
 
@@ -79,8 +84,8 @@ def _measure_entry(entry: str, config: DictConfig, bench: BenchOptions, device: 
     if entry != OWN_MODEL:
         changes = [change for change in changes if not change.startswith("bench.")]
         config = compose(f"model={model}", f"size={bench.size}", *changes)
-    figures: dict[str, Any] = count(instantiate(config.model.network), options.height, options.width)
+    metrics: dict[str, Any] = count(instantiate(config.model.network), options.height, options.width)
     if bench.time:
         with replace_operator(import_torchvision()) if options.operator == "torchvision" else nullcontext():
-            figures |= measure_model(config, options, device)
-    return figures
+            metrics |= measure_model(config, options, device)
+    return metrics

@@ -43,7 +43,7 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     """``task=prepare``: render the built-in data set, or find the clips of another one.
 
     ``pack=<folder>`` packs folders of frames into lossless videos. ``check=true`` reads every frame. ``measure=[0,2]``
-    measures the training samples a second for these numbers of workers, of the data set and of its packed copy.
+    measures the training samples per second for these numbers of workers, of the data set and of its packed copy.
 
     Raises:
         UserError: there are no clips, some cannot be packed or read, or the packed data set has other clips.
@@ -117,15 +117,15 @@ def _measure(config: DictConfig, options: PrepareOptions, workers: Sequence[int]
     output.write_text(json.dumps(outcome | counts | {"commit": read_commit()}, indent=2) + "\n")
     console = Console()
     (console if console.is_terminal else Console(width=100)).print(_build_table(rows, outcome["cores"]))
-    print(f"Figures: {output}")
+    print(f"Results: {output}")
 
 
 def _build_table(rows: Sequence[dict[str, Any]], cores: int | None) -> Table:
-    table = Table(title=f"Training samples a second, {cores} cores")
+    table = Table(title=f"Training samples per second, {cores} cores")
     for title in ("data", "cache", "workers", "samples/s", "ratio", "CPU s/sample"):
         table.add_column(title, justify="left" if title in ("data", "cache") else "right")
     for row in sorted(rows, key=lambda row: (row["workers"], row["cache"])):
         cpu = f"{row['cpu_seconds_per_sample']:.3f}" if "cpu_seconds_per_sample" in row else ""
-        figures = (f"{row['samples_per_second']:.2f}", f"{row['ratio']:.2f}", cpu)
-        table.add_row(row["data"], row["cache"], str(row["workers"]), *figures)
+        values = (f"{row['samples_per_second']:.2f}", f"{row['ratio']:.2f}", cpu)
+        table.add_row(row["data"], row["cache"], str(row["workers"]), *values)
     return table

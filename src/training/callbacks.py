@@ -88,7 +88,7 @@ class WeightEMA(EMAWeightAveraging):
 
     Args:
         decay: share of the average that a step keeps.
-        options: of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
+        options: options of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
     """
 
     def __init__(self, *, decay: float, **options: Any) -> None:
@@ -145,8 +145,9 @@ class SampleFrames(Callback):
     Test frames are saved as ``<clip>_test.png``. Networks that expose their motion get a picture of it, too,
     ``<clip>_offsets_step<n>.png``.
 
-    List it before the weight averaging, which swaps the averaged weights out again at this hook. Pictures go to
-    ``samples/`` in the run's directory, and to W&B and TensorBoard if they are in use.
+    In the callback list, place it before ``WeightEMA``, which restores the raw weights in ``on_validation_epoch_end``;
+    otherwise samples use non-averaged weights. Pictures go to ``samples/`` in the run's directory, and to W&B and
+    TensorBoard if they are in use.
 
     Args:
         clips: number of clips.

@@ -1,8 +1,9 @@
 """Bit-exact resuming: training that is interrupted at any moment and in any way continues as if it had not been.
 
 A checkpoint is saved once a step is complete, including its validation. It is written under another name first, and the
-previous one is kept. Rows of ``metrics.csv`` reach the disk before the checkpoint that counts them; rows of later steps
-are dropped when training resumes from it.
+previous one is kept. Rows logged up to a checkpoint are flushed to ``metrics.csv`` before it is saved. The row that
+Lightning has not yet written for the current step is stored inside the checkpoint and appended on resume; rows of later
+steps are dropped.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, *, every_n_train_steps: Annotated[int, Ge(1)]) -> None:
         self.every = every_n_train_steps
-        self.row: dict[str, float] = {}  # of metrics.csv, written after the checkpoint that counts it
+        self.pending_row: dict[str, float] = {}  # row of metrics.csv that Lightning has not yet written
         self.handlers: dict[int, Any] = {}
         self.stop_signal = 0
 
@@ -78,7 +79,7 @@ class LastCheckpoint(Checkpoint):
             return
         stopping = self._should_stop(trainer)
         if stopping or self.step % self.every == 0 or self.step == trainer.max_steps:
-            self.row = _pending_row(trainer)
+            self.pending_row = _pending_row(trainer)
             self._save(trainer)
         if stopping and self.step != trainer.max_steps:
             raise TrainingStopped(self.stop_signal or signal.SIGTERM)  # another rank may have got the signal
@@ -90,7 +91,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self.row = {}
+        self.pending_row = {}
         self._save(trainer)
         if self._should_stop(trainer) and self.step != trainer.max_steps:
             raise TrainingStopped(self.stop_signal or signal.SIGTERM)
@@ -116,7 +117,7 @@ class LastCheckpoint(Checkpoint):
         trainer.strategy.barrier()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"row": self.row}
+        return {"row": self.pending_row}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
@@ -131,7 +132,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _validation_follows(trainer: Trainer) -> bool:
-    """Return whether validation runs before the next batch: resuming from a checkpoint before it would skip it."""
+    """Return True if validation runs next; if so, defer saving until after it: resuming would otherwise skip it."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
 

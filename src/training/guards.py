@@ -185,7 +185,7 @@ class OffsetGuard(Callback):
             return
         self.checking = False
         means = {layer: float(mean) for layer, (mean, _) in self.means.items()}
-        for logger in trainer.loggers:  # self.log() would repeat the figures in the rows of later steps
+        for logger in trainer.loggers:  # self.log() would repeat the values in the rows of later steps
             logger.log_metrics({f"offsets/{layer}": mean for layer, mean in means.items()}, self.checked)
         exploded = any(
             means[layer] > self.limit * side for layer, (_, side) in self.means.items()

@@ -116,8 +116,8 @@ class SweepSpec:
     """A study as a W&B sweep.
 
     Args:
-        name: of the study, and of the group of its runs.
-        title: of its table.
+        name: name of the study, and of the group of its runs.
+        title: title of its table.
         options: the values of each option.
         score: the metric that it compares, as runs log it.
     """

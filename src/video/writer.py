@@ -51,7 +51,7 @@ class _Codec(NamedTuple):
     max_crf: int = 51
     presets: tuple[str, ...] = ()
     preset: str = ""
-    threads: int = 0  # the result depends on their number; 0: it does not
+    threads: int = 0  # fixed encoder thread count, because output bytes depend on it; 0: encoder default
     options: Mapping[str, str] = MappingProxyType({})
     hdr: tuple[str, ...] = ()  # name of the encoder option, and of its fields for mastering display and light level
 
@@ -119,14 +119,14 @@ class VideoWriter:
             (default 20).
         audio_from: copy audio, subtitles, chapters and metadata of this file; its first visible frame is aligned with
             the first frame written.
-        metadata: tags of the container, ``{"title": ...}``; the attribute may be modified until the end.
+        metadata: tags of the container, ``{"title": ...}``; the attribute may be modified until the context exits.
         aspect: pixel aspect ratio, width over height.
         tick: resolution of ``time`` in :meth:`write`, in seconds (default: one frame).
         signal: colour description and bit depth of the frames.
         preset: encoder speed: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
         source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the colour
             matrix of untagged video from its size.
-        gop: maximum frames between key frames, coded without B-frames, for fast random access; None: the encoder's
+        gop: maximum key frame interval, for fast random access; setting it also disables B-frames. None: the encoder's
             default.
 
     Raises:

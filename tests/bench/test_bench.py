@@ -56,8 +56,8 @@ def test_slow_reading_is_reported():
         for name, (consumed, read) in rates.items()
     }
     close, short = warn_slow_loading(models | {"bicubic": {}})
-    assert close == "zsm: reading leaves little margin: 15 samples a second are read, 10 could be consumed."
-    assert short == "dsfn: reading limits training: 5 samples a second are read, 10 could be consumed."
+    assert close == "zsm: reading leaves little margin: 15 samples per second are read, 10 could be used."
+    assert short == "dsfn: reading limits training: 5 samples per second are read, 10 could be used."
 
 
 def test_compiled_work_is_timed_compiled_and_short_work_more_often(monkeypatch):

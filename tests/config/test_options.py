@@ -14,7 +14,7 @@ from src.config.composition import CONF, compose, explain
 from src.config.options import ROOT, build_options, options_of, override_options
 from src.config.root import RootOptions
 from src.config.signatures import signature_of
-from src.config.validation import GROUPS
+from src.config.validation import OBJECT_GROUPS
 from src.errors import UserError
 
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
@@ -45,10 +45,10 @@ def test_yaml_and_dataclasses_of_a_task_agree(task):
 
 def test_yaml_and_dataclasses_of_the_root_agree():
     config = compose("size=full")
-    names = [name for name in config if name not in GROUPS]
-    assert set(names) == {field.name for field in fields(RootOptions)} - set(GROUPS)
-    held = build_options(RootOptions, {**dict.fromkeys(GROUPS), **{name: config[name] for name in names}})
-    assert held == RootOptions(**dict.fromkeys(GROUPS))
+    names = [name for name in config if name not in OBJECT_GROUPS]
+    assert set(names) == {field.name for field in fields(RootOptions)} - set(OBJECT_GROUPS)
+    held = build_options(RootOptions, {**dict.fromkeys(OBJECT_GROUPS), **{name: config[name] for name in names}})
+    assert held == RootOptions(**dict.fromkeys(OBJECT_GROUPS))
 
 
 def test_literals_and_lists_become_those_of_the_annotations():

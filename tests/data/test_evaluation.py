@@ -65,7 +65,7 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
     assert torch.equal(torch.stack(list(clip.inputs())), BICUBIC(targets, np.random.default_rng())[::2])
     single = evaluation(root, clip=Clip("c", root / "clip", start=33))
     assert [time for time, _ in single.targets()] == [0]
-    with pytest.raises(UserError, match="has 0 frames from frame 40 on, fewer than the 1 of one input"):
+    with pytest.raises(UserError, match="has only 0 usable frames from frame 40 on, but one input frame averages 1:"):
         next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
 
 
@@ -126,8 +126,10 @@ def test_targets_are_read_once(fast: tuple[Path, np.ndarray], monkeypatch: pytes
         Clip("fast", fast[0], step=2), geometry=VTSR, degradation=Degradation(exposure=4), max_frames=3
     )
     assert clip.fps == Fraction(25, 2 * 4)
-    reading, read = clip._frames, []
-    monkeypatch.setattr(clip, "_frames", lambda path, sources: read.append(sources) or reading(path, sources))
+    reading, read = clip._read_source_frames, []
+    monkeypatch.setattr(
+        clip, "_read_source_frames", lambda path, sources: read.append(sources) or reading(path, sources)
+    )
     truth = to_levels(torch.stack([target for _, target in clip.targets()]))
     assert np.array_equal(truth, average(fast[1][::2][:12], 2))
     assert read == [list(range(12))]

@@ -75,10 +75,10 @@ def test_an_epoch_has_each_patch_at_most_once(drawn: tuple, epoch: int, data: st
     assert {e for e, _, _ in everything} == {epoch}
     indices = Counter(index for _, index, _ in everything)
     assert set(indices.values()) == {first.patches}  # all patches of each
-    assert set(indices) <= set(range(first.size))
-    assert first.size - len(indices) < first.multiple
+    assert set(indices) <= set(range(first.padded_size))
+    assert first.padded_size - len(indices) < first.multiple
     alone = EpochSampler(  # the same steps, on one rank
-        first.size,
+        first.padded_size,
         seed=first.seed,
         batch=batch * first.world,
         patches=first.patches,

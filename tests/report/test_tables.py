@@ -15,7 +15,7 @@ def test_our_values_follow_the_papers_with_difference_and_deviation(runs):
     table, result = load_block_design(runs)
     shown = compare_table(table, result)
     assert shown.words == ["design"]
-    column = shown.figures.index("psnr")
+    column = shown.metrics.index("psnr")
     lines = {group.names[0]: {line.kind: line.cells[column] for line in group.lines} for group in shown.groups}
     assert lines["IAI"] == {"paper": "28.70", "here": "25.50", "difference": "\N{MINUS SIGN}3.20"}
     assert lines["TSAS"]["here"] == "27.60 ± 0.14"  # of 27.5 and 27.7
@@ -40,7 +40,7 @@ def test_a_seed_tested_several_times_counts_once(runs):
 def test_printed_pairs_are_two_columns_with_the_papers_decimals():
     table = next(table for table in TABLES if table.key == "table3_reds4_sr_clean")
     shown = compare_table(table)
-    assert shown.figures[-2:] == ["average", "average SSIM"]
+    assert shown.metrics[-2:] == ["average", "average SSIM"]
     assert shown.groups[-1].lines[0].cells[-2:] == ["31.09", "0.8800"]
     assert StudyResult(studies(TABLES[0])[0], []).value("average SSIM", 0) == (None, None)
 

@@ -18,7 +18,7 @@ from src.config.composition import CONF, compose
 from src.config.overrides import FORMER_CHOICES, by_place, fold_point, translate
 from src.config.validation import validate
 from src.errors import UserError
-from src.sweeps.aggregate import Point, draw, draw_frames, markdown, order, tabulate
+from src.sweeps.aggregate import Point, describe_ranking, draw, draw_frames, format_markdown, tabulate
 from src.sweeps.callback import Study
 from src.sweeps.points import PointStatus
 from src.sweeps.sweeper import Points
@@ -56,8 +56,8 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
     assert (three["point"], three["psnr deviation"], three["seconds"], three["flops"]) == (3, 0.0, 1.5, 7)
     assert three["share"] == pytest.approx(0.04, abs=0.01)
     assert three["parameters"] > 1000
-    assert order([one, three], "psnr") == "psnr, paper: 1 < 3; here: 1 < 3."
-    table = markdown([one, three], "Table 1", "psnr", ["size=mini"])
+    assert describe_ranking([one, three], "psnr") == "psnr, paper: 1 < 3; here: 1 < 3."
+    table = format_markdown([one, three], "Table 1", "psnr", ["size=mini"])
     assert "**Table 1** (size=mini)" in table
     assert "| 1 | 1 | 28.450 | 20.500 |" in table
     draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg", ["size=mini"])
@@ -70,7 +70,7 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
 def test_tables_and_plots_escape_names(tmp_path, name):
     """In Markdown nothing of them is markup; in SVG they are text, and no formula."""
     rows = [{"point": name, "psnr": 1.0, "paper: psnr": 3.0}, {"point": "b", "psnr": 2.0, "paper: psnr": 2.0}]
-    table = markdown(rows, name, "psnr", [f"data.root={name}"], name)
+    table = format_markdown(rows, name, "psnr", [f"data.root={name}"], name)
     assert "<script" not in table
     assert not re.search(r"(?<!\\)\]\(", table)
     assert "\n# c" not in table
@@ -100,9 +100,9 @@ def test_a_reversed_order_is_reported(tmp_path):
         {"point": name, "psnr": ours, "paper: psnr": theirs}
         for name, ours, theirs in [("a", 3, 1), ("b", 2, 2), ("c", 1, 3)]
     ]
-    assert order(rows, "psnr") == "psnr, paper: a < b < c; here: c < b < a; rank correlation -1.00."
-    assert order(rows[:2], "psnr") == "psnr, paper: a < b; here: b < a."
-    assert order([{"point": 1, "psnr": 2.0}, {"point": 2, "psnr": 3.0}], "psnr") == ""
+    assert describe_ranking(rows, "psnr") == "psnr, paper: a < b < c; here: c < b < a; rank correlation -1.00."
+    assert describe_ranking(rows[:2], "psnr") == "psnr, paper: a < b; here: b < a."
+    assert describe_ranking([{"point": 1, "psnr": 2.0}, {"point": 2, "psnr": 3.0}], "psnr") == ""
 
 
 @pytest.mark.long
@@ -212,7 +212,7 @@ def test_an_evaluation_on_other_data_is_a_column(tmp_path):
     assert rows[0]["vid4 deviation"] == pytest.approx(2**0.5)
     assert (rows[1]["own"], rows[1]["vid4"], rows[1]["paper: own"]) == (28.0, None, None)
     assert rows[1]["share"] == pytest.approx(28 / 30)
-    assert "| b | - | 28.000 | - |" in markdown(rows, "", "own", [])
+    assert "| b | - | 28.000 | - |" in format_markdown(rows, "", "own", [])
     (single,) = tabulate(points[:2], columns, {"a": theirs}, across=("experiment", "test"))
     assert (single["point"], single["paper: own"], single["vid4"]) == ("a", 1.0, 24.0)
 

@@ -256,7 +256,7 @@ def test_an_interrupted_sweep_ends_its_points_and_resumes(clips, tmp_path, numbe
     assert sweeping.wait(60) == 130
     assert of(tmp_path) == []
     (entry,) = entries(tmp_path).values()
-    assert (entry.status, entry.message) == ("running", "Interrupted; the same command resumes.")
+    assert (entry.status, entry.message) == ("running", "Interrupted. Run the same command again to continue.")
     run(*command)
     for entry in entries(tmp_path).values():
         assert (entry.status, entry.message) == ("finished", "")

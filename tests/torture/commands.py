@@ -190,7 +190,7 @@ def repeat_with_signals(
             code = command.wait()
             if code not in (EXIT_CODES[name], -number, 0):  # 0: the command was about to end
                 row.complaints.append(f"exit code {code}: {command.read_output()[-1500:]}")
-            elif code > 0 and "Traceback" in command.read_output().partition("Interrupted:")[0]:
+            elif code > 0 and "Traceback" in command.read_output().partition("Interrupted.")[0]:
                 row.complaints.append(command.read_output()[-1500:])
             if survivors := list_survivors(children):
                 row.complaints.append(f"processes left behind: {survivors}")

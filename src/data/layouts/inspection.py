@@ -17,7 +17,7 @@ INSPECTED = 50  # clips to open and compare; all of them would take an hour
 
 
 def inspect(layout: Callable[..., Splits], root: Path | str, **options: Any) -> list[str]:
-    """Return one sentence for each defect of the data set at ``root``; an empty list if it is complete.
+    """Return one message for each defect of the data set at ``root``; an empty list if it is complete.
 
     Args:
         layout: a layout function, or a ``functools.partial`` of one.
