@@ -51,7 +51,7 @@ def stream(
         frames: the video's frames, (3, H, W) each, RGB in [0, 1]; read only as far as needed.
         options: automatic values are not resolved here (``tile=None`` means whole frames, ``clip_length="auto"`` the
             network's own length): call :func:`src.engine.memory.fit_to_memory` first.
-        after: restore only later output times; ``frames`` then begin with frame ``reach(network, after, options)``. The
+        after: restore only later output times; ``frames`` then begin with :func:`find_first_frame`. The
             result equals that within the whole video to the last bit.
         length: number of input frames, if known: passes of networks with a temporal padding are then of about the same
             length, and ``clip_length=all`` need not collect the frames first.
