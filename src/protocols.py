@@ -80,7 +80,7 @@ class Protocol(InferenceOptions):
 
     @property
     def luma(self) -> bool:
-        """Whether luma is scored instead of RGB."""
+        """True if luma is scored instead of RGB."""
         return self.channel == "y"
 
     def counted(self, frames: int) -> range:

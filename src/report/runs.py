@@ -41,7 +41,7 @@ class Run(Point):
 
     @cached_property
     def readable(self) -> bool:
-        """Whether the configuration and the results can be read and have the right types."""
+        """True if the configuration and the results can be read and have the right types."""
         try:
             fault = _check_config(self.config) or type_mismatch("results.json", self.results, Results)
         except Exception as error:  # half written, or another program's

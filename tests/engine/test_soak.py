@@ -31,7 +31,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="counts what a p
 
 
 class Held(NamedTuple):
-    """What this process holds."""
+    """Memory that this process holds."""
 
     memory: int
     files: int
