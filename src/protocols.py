@@ -21,6 +21,7 @@ from src.atomic import atomic_write
 from src.engine.options import InferenceOptions, is_whole
 from src.errors import UserError
 from src.metrics import (
+    EXACT,
     PEAK,
     SSIM_K1,
     SSIM_K2,
@@ -39,7 +40,8 @@ class Protocol(InferenceOptions):
 
     Args:
         name: as ``protocol=<name>`` on the command line.
-        channel: ``rgb``, all three channels together, or ``y``, BT.601 limited-range luma.
+        channel: ``rgb``, all three channels together; ``y``, BT.601 limited-range luma; or ``rgb_mean``, the mean over
+            channels of the PSNR of each (SSIM is always such a mean).
         crop: pixels of each border of a frame that do not count.
         skip: frames at the beginning and at the end of each clip that do not count.
         input_scale: whether frames at input times are scored once more at the size of the input.
@@ -52,7 +54,7 @@ class Protocol(InferenceOptions):
     """
 
     name: str
-    channel: Literal["rgb", "y"] = "rgb"
+    channel: Literal["rgb", "y", "rgb_mean"] = "rgb"
     crop: Annotated[int, Ge(0)] = 0
     skip: tuple[int, int] = (0, 0)
     input_scale: bool = False
@@ -66,7 +68,7 @@ class Protocol(InferenceOptions):
     def _rules(self) -> list[tuple[str, bool, str]]:
         skipping = self.skip != (0, 0)
         return [
-            ("channel", self.channel in ("rgb", "y"), "rgb or y"),
+            ("channel", self.channel in ("rgb", "y", "rgb_mean"), "rgb, y or rgb_mean"),
             ("crop", is_whole(self.crop, 0), "a number of pixels, 0 or more"),
             ("skip", _is_pair(self.skip), "two numbers of frames, 0 or more"),
             ("input_scale", isinstance(self.input_scale, bool), "true or false"),
@@ -82,6 +84,11 @@ class Protocol(InferenceOptions):
     def luma(self) -> bool:
         """True if luma is scored instead of RGB."""
         return self.channel == "y"
+
+    @property
+    def per_channel(self) -> bool:
+        """True if the PSNR of a frame is the mean over its channels."""
+        return self.channel == "rgb_mean"
 
     def counted(self, frames: int) -> range:
         """Return the positions in time of a clip's counted frames, out of ``frames`` output frames; may be empty."""
@@ -104,7 +111,7 @@ class Protocol(InferenceOptions):
             "channel": self.channel,
             "colour_matrix": "BT.601 limited range" if self.luma else None,
             "quantised": "8 bit",
-            "psnr": {"peak": PEAK},
+            "psnr": {"peak": PEAK, "exact_frames": "left out of means"},
             "ssim": {"window": SSIM_WINDOW, "sigma": SSIM_SIGMA, "k1": SSIM_K1, "k2": SSIM_K2, "border": "valid"},
             "crop": self.crop,
             "frames": self.frames,
@@ -152,15 +159,17 @@ def results(
         ``clips.<name>``, the same figures of one clip and ``frames``, each with ``time`` (in input frames), ``psnr``,
         ``ssim`` and ``temporal_difference_error``; ``subsets.<name>``, the means over its clips, if clips have any;
         and ``levels.<factor>``, the means over clips after each application of a network that was applied several
-        times, with ``clips.<name>`` in it. An infinite PSNR (identical frames), and a mean over one, is None (null in
-        JSON); so is a flicker measure unless two neighbouring frames count.
+        times, with ``clips.<name>`` in it. An infinite PSNR (of an exact frame) is None (null in JSON), and enters no
+        mean; ``exact_frames`` counts them, beside each mean that lacks some. The PSNR of a clip of such frames alone is
+        None, too; so is a flicker measure unless two neighbouring frames count.
 
     Raises:
         UserError: nothing was scored, a clip is too short for the protocol, two clips share a name, or
             the estimate was not a number.
     """
     frames = scores.frames() if isinstance(scores, Scores) else scores
-    if isinstance(scores, Scores) and (scores.luma, scores.crop) != (protocol.luma, protocol.crop):
+    rules = ("luma", "crop", "per_channel")
+    if isinstance(scores, Scores) and any(getattr(scores, name) != getattr(protocol, name) for name in rules):
         raise ValueError(f"the scores were not made by the protocol {protocol.name}")
     if not frames:
         raise UserError("Nothing was scored: the data set has no test clips; check data.root.")
@@ -272,14 +281,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "pulsing, dB": ("psnr_oscillation",),
     "swing": ("psnr_swing", "ssim_swing"),
     "flicker": ("temporal_difference_error",),
+    "exact frames, not in PSNR": (EXACT,),
 }
 
 
 def _shown(name: str, figures: Mapping[str, Any]) -> str:
     value = figures.get(name)
     if value is None:
-        endless = name in figures and name.startswith("psnr") and name != "psnr_oscillation"
+        endless = name in figures and name.startswith("psnr") and name not in ("psnr_oscillation", "psnr_swing")
         return "∞" if endless else "-"
+    if name == EXACT:
+        return str(value)
     return f"{value:.4f}" if name.startswith("ssim") else f"{value:.2f}"
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.errors import UserError
-from src.metrics import Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
+from src.metrics import FrameScore, Scores, psnr, psnr_oscillation, ssim, summarise, temporal_difference_error
 from src.ops.resize import imresize
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -93,6 +93,20 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(black + 1 / 255, black, luma=True).item() == pytest.approx(20 * math.log10(255 * 255 / 219))
 
 
+def test_psnr_of_each_channel() -> None:
+    black = torch.zeros(3, 16, 16)
+    estimate = black + torch.tensor([1, 2, 4])[:, None, None] / 255
+    expected = [20 * math.log10(255 / error) for error in (1, 2, 4)]
+    assert psnr(estimate, black, per_channel=True).item() == pytest.approx(sum(expected) / 3)
+    assert psnr(estimate, black).item() == pytest.approx(10 * math.log10(255**2 / 7))
+    estimate[1] = 0  # a channel without error has no PSNR to average
+    assert psnr(estimate, black, per_channel=True).item() == pytest.approx((expected[0] + expected[2]) / 2)
+    assert psnr(black, black, per_channel=True).isinf()
+    scores = Scores(per_channel=True)
+    scores.update(0, Fraction(0), estimate, black)
+    assert scores.compute()["psnr"] == psnr(estimate, black, per_channel=True)
+
+
 def test_crop_leaves_the_border_out() -> None:
     estimate, target = clip(2)
     spoilt = estimate.clone()
@@ -119,7 +133,7 @@ def test_oscillation() -> None:
     assert psnr_oscillation(torch.tensor([30.0, 32.0, 29.0])) == 2.5
     assert psnr_oscillation(torch.tensor([30.0])) == psnr_oscillation(torch.tensor([])) == 0
     assert psnr_oscillation(torch.tensor([math.inf, math.inf, math.inf])) == 0
-    assert psnr_oscillation(torch.tensor([30.0, math.inf, math.inf])).isinf()
+    assert psnr_oscillation(torch.tensor([30.0, 32.0, math.inf, 20.0, 24.0])) == 3
 
 
 def test_temporal_difference_error_measures_flicker_beyond_psnr() -> None:
@@ -272,6 +286,38 @@ def test_frames_on_input_frames_are_measured_at_the_size_of_the_input() -> None:
     assert scores.compute()["psnr_input_scale"].item() == pytest.approx(psnr(*small).mean().item(), rel=1e-9)
     assert scores.compute()["ssim_input_scale"].item() == pytest.approx(ssim(*small).mean().item(), rel=1e-9)
     assert "psnr_input_scale" not in summarise(frames[1:2])
+
+
+def test_an_exact_frame_leaves_a_mean_finite() -> None:
+    scores = Scores()
+    estimate, target = clip(0, frames=6)
+    black = torch.zeros_like(target[0])
+    for t in range(6):
+        exact = t in (0, 3)  # one on an input frame, one between
+        pair = (black, black) if exact else (estimate[t], target[t])
+        scores.update(0, Fraction(t, 2), *pair)
+        scores.update(1, Fraction(t, 2), black, black)
+    decibels, similarities = psnr(estimate, target), ssim(estimate, target)
+    summary = scores.compute()
+    assert summary["psnr"].item() == pytest.approx(decibels[[1, 2, 4, 5]].mean().item())
+    assert summary["psnr_existing"].item() == pytest.approx(decibels[[2, 4]].mean().item())
+    assert summary["psnr_oscillation"].item() == pytest.approx(decibels[[1, 2, 4, 5]].diff()[::2].abs().mean().item())
+    assert summary["ssim"].item() == pytest.approx((similarities[[1, 2, 4, 5]].sum().item() + 2 + 6) / 12)
+    assert summary["exact_frames"] == 8
+    first, second = (summarise(frames) for frames in scores.frames().values())
+    assert first["exact_frames"] == 2
+    assert (second["psnr"], second["psnr_existing"], second["psnr_oscillation"]) == (None, None, None)
+    alone = Scores()
+    alone.update(0, Fraction(0), black, black)
+    assert alone.compute()["psnr"].isinf()  # so that validation does not take a perfect network for one without a score
+
+
+def test_swing_without_exact_frames() -> None:
+    def swing(*decibels: float) -> float | None:
+        return summarise([FrameScore(0, Fraction(2 * t + 3, 4), d, 0.9) for t, d in enumerate(decibels)])["psnr_swing"]
+
+    assert swing(30, 20, math.inf, 24) == 8
+    assert swing(30, math.inf, 32, math.inf) is None
 
 
 def test_forward_gives_the_score_of_one_frame() -> None:

@@ -61,7 +61,7 @@ def test_protocols_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"channel": "yuv"}, "channel='yuv': it must be rgb or y"),
+        ({"channel": "yuv"}, "channel='yuv': it must be rgb, y or rgb_mean"),
         ({"crop": -1}, "crop=-1: it must be a number of pixels"),
         ({"crop": 1.5}, r"crop=1.5"),
         ({"skip": (1, 2, 3)}, r"skip=\(1, 2, 3\): it must be two numbers"),
@@ -142,11 +142,26 @@ def test_subsets_have_means_of_their_own() -> None:
     assert "mean of fast" in rendered(outcome)
 
 
-def test_infinite_psnr_is_null() -> None:
-    outcome = results({0: frames(0, [math.inf, math.inf, 30])}, protocol=PLAIN, names=["a"])
-    assert outcome["summary"]["psnr"] is None
-    assert [frame["psnr"] for frame in outcome["clips"]["a"]["frames"]] == [None, None, 30]
-    assert "∞" in rendered(outcome)
+def test_exact_frames_enter_no_mean_of_psnr() -> None:
+    scored = {0: frames(0, [math.inf, 28, 30]), 1: frames(1, [math.inf, math.inf]), 2: frames(2, [35])}
+    outcome = results(scored, protocol=PLAIN, names=["a", "black", "c"], subsets=["s", "s", ""])
+    assert [outcome["clips"][name]["psnr"] for name in "ac"] == [29, 35]
+    assert outcome["clips"]["black"]["psnr"] is None
+    assert outcome["summary"]["psnr"] == 32
+    assert outcome["summary"]["ssim"] == pytest.approx(((1 + 0.58) / 3 + 1 + 0.35) / 3)
+    assert outcome["summary"]["exact_frames"] == 3
+    assert outcome["subsets"]["s"] == {**outcome["subsets"]["s"], "psnr": 29, "exact_frames": 3}
+    assert [outcome["clips"][name].get("exact_frames") for name in ("a", "black", "c")] == [1, 2, None]
+    assert [frame["psnr"] for frame in outcome["clips"]["a"]["frames"]] == [None, 28, 30]
+    assert "∞/1.0000" in rendered(outcome)
+    assert "exact frames" in rendered(outcome)
+    assert "exact_frames" not in results({0: frames(0, [30])}, protocol=PLAIN, names=["a"])["summary"]
+
+
+def test_a_black_centre_frame_leaves_the_mean_of_a_data_set() -> None:
+    scores = {0: frames(0, [1, 1, 1, math.inf, 1, 1, 1]), 1: frames(1, [1, 1, 1, 40, 1, 1, 1])}
+    outcome = results(scores, protocol=load("vimeo90k_centre"), names=["black", "b"])
+    assert (outcome["summary"]["psnr"], outcome["summary"]["exact_frames"]) == (40, 1)
 
 
 def test_what_would_falsify_a_score_is_refused() -> None:
@@ -156,6 +171,8 @@ def test_what_would_falsify_a_score_is_refused() -> None:
         results({0: frames(0, [1]), 1: frames(1, [2])}, protocol=PLAIN, names=["a", "a"])
     with pytest.raises(UserError, match=r"not a number at time 1.0 of the clip a"):
         results({0: frames(0, [30, math.nan])}, protocol=PLAIN, names=["a"])
+    with pytest.raises(ValueError, match="not made by the protocol per_channel"):
+        results(Scores(), protocol=Protocol("per_channel", "rgb_mean"), names=["a"])
     with pytest.raises(ValueError, match="not made by the protocol vid4"):
         results(Scores(), protocol=load("vid4"), names=["a"])
     partial = results({1: frames(1, [2])}, protocol=PLAIN, names=["a", "b"])

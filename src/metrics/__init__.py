@@ -11,9 +11,10 @@ from src.metrics.functional import (
     ssim,
     temporal_difference_error,
 )
-from src.metrics.scores import FrameScore, Scores, average, summarise
+from src.metrics.scores import EXACT, FrameScore, Scores, average, summarise
 
 __all__ = [
+    "EXACT",
     "PEAK",
     "SSIM_K1",
     "SSIM_K2",

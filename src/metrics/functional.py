@@ -21,7 +21,7 @@ PEAK = 255
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03  # Wang et al., 2004, as in their MATLAB code
 
 
-def psnr(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) -> Tensor:
+def psnr(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0, *, per_channel: bool = False) -> Tensor:
     r"""Compute the peak signal-to-noise ratio of each frame in dB, :math:`10 \log_{10}(255^2 / \mathrm{MSE})`.
 
     Args:
@@ -29,6 +29,7 @@ def psnr(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) ->
         target: the same shape, quantised too.
         luma: use BT.601 limited-range luma (:func:`src.ops.color.luma`, not rounded) instead of all channels.
         crop: pixels to leave out at each border.
+        per_channel: average the PSNR of the channels (see :func:`psnr_of_error`) instead of their squared errors.
 
     Returns:
         ``(...)``, float64; infinite for identical frames.
@@ -37,7 +38,7 @@ def psnr(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) ->
         ValueError: the shapes differ, or a tensor is not floating point.
         UserError: ``crop`` leaves no pixels.
     """
-    return _map_frames(lambda x, y: psnr_of_error(x - y), estimate, target, luma, crop)
+    return _map_frames(lambda x, y: psnr_of_error(x - y, per_channel), estimate, target, luma, crop)
 
 
 def ssim(estimate: Tensor, target: Tensor, luma: bool = False, crop: int = 0) -> Tensor:
@@ -99,11 +100,11 @@ def psnr_oscillation(values: Tensor) -> Tensor:
         values: ``(T,)``, PSNR of the frames of one clip in order.
 
     Returns:
-        Scalar of the same dtype; 0 for fewer than two frames. The change between two infinite values counts as 0, the
-        change between a finite and an infinite value as infinite.
+        Scalar of the same dtype; 0 for no change. Changes from or to an infinite value are left out, as infinite values
+        are left out of means.
     """
-    change = (values[1:] - values[:-1]).abs()
-    change = torch.where(values[1:] == values[:-1], torch.zeros_like(change), change)
+    change = (values[1:] - values[:-1]).abs()  # between two infinite values it is NaN
+    change = change[change.isfinite()]
     return change.mean() if len(change) else values.new_zeros(())
 
 
@@ -151,9 +152,18 @@ def to_levels(estimate: Tensor, target: Tensor, luma: bool, crop: int) -> tuple[
     return pair[0], pair[1]
 
 
-def psnr_of_error(error: Tensor) -> Tensor:
-    """Compute PSNR in dB from the difference of two frames in 8-bit levels."""
-    return 10 * torch.log10(PEAK**2 / error.square().mean(dtype=torch.float64))
+def psnr_of_error(error: Tensor, per_channel: bool = False) -> Tensor:
+    """Compute PSNR in dB from the difference of two frames (C, H, W) in 8-bit levels.
+
+    Args:
+        error: the difference.
+        per_channel: average the PSNR of each channel; a channel without any error does not count, unless all are.
+    """
+    if not per_channel:
+        return 10 * torch.log10(PEAK**2 / error.square().mean(dtype=torch.float64))
+    values = 10 * torch.log10(PEAK**2 / error.square().mean(dim=(-2, -1), dtype=torch.float64))
+    finite = values.isfinite()
+    return values[finite].mean() if finite.any() else values.amax()
 
 
 def mean_difference(error: Tensor, previous: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from src.metrics.functional import (
 )
 from src.ops.resize import imresize
 
+EXACT = "exact_frames"
+
 
 @dataclass(frozen=True)
 class FrameScore:
@@ -33,7 +35,7 @@ class FrameScore:
     Args:
         clip: index of the clip.
         time: time of the frame, in input frames of the clip.
-        psnr: in dB, infinite for an identical frame.
+        psnr: in dB, infinite for an exact (identical) frame.
         ssim: structural similarity.
         temporal_difference_error: against the previous frame of the clip, in 8-bit levels; None for the first.
         psnr_input_scale, ssim_input_scale: of the frame reduced to the size of the input; None if not measured.
@@ -58,6 +60,8 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         ``psnr``, ``ssim``, and the flicker measures ``psnr_oscillation`` and ``temporal_difference_error`` (None
         without two neighbouring frames). In addition:
 
+        - ``exact_frames``, the number of frames of infinite PSNR, if there are any. They have no part in a mean of PSNR
+          or in its changes, nor can they make one infinite; a mean over such frames alone is None. SSIM has them all;
         - ``psnr_existing``, ``ssim_existing``, ``psnr_interpolated`` and ``ssim_interpolated``, if some frames lie on
           input frames and others between them;
         - ``psnr_input_scale`` and ``ssim_input_scale``, if frames were measured at the size of the input;
@@ -66,14 +70,17 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
           VTSR's thesis).
     """
     values = torch.tensor([frame.psnr for frame in frames], dtype=torch.float64)
+    finite = values.isfinite()
     # The previous frame of the first one does not count, even if the clip has one.
     changes = [f.temporal_difference_error for f in frames[1:] if f.temporal_difference_error is not None]
     figures: dict[str, float | None] = {
         "psnr": _mean(frame.psnr for frame in frames),
         "ssim": _mean(frame.ssim for frame in frames),
-        "psnr_oscillation": psnr_oscillation(values).item() if len(frames) > 1 else None,
-        "temporal_difference_error": _mean(changes) if changes else None,
+        "psnr_oscillation": psnr_oscillation(values).item() if (finite[1:] & finite[:-1]).any() else None,
+        "temporal_difference_error": _mean(changes),
     }
+    if exact := int((~finite).sum()):
+        figures[EXACT] = exact
     existing = [frame for frame in frames if frame.time.denominator == 1]
     if 0 < len(existing) < len(frames):
         between = [frame for frame in frames if frame.time.denominator != 1]
@@ -86,7 +93,8 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
     if not existing and len(positions) > 1:
         for name in ("psnr", "ssim"):
             means = [_mean(getattr(frame, name) for frame in group) for group in positions.values()]
-            figures[f"{name}_swing"] = max(means) - min(means) if math.isfinite(max(means)) else None
+            known = [mean for mean in means if mean is not None]
+            figures[f"{name}_swing"] = max(known) - min(known) if len(known) > 1 else None
     for name in ("psnr_input_scale", "ssim_input_scale"):
         if reduced := [value for frame in frames if (value := getattr(frame, name)) is not None]:
             figures[name] = _mean(reduced)
@@ -94,17 +102,21 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
 
 
 def average(clips: Iterable[dict[str, float | None]]) -> dict[str, float | None]:
-    """Average each figure of :func:`summarise` over the clips that have it; None if no clip has it."""
+    """Average each figure of :func:`summarise` over the clips that have it; None if no clip has it.
+
+    The number of exact frames is added up.
+    """
     columns: dict[str, list[float]] = {}
     for figures in clips:
         for name, value in figures.items():
             columns.setdefault(name, []).extend([] if value is None else [value])
-    return {name: _mean(values) if values else None for name, values in columns.items()}
+    return {name: sum(values) if name == EXACT else _mean(values) for name, values in columns.items()}
 
 
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
+def _mean(values: Iterable[float]) -> float | None:
+    """Average finite values; None if there are none."""
+    numbers = [value for value in values if math.isfinite(value)]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 class _Rows(Metric):
@@ -157,14 +169,17 @@ class Scores(_Rows):
         luma, crop: as for :func:`src.metrics.psnr`.
         reduction: factor by which frames on input frames are reduced for a second measurement (MATLAB's bicubic, in
             8 bits), which isolates deblurring from super-resolution (DSFN, Section 5.1); 1: no second measurement.
+        per_channel: as for :func:`src.metrics.psnr`.
         kwargs: options of :class:`torchmetrics.Metric`.
     """
 
     OPEN_CLIPS = 8  # clips with a remembered last frame, for callers that interleave clips
 
-    def __init__(self, luma: bool = False, crop: int = 0, reduction: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, luma: bool = False, crop: int = 0, reduction: int = 1, per_channel: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(columns=10, **kwargs)
-        self.luma, self.crop, self.reduction = luma, crop, reduction
+        self.luma, self.crop, self.reduction, self.per_channel = luma, crop, reduction, per_channel
         self._seen: set[tuple[int, Fraction]] = set()
         self._last: dict[int, tuple[Fraction, Tensor]] = {}  # clip: time and error of its last frame
 
@@ -190,7 +205,7 @@ class Scores(_Rows):
         change = mean_difference(error, previous_error)
         keys = (clip, time.numerator, time.denominator, previous.numerator, previous.denominator)
         reduced = self._measure_reduced(time, estimate, target)
-        self._append(keys, psnr_of_error(error), ssim_of_levels(x, y), change, *reduced)
+        self._append(keys, psnr_of_error(error, self.per_channel), ssim_of_levels(x, y), change, *reduced)
         self._seen.add((clip, time))
         self._last[clip] = (time, error)
         if len(self._last) > self.OPEN_CLIPS:
@@ -206,7 +221,7 @@ class Scores(_Rows):
             for frame in to_levels(estimate, target, luma=False, crop=0)
         ]
         x, y = to_levels(small[0], small[1], self.luma, math.ceil(self.crop / self.reduction))
-        return psnr_of_error(x - y), ssim_of_levels(x, y)
+        return psnr_of_error(x - y, self.per_channel), ssim_of_levels(x, y)
 
     def reset(self) -> None:
         """Discard all scores."""
@@ -214,8 +229,13 @@ class Scores(_Rows):
         self._seen, self._last = set(), {}
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the figures of :func:`summarise` as means over clips, leaving out those without a value."""
+        """Compute the figures of :func:`summarise` as means over clips, leaving out those without a value.
+
+        If all frames are exact, their PSNR is infinite here, so that the best of all scores is not missed.
+        """
         figures = average(summarise(frames) for frames in _group_by_clip(self._frame_scores()).values())
+        if figures.get(EXACT) and figures["psnr"] is None:
+            figures["psnr"] = math.inf
         return {
             name: torch.tensor(value, dtype=self._row_dtype, device=self.device)
             for name, value in figures.items()

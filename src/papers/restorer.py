@@ -90,7 +90,7 @@ class Restorer(LightningModule):
         self.geometries = [geometry.again(n + 1) for n in range(rounds)]
         reduction = geometry.scale if protocol.input_scale else 1
         self.scores: Any = nn.ModuleList(
-            Scores(luma=protocol.luma, crop=protocol.crop, reduction=reduction) for _ in self.geometries
+            Scores(protocol.luma, protocol.crop, reduction, protocol.per_channel) for _ in self.geometries
         )
 
     @property
