@@ -73,11 +73,11 @@ def test_networks_and_streams(model: str) -> None:
 def test_a_training_step(precision: torch.dtype) -> None:
     config: Any = compose("model=zsm", "size=mini")
     restorer = build_restorer(config, build_training_network(config))
-    inputs, targets = torch.rand(2, 4, 3, 24, 24), torch.rand(2, 7, 3, 96, 96)
-    expected = sum(restorer.losses(inputs, targets).values())
+    batch = restorer.make_batch(2, 24, torch.rand)
+    expected = sum(restorer.losses_of(batch).values())
     restorer.cuda()
     with torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16):
-        loss: Any = sum(restorer.losses(inputs.cuda(), targets.cuda()).values())
+        loss: Any = sum(restorer.losses_of({name: clip.cuda() for name, clip in batch.items()}).values())
     loss.backward()
     assert abs(loss.item() / float(expected) - 1) < (1e-4 if precision == torch.float32 else 2e-2)
     assert all(torch.isfinite(p.grad).all() for p in restorer.network.parameters() if p.grad is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import AbstractContextManager
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,15 +61,13 @@ def _measure_training(
     restorer = build_restorer(config, network).to(device)
     assert restorer.optimizer is not None
     optimizer = enable_fused(restorer.optimizer(network.parameters()))
-    geometry = restorer.training_geometry
-    samples, target_crop = max(1, options.batch // restorer.passes_per_sample), network.geometry.scale * options.crop
-    inputs = torch.rand(samples, geometry.window, 3, options.crop, options.crop, device=device)
-    targets = torch.rand(samples, len(geometry.times), 3, target_crop, target_crop, device=device)
+    samples = max(1, options.batch // restorer.passes_per_sample)
+    batch = restorer.make_batch(samples, options.crop, partial(torch.rand, device=device))
 
     def step() -> None:
         optimizer.zero_grad()
         with autocast:
-            loss = torch.stack(list(restorer.losses(inputs, targets).values())).sum()
+            loss = torch.stack(list(restorer.losses_of(batch).values())).sum()
         loss.backward()
         optimizer.step()
 
@@ -80,7 +79,8 @@ def _measure_training(
     }
     if options.loader:
         config = copy.deepcopy(config)
-        config.data.crop, config.data.batch_size = target_crop, samples * restorer.passes_per_sample
+        config.data.crop = network.geometry.scale * options.crop
+        config.data.batch_size = samples * restorer.passes_per_sample
         seconds, _, count = read_batches(build_data(config, restorer))
         metrics["loader_samples_per_second"] = count / seconds
     return metrics

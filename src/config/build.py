@@ -89,16 +89,14 @@ def _trains(config: DictConfig) -> bool:
 def _dry_run(config: DictConfig, restorer: Any) -> None:
     """Run one training step on a sample of zeros, so that mismatches surface before data is read."""
     network = restorer.network
-    geometry, side = (restorer.training_geometry if restorer.optimizer else network.geometry), 8
     device = next((parameter.device for parameter in network.parameters()), None)
     training = [module for module in network.modules() if module.training]
     network.eval()  # statistics of normalisations stay as they are
     try:
-        inputs = torch.zeros(1, geometry.window, 3, side, side, device=device)
-        targets = torch.zeros(1, len(geometry.times), 3, geometry.scale * side, geometry.scale * side, device=device)
+        batch = restorer.make_batch(1, 8, partial(torch.zeros, device=device))
         if restorer.optimizer:
-            restorer.losses(inputs, targets)
-        _check_output(network, inputs[:, : network.geometry.window])
+            restorer.losses_of(batch)
+        _check_output(network, batch["inputs"][:, : network.geometry.window])
     except (RuntimeError, ValueError) as error:  # torch's errors about shapes
         names = {id(module): f".{name}" for name, module in network.named_modules() if name}
         called = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -162,6 +160,7 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
         samples=samples,
         geometry=restorer.geometries[-1],
         training_geometry=restorer.training_geometry,
+        reduced_targets=restorer.needs_reduced_targets,
         degradation=instantiate(config.degradation),
         seed=config.seed,
     )

@@ -93,14 +93,14 @@ class Augmentation:
         if not 0 <= self.noise < math.inf:
             raise UserError(f"data.noise must be a standard deviation of 0 or more (0 is off), got {self.noise}")
 
-    def __call__(self, inputs: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Augment float32 inputs (T, C, s, s) and targets (T', C, S, S) equally, apart from noise.
+    def __call__(self, inputs: Tensor, targets: Tensor, rng: np.random.Generator, *more: Tensor) -> tuple[Tensor, ...]:
+        """Augment float32 inputs (T, C, s, s), targets (T', C, S, S) and further clips equally, apart from noise.
 
         All draws happen in any case (noise last), so that switching one augmentation leaves the others unchanged.
         """
         flip, quarters, reverse = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5
         flip_vertical, colours = rng.random() < 0.5, rng.uniform(-1, 1, 4)
-        inputs, targets = (
+        inputs, *others = (
             orient(
                 part,
                 flip=self.flip and flip,
@@ -108,14 +108,14 @@ class Augmentation:
                 quarters=quarters if self.rotate else 0,
                 reverse=self.reverse and reverse,
             )
-            for part in (inputs, targets)
+            for part in (inputs, targets, *more)
         )
         if self.jitter is not None:
-            inputs, targets = self.jitter(inputs, colours), self.jitter(targets, colours)
+            inputs, *others = (self.jitter(part, colours) for part in (inputs, *others))
         if self.noise:
             normal = torch.from_numpy(rng.standard_normal(tuple(inputs.shape), dtype=np.float32))
             inputs = (inputs + self.noise * normal).clamp(0, 1)
-        return inputs, targets
+        return inputs, *others
 
 
 def orient(clip: Tensor, *, flip: bool, flip_vertical: bool, quarters: int, reverse: bool) -> Tensor:

@@ -31,7 +31,9 @@ class DataModule(LightningDataModule):
     """A data set, degraded and sampled for a network with a given geometry.
 
     Training batches are dictionaries: ``inputs`` float32 (B, T, C, h, w) and ``targets`` float32 (B, T', C, H, W), both
-    in [0, 1], and ``source``, a list of the origins of the patches (clip and frame). Evaluation loaders yield
+    in [0, 1], and ``source``, a list of the origins of the patches (clip and frame); with ``reduced_targets`` also
+    ``reduced``, float32 (B, T', C, h, w): the targets at the size of the inputs, from whole frames reduced like the
+    inputs and rounded to 8 bits, without any other corruption. Evaluation loaders yield
     :class:`~src.data.evaluation.EvaluationClip` objects, one by one and without a batch axis.
 
     Each rank reads its own share; the Trainer needs ``use_distributed_sampler=False``.
@@ -41,6 +43,7 @@ class DataModule(LightningDataModule):
         root: folder of the data set.
         geometry: geometry of the network.
         training_geometry: geometry of its training, if that has more targets than the network has outputs.
+        reduced_targets: whether training batches carry ``reduced``.
         degradation: turns source frames into network inputs.
         crop: side of a training patch, in target pixels.
         batch_size: patches per step and rank.
@@ -86,6 +89,7 @@ class DataModule(LightningDataModule):
         jitter: Jitter | None = None,
         noise: float = 0.0,
         training_geometry: Provided[Geometry | None] = None,
+        reduced_targets: Provided[bool] = False,
         seed: Provided[int] = 0,
         span: int | None = None,
         samples: Annotated[int, Ge(1)] | None = None,
@@ -111,6 +115,7 @@ class DataModule(LightningDataModule):
         self.root = Path(root).expanduser()
         self.geometry, self.degradation = geometry, degradation
         self.training_geometry = training_geometry or geometry
+        self.reduced_targets = reduced_targets
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
         self.augmentation = Augmentation(
@@ -147,6 +152,7 @@ class DataModule(LightningDataModule):
             self.training = ClipDataset(
                 self.splits.train,
                 geometry=self.training_geometry,
+                reduced_targets=self.reduced_targets,
                 degradation=self.degradation,
                 crop=self.crop,
                 cache_size=self.mix,

@@ -148,6 +148,11 @@ class Degradation:
         """Size of the source frames relative to the input frames."""
         return math.prod(step.scale for step in self.steps)
 
+    @property
+    def scaling(self) -> Degradation:
+        """This degradation without exposure and with those steps only that reduce the size of frames."""
+        return Degradation([step for step in self.steps if step.scale > 1])
+
     def timeline(self, geometry: Geometry) -> Timeline:
         """Return the positions of a network's frames among the source frames.
 

@@ -30,6 +30,7 @@ ATTEMPTS = 100  # reads of a sample and of its substitutes before training fails
 class Sample(TypedDict):
     """``inputs`` (T, C, h, w) and ``targets`` (T', C, H, W), float32 in [0, 1].
 
+    ``reduced`` (T', C, h, w): the targets reduced to the size of the inputs, if the dataset has them.
     ``source``: clip name and first source frame, ``name:frame``.
     ``dataset_key``: the key that the dataset returns this sample for, ``epoch,index,patch``.
     ``damaged``: in a substitute sample, the error message per damaged clip, keyed by path.
@@ -37,6 +38,7 @@ class Sample(TypedDict):
 
     inputs: Tensor
     targets: Tensor
+    reduced: NotRequired[Tensor]
     source: str
     dataset_key: NotRequired[str]
     damaged: NotRequired[dict[str, str]]
@@ -84,6 +86,8 @@ class ClipDataset(Dataset[Sample]):
         samples: segments per clip; overrides ``span``.
         resize: (height, width) of whole frames, inputs and targets, before patches are cut; only for degradations of
             scale 1.
+        reduced_targets: whether samples have ``reduced``: whole target frames, reduced as the degradation reduces
+            inputs, but not corrupted otherwise, cut at the patch.
         damaged: collects unopenable clips and raises beyond its limit; the same limit applies to the substitutes drawn
             for a single sample. ``None`` allows none.
 
@@ -105,6 +109,7 @@ class ClipDataset(Dataset[Sample]):
         span: int | None = None,
         samples: int | None = None,
         resize: Sequence[int] | None = None,
+        reduced_targets: bool = False,
         damaged: DamagedClips | None = None,
     ) -> None:
         variants = degradation.variants(geometry)
@@ -143,6 +148,7 @@ class ClipDataset(Dataset[Sample]):
         self.segments = [samples or max(1, length // span) for _, length in self.clips]
         self.ends = np.array(list(accumulate(self.segments)))
         self.degradation = degradation
+        self.reduction = degradation.scaling if reduced_targets else None
         self.crop = crop
         self.augmentation = augmentation
         self.seed = seed
@@ -233,8 +239,11 @@ class ClipDataset(Dataset[Sample]):
         inputs = decoded.degradation.degrade_patch(decoded.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
         targets = to_clip(decoded.targets[:, y : y + self.crop, x : x + self.crop])
-        inputs, targets = self.augmentation(inputs, targets, rng)
+        reduced = [self.reduction.degrade_patch(decoded.targets, top, left, side, rng)] if self.reduction else []
+        inputs, targets, *reduced = self.augmentation(inputs, targets, rng, *reduced)
         sample = Sample(inputs=inputs, targets=targets, source=f"{decoded.clip.name}:{decoded.frame}")
+        if reduced:
+            sample["reduced"] = reduced[0]
         return {**sample, "damaged": decoded.damaged} if decoded.damaged else sample
 
 

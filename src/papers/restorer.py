@@ -99,6 +99,11 @@ class Restorer(LightningModule):
         return as_video_network(self.network).training_geometry
 
     @property
+    def needs_reduced_targets(self) -> bool:
+        """Whether :meth:`losses` takes a third clip, ``reduced``: the targets at the size of the inputs, undegraded."""
+        return False
+
+    @property
     def passes_per_sample(self) -> int:
         """Forward passes per training sample; the batch size is divided by it."""
         return 1
@@ -114,8 +119,23 @@ class Restorer(LightningModule):
         """Compute the terms of the loss by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""
         return {"reconstruction": self.loss(self.network(inputs), targets)}
 
+    def losses_of(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute the terms of the loss of a training batch (see :class:`src.data.datamodule.DataModule`)."""
+        clips = ("inputs", "targets", "reduced") if self.needs_reduced_targets else ("inputs", "targets")
+        return self.losses(*(batch[name] for name in clips))
+
+    def make_batch(self, samples: int, side: int, fill: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Make a batch of the shapes of training, of inputs with ``side`` pixels, by a function of a shape."""
+        geometry = self.training_geometry
+        large, frames = geometry.scale * side, len(geometry.times)
+        batch = {"inputs": fill(samples, geometry.window, 3, side, side)}
+        batch["targets"] = fill(samples, frames, 3, large, large)
+        if self.needs_reduced_targets:
+            batch["reduced"] = fill(samples, frames, 3, side, side)
+        return batch
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        terms = self.losses(batch["inputs"], batch["targets"])
+        terms = self.losses_of(batch)
         total = torch.stack(list(terms.values())).sum()
         self.log("train/loss", total, sync_dist=True)  # prog_bar=True would synchronise the GPU at every step
         if len(terms) > 1:

@@ -27,11 +27,9 @@ from src.nn.align import PairAlign
 from src.nn.blocks import Blend, conv3x3, trunk
 from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, unflatten_time
 from src.nn.encode import FrameEncoder
-from src.nn.losses import charbonnier
 from src.nn.upsample import Reconstruct
 from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, init_near_identity
-from src.ops.resize import imresize
 from src.papers.restorer import Restorer
 
 
@@ -171,13 +169,17 @@ class ZSMRestorer(Restorer):
         super().__init__(**options)
         self.first_order, self.second_order = first_order, second_order
 
-    def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    @property
+    def needs_reduced_targets(self) -> bool:
+        return self.network.guide is not None
+
+    def losses(self, inputs: Tensor, targets: Tensor, reduced: Tensor | None = None) -> dict[str, Tensor]:
         if self.network.guide is None:
             return super().losses(inputs, targets)
+        assert reduced is not None  # the low-resolution ground truth of Equations 8 and 9, without noise or compression
         frames, first, second = self.network.guided(inputs)
-        clean = imresize(targets, 1 / self.network.geometry.scale)  # the low-resolution ground truth, never degraded
         return {
             "reconstruction": self.loss(frames, targets),
-            "first_order": self.first_order * charbonnier(first, clean[:, 1::2]),
-            "second_order": self.second_order * charbonnier(second, clean[:, 2:-1:2]),
+            "first_order": self.first_order * self.loss(first, reduced[:, 1::2]),
+            "second_order": self.second_order * self.loss(second, reduced[:, 2:-1:2]),
         }

@@ -31,6 +31,16 @@ def augment(augmentation: Augmentation, seed: int = 0, frames: int = 4) -> tuple
     return augmentation(clip(frames, 8), clip(5, 32), np.random.default_rng(seed))
 
 
+def test_further_clips_change_like_the_targets() -> None:
+    augmentation = Augmentation(flip_vertical=True, reverse=True, jitter=STRONG, noise=0.05)
+    for seed in range(16):
+        targets = clip(5, 32)
+        plain = augmentation(clip(4, 8), targets, np.random.default_rng(seed))
+        more = augmentation(clip(4, 8), targets, np.random.default_rng(seed), targets)
+        assert len(plain) == 2
+        assert all(torch.equal(a, b) for a, b in zip((*plain, plain[1]), more, strict=True))
+
+
 # --- Orientation ---
 
 

@@ -93,6 +93,48 @@ def test_patches_are_cut_from_the_video(root: Path, pixels: torch.Tensor) -> Non
     assert len({left for _, _, left in seen}) > 2
 
 
+@pytest.mark.parametrize("low", [False, True], ids=["made", "files"])
+@pytest.mark.parametrize("crop", [16, 48], ids=["inner", "whole height"])
+def test_reduced_targets_are_cut_from_reduced_whole_frames(
+    root: Path, pixels: torch.Tensor, crop: int, low: bool
+) -> None:
+    """Equal to the last bit at the border of frames, too, and without the noise and the compression of the inputs."""
+    degradation = Degradation([Bicubic(4)] if low else [Bicubic(4), Noise(), Jpeg(30)])
+    clips = [Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): root / "low"} if low else {})]
+    data = dataset(root, clips, degradation=degradation, crop=crop, augmentation=PLAIN, reduced_targets=True)
+    large = to_clip(pixels[:, :48, :68])
+    small = BICUBIC(large, np.random.default_rng())
+    tops, lefts = (range(0, size - crop + 1, 4) for size in (48, 68))
+    borders = set()
+    for epoch in range(40 if crop < 48 else 12):
+        sample = data[epoch, 1, 0]
+        start, side = int(sample["source"].split(":")[1]), crop // 4
+        ((top, left),) = [
+            (y, x)
+            for y, x in product(tops, lefts)
+            if torch.equal(large[start : start + 7, :, y : y + crop, x : x + crop], sample["targets"])
+        ]
+        window = (slice(start, start + 7), slice(None), slice(top // 4, top // 4 + side))
+        expected = small[(*window, slice(left // 4, left // 4 + side))]
+        assert torch.equal(sample["reduced"], expected)
+        assert torch.equal(sample["reduced"][::2], sample["inputs"]) == low
+        borders |= {("top", top), ("left", left)}
+    assert borders >= {("top", 0), ("top", tops[-1]), ("left", 0), ("left", lefts[-1])}
+
+
+def test_reduced_targets_move_like_targets(root: Path) -> None:
+    """Flips, rotations and reversal are equal for both, and no other draw changes."""
+    augmentation = Augmentation(flip_vertical=True, reverse=True)
+    options = {"augmentation": augmentation, "degradation": Degradation([Bicubic(4), Noise()])}
+    plain, data = dataset(root, **options), dataset(root, reduced_targets=True, **options)
+    inner = (..., slice(2, -2), slice(2, -2))  # without the border of the crop
+    for epoch in range(12):
+        sample = data[epoch, 0, 0]
+        assert is_equal(sample, plain[epoch, 0, 0])
+        assert "reduced" not in plain[epoch, 0, 0]
+        assert torch.equal(BICUBIC(sample["targets"], np.random.default_rng())[inner], sample["reduced"][inner])
+
+
 @pytest.mark.parametrize("options", [{"span": 4}, {"samples": 3}], ids=["span", "samples"])
 def test_segments_cover_all_starts(root: Path, options: dict) -> None:
     single = Geometry(4, 1, (Fraction(0),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,16 +27,12 @@ def make_restorer(model: str, checkpointing: bool, *overrides: str) -> Any:
     return build_restorer(config, network)
 
 
-def batch(restorer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    geometry = restorer.training_geometry
-    side = 16 * geometry.scale
-    inputs = torch.rand(1, geometry.window, 3, 16, 16, generator=generator)
-    return inputs, torch.rand(1, len(geometry.times), 3, side, side, generator=generator)
+def make_batch(restorer: Any) -> dict[str, torch.Tensor]:
+    return restorer.make_batch(1, 16, partial(torch.rand, generator=torch.Generator().manual_seed(1)))  # type: ignore[no-any-return]
 
 
 def gradients(restorer: Any) -> dict[str, torch.Tensor | None]:
-    sum(restorer.losses(*batch(restorer)).values()).backward()  # type: ignore[union-attr]
+    sum(restorer.losses_of(make_batch(restorer)).values()).backward()  # type: ignore[union-attr]
     return {name: parameter.grad for name, parameter in restorer.network.named_parameters()}
 
 
@@ -58,7 +55,7 @@ def test_gradients_are_the_same_to_the_last_bit(model: str, autocast: bool) -> N
 def test_a_copy_computes_with_its_own_weights() -> None:
     restorer = make_restorer("edvr_m", True)
     other = copy.deepcopy(restorer)  # as in weight averaging
-    inputs, _ = batch(restorer)
+    inputs = make_batch(restorer)["inputs"]
     before = restorer.network(inputs)
     for parameter in other.network.parameters():
         parameter.data.zero_()
@@ -72,16 +69,16 @@ def test_it_saves_memory(model: str, share: float) -> None:
     most = []
     for checkpointing in (False, True):
         restorer = make_restorer(model, checkpointing, "size.depth=0.2")
-        inputs, targets = batch(restorer)
+        batch = make_batch(restorer)
         with _LiveStorages() as live:
-            sum(restorer.losses(inputs, targets).values()).backward()  # type: ignore[union-attr]
+            sum(restorer.losses_of(batch).values()).backward()  # type: ignore[union-attr]
         most.append(live.peak)
     assert most[1] < share * most[0]
 
 
 def test_passes_without_gradients_compute_nothing_twice() -> None:
     restorer = make_restorer("zsm", False)
-    inputs, _ = batch(restorer)
+    inputs = make_batch(restorer)["inputs"]
     calls = []
     for module in restorer.network.modules():
         module.register_forward_hook(lambda *_: calls.append(1))

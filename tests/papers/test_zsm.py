@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from src.checkpoints import from_reference
+from src.config.build import build_data, build_restorer, build_training_network
+from src.config.composition import compose
 from src.errors import CheckpointError
 from src.metrics import Scores
 from src.nn.blocks import count_parameters
@@ -96,7 +100,9 @@ def test_every_row_of_table_5_learns_everywhere(row):
     network = variant(row)
     awaken(network)
     restorer = ZSMRestorer(network=network, protocol=Protocol(name="rgb", channel="rgb"))
-    sum(restorer.losses(torch.rand(1, 4, 3, 12, 16), torch.rand(1, 7, 3, 48, 64)).values()).backward()
+    clips = [torch.rand(1, 4, 3, 12, 16), torch.rand(1, 7, 3, 48, 64), torch.rand(1, 7, 3, 12, 16)]
+    assert restorer.needs_reduced_targets == (row == "f")
+    sum(restorer.losses(*clips[: 3 if row == "f" else 2]).values()).backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 
@@ -147,6 +153,41 @@ def test_guidance_leaves_the_frames_alone_and_meets_its_times():
     assert second.shape == (1, 2, 3, 10, 9)
     assert network.geometry.times[1::2] == (Fraction(1, 2), Fraction(3, 2), Fraction(5, 2))
     assert network.geometry.times[2:-1:2] == (Fraction(1), Fraction(2))
+
+
+def test_the_terms_of_equation_10():
+    """Each order against its frames of the reduced targets, with its weight, by the loss that is configured."""
+    network = variant("f")
+    awaken(network)
+    inputs, targets, reduced = torch.rand(1, 4, 3, 8, 8), torch.rand(1, 7, 3, 32, 32), torch.rand(1, 7, 3, 8, 8)
+    frames, first, second = network.guided(inputs)
+
+    def loss(estimate, target):
+        return (estimate - target).abs().sum()
+
+    protocol = Protocol(name="rgb", channel="rgb")
+    restorer = ZSMRestorer(network=network, protocol=protocol, loss=loss, first_order=0.5, second_order=0.25)
+    terms = restorer.losses_of({"inputs": inputs, "targets": targets, "reduced": reduced, "source": ["a:0"]})
+    assert torch.allclose(terms["reconstruction"], loss(frames, targets))
+    assert torch.allclose(terms["first_order"], 0.5 * loss(first, reduced[:, [1, 3, 5]]))  # at 2, 4, 6 of 1 to 7
+    assert torch.allclose(terms["second_order"], 0.25 * loss(second, reduced[:, [2, 4]]))  # at 3, 5
+
+
+@pytest.mark.parametrize("model", ["zsm", "zsm_unguided"])
+def test_training_batches_carry_the_low_resolution_truth_for_the_guide(tmp_path, model):
+    (tmp_path / "train" / "clip").mkdir(parents=True)
+    for number in range(8):
+        frame = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(frame).save(tmp_path / "train" / "clip" / f"{number}.png")
+    data = ["data=folder", f"data.root={tmp_path}", "data.crop=32", "data.batch_size=2", "data.workers=0"]
+    config = compose(f"model={model}", "size=mini", *data, "data.rotate=false", "data.flip=false")
+    restorer = build_restorer(config, build_training_network(config))
+    batch = next(iter(build_data(config, restorer).train_dataloader()))
+    assert ("reduced" in batch) == (model == "zsm")
+    if model == "zsm":
+        assert batch["reduced"].shape == (2, 7, 3, 8, 8)
+        assert torch.equal(batch["reduced"][:, ::2], batch["inputs"])
+    assert all(term.isfinite() for term in restorer.losses_of(batch).values())
 
 
 def test_overfits_one_clip():
