@@ -31,6 +31,7 @@ class SizeOptions:
     rate: float | None = None
     rate_below: float = 1e-3
     warm_start: bool = False
+    charbonnier: str = "sum"
     restarts: int = 4
     warmup: int = 0
     pretrained: bool = True

@@ -54,7 +54,11 @@ def test_charbonnier_by_hand():
         math.sqrt((a - b) ** 2 + 1e-6)
         for a, b in zip(estimate.flatten().tolist(), target.flatten().tolist(), strict=True)
     )
-    assert charbonnier(estimate, target).item() == pytest.approx(expected / estimate.numel(), rel=1e-5)
+    assert charbonnier(estimate, target).item() == pytest.approx(expected, rel=1e-5)
+    mean = charbonnier(estimate, target, reduction="mean")
+    assert mean.item() == pytest.approx(expected / estimate.numel(), rel=1e-5)
+    with pytest.raises(ValueError, match="must be sum or mean, got 'none'"):
+        charbonnier(estimate, target, reduction="none")
 
 
 def test_l1_by_hand():
