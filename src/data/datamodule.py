@@ -19,6 +19,7 @@ from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
 from src.data.samples import ClipDataset, check_sampling_options, collate
+from src.data.source_size import SourceSize
 from src.data.splits import Clip, DamagedClips, Splits
 from src.data.worker_pool import exit_with_parent, worker_context
 from src.errors import UserError
@@ -57,6 +58,8 @@ class DataModule(LightningDataModule):
         span: source frames per training segment; see :class:`~src.data.samples.ClipDataset`.
         samples: segments per clip and epoch; overrides ``span``.
         resize: (height, width) of training frames before patches are cut, for networks of scale 1.
+        source_size, source_reduction: size of the source frames in training and evaluation; see
+            :class:`~src.data.source_size.SourceSize`.
         validate_clips: number of clips, evenly spread, in validation during training.
         validate_frames: number of input frames of each.
         test_frames: number of input frames per clip in the test.
@@ -94,6 +97,8 @@ class DataModule(LightningDataModule):
         span: int | None = None,
         samples: Annotated[int, Ge(1)] | None = None,
         resize: Sequence[int] | None = None,
+        source_size: Sequence[int] | None = None,
+        source_reduction: Annotated[int, Ge(1)] = 1,
         validate_clips: Annotated[int, Ge(0)] | None = None,
         validate_frames: Annotated[int, Ge(1)] | None = None,
         test_frames: Annotated[int, Ge(1)] | None = None,
@@ -123,13 +128,14 @@ class DataModule(LightningDataModule):
         )
         self.seed, self.span, self.samples = seed, span, samples
         self.resize = resize
+        self.source_size = SourceSize.of(source_size, source_reduction)
         self.validate_clips, self.validate_frames, self.test_frames = validate_clips, validate_frames, test_frames
         self.training: ClipDataset | None = None
 
     @cached_property
     def splits(self) -> Splits:
         """The clips of the data set. The first access may render the built-in scenes."""
-        return self.layout(self.root)
+        return self.layout(self.root).with_source_size(self.source_size)
 
     def prepare_data(self) -> None:
         """Find or render the data set. Lightning calls this in one process per machine."""

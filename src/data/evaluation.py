@@ -93,9 +93,9 @@ class EvaluationClip:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the targets: those of the file, cropped to a multiple of the scale."""
+        """(height, width) of the targets: those of the source frames, cropped to a multiple of the scale."""
         scale = self.degradation.scale
-        height, width = self._source[1]
+        height, width = self.clip.source_size.reduced(*self._source[1], self.clip.path)
         return height - height % scale, width - width % scale
 
     @property
@@ -152,7 +152,7 @@ class EvaluationClip:
         with open_clip(path) as reader:
             for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
                 if i == wanted:
-                    yield frame
+                    yield self.clip.source_size.reduce(frame[None], path)[0] if path == self.clip.path else frame
                     wanted = next(remaining, None)
                     if wanted is None:
                         return

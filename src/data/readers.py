@@ -82,8 +82,11 @@ def find_precomputed(
 ) -> tuple[Path, Degradation] | None:
     """Return a clip's folder of precomputed degraded frames, and the degradation still to apply to them.
 
-    Of several folders, return the one with the fewest steps left; ``None`` if none matches.
+    ``size`` is that of the clip's file. Of several folders, return the one with the fewest steps left; ``None`` if none
+    matches, or if the source frames are smaller than the file's, of which the folders were made.
     """
+    if clip.precomputed and clip.source_size.reduced(*size, clip.path) != size:
+        return None
     matches = []
     for corruptions, path in clip.precomputed.items():
         if path.exists():

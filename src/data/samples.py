@@ -208,7 +208,8 @@ class ClipDataset(Dataset[Sample]):
         precomputed = find_precomputed(clip, reader.size, self.degradation, self._readers)
         ranges = [*sample_frames.targets, *([] if precomputed else sample_frames.inputs)]
         numbers = sorted({*to_file(chain(*ranges))})
-        frames = crop_to_multiple(self._readers.read(clip.path, numbers), self.degradation.scale)
+        frames = clip.source_size.reduce(self._readers.read(clip.path, numbers), clip.path)
+        frames = crop_to_multiple(frames, self.degradation.scale)
 
         def expose(ranges: Sequence[range]) -> Tensor:
             exposures = [frames[[numbers.index(i) for i in to_file(exposure)]] for exposure in ranges]

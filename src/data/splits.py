@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
+from src.data.source_size import SourceSize
 from src.errors import UserError, VideoError
 from src.video.discovery import list_images
 from src.video.reader import FrameReader, open_video
@@ -34,7 +35,8 @@ class Clip:
         step: every ``step``-th frame of the file is a source frame.
         precomputed: folders of degraded frames with the same numbers, by the corruptions applied to them, e.g.
             ``("bicubic",)`` or ``("blur", "compression")``; see
-            :meth:`src.data.degradation.Degradation.remaining_after`.
+            :meth:`src.data.degradation.Degradation.remaining_after`. Not used if the source frames are reduced.
+        source_size: size to which the frames of the file are reduced; the result are the source frames.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Clip:
     stop: int | None = None
     step: int = 1
     precomputed: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
+    source_size: SourceSize = field(default_factory=SourceSize)
 
     def length(self) -> int:
         """Return the number of source frames; opens the file if ``stop`` is ``None``."""
@@ -75,6 +78,14 @@ class Splits:
         for name in ("train", "validate", "test"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self.check()
+
+    def with_source_size(self, size: SourceSize) -> Splits:
+        """Return the same clips with source frames of another size."""
+        if not size:
+            return self
+        parts = (self.train, self.validate, self.test)
+        train, validate, test = ([replace(clip, source_size=size) for clip in part] for part in parts)
+        return Splits(train, validate, test, self.damaged)
 
     def check(self) -> None:
         named = {"training": self.train, "validation": self.validate, "test": self.test}

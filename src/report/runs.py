@@ -136,7 +136,14 @@ class Run(Point):
         degradation = dict(self.results.get("protocol", {}).get("degradation") or {})
         steps = [str(step.get("_target_", "")).rpartition(".")[2] for step in degradation.pop("steps", None) or []]
         options = [f"{k} {value}" for k, value in degradation.items() if value is not None and not k.startswith("_")]
-        return "degradation: " + (", ".join([*options, *steps]) or "none")
+        return "degradation: " + (", ".join([*self._source_size, *options, *steps]) or "none")
+
+    @property
+    def _source_size(self) -> list[str]:
+        protocol = self.results.get("protocol", {})
+        size, reduction = (protocol.get(f"source_{option}") for option in ("size", "reduction"))
+        size = [f"source frames of {size}"] if size else []
+        return size + ([f"source frames reduced {reduction} times"] if reduction else [])
 
     @property
     def conditions(self) -> str:

@@ -70,6 +70,7 @@ def score(
         padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
+        **data.source_size.describe(),  # type: ignore[attr-defined]
         checkpoint=str(checkpoint) if checkpoint else None,
         commit=read_commit(),
     )

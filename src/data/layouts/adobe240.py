@@ -40,8 +40,8 @@ def adobe240(root: Path | str, hold_back: int = 4, step: int = 1) -> Splits:
     others train. Lists of 112 training videos and the same 8 come with an implementation of Super SloMo
     (``data/adobe240fps`` of avinashpaliwal/Super-SloMo); put them into ``root`` to use them.
 
-    DSFN's frames have 640x352 pixels, the files 720 lines; nothing is resized here. BIN's script writes frames of that
-    size into folders ``train`` and ``test``, which may also be the content of ``root``.
+    DSFN's frames have 640x352 pixels, the files 720 lines: ``data.source_size`` reduces them. BIN's script writes
+    frames of that size into folders ``train`` and ``test``, which may also be the content of ``root``.
 
     Args:
         root: the folder of ``original_high_fps_videos``, of the videos, or of ``train`` and ``test``.

@@ -2,8 +2,7 @@
 
 Folders ``train`` and ``test`` in ``root``, of videos or frame folders, are the splits if they exist. Otherwise two list
 files in ``root`` define them, one name a line (the suffix is optional): ``test_list.txt`` lists the test videos,
-``train_list.txt`` the training videos (by default all others). Without either, each layout documents its rule. Frames
-keep their size.
+``train_list.txt`` the training videos (by default all others). Without either, each layout documents its rule.
 """
 
 from __future__ import annotations
