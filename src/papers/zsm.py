@@ -20,7 +20,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
@@ -179,14 +178,8 @@ class ZSMRestorer(Restorer):
             return super().losses(inputs, targets)
         assert reduced is not None  # the low-resolution ground truth of Equations 8 and 9, without noise or compression
         frames, first, second = self.network.guided(inputs)
-
-        def guide(estimate: Tensor, truth: Tensor) -> Tensor:
-            # Nearest neighbours: a pixel weighs as much as those that it stands for, under a mean and under a sum.
-            size = (1, self.network.geometry.scale, self.network.geometry.scale)
-            return self.loss(F.interpolate(estimate, scale_factor=size), F.interpolate(truth, scale_factor=size))
-
         return {
             "reconstruction": self.loss(frames, targets),
-            "first_order": self.first_order * guide(first, reduced[:, 1::2]),
-            "second_order": self.second_order * guide(second, reduced[:, 2:-1:2]),
+            "first_order": self.first_order * self.loss(first, reduced[:, 1::2]),
+            "second_order": self.second_order * self.loss(second, reduced[:, 2:-1:2]),
         }
