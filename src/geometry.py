@@ -30,6 +30,8 @@ class Geometry:
             None: frames are instants.
         elastic: accept windows of other lengths through :meth:`lengthened`, as recurrent and temporally convolutional
             networks do.
+        inner: the outputs of windows that lie within the video: the time of the first, the time from the last to input
+            frame N, the first behind a video of N, and the least N. None: those of a single window.
 
     Raises:
         ValueError: times do not ascend, a number is below 1, or exposures are not positive or not one per output.
@@ -46,6 +48,7 @@ class Geometry:
     stride: int = 1
     elastic: bool = False
     exposures: tuple[Fraction, ...] | None = None
+    inner: tuple[Fraction, Fraction, int] | None = None
 
     def __post_init__(self) -> None:
         times = tuple(Fraction(t) for t in self.times)
@@ -58,6 +61,17 @@ class Geometry:
         if self.exposures and min(self.exposures) <= 0:
             raise ValueError(f"exposures must be positive, got {self.exposures}")
         object.__setattr__(self, "times", times)
+        if self.inner == self._single_window:
+            object.__setattr__(self, "inner", None)
+
+    @property
+    def _single_window(self) -> tuple[Fraction, Fraction, int]:
+        return self.times[0], self.window - self.times[-1], self.window
+
+    @property
+    def inner_outputs(self) -> tuple[Fraction, Fraction, int]:
+        """The value of ``inner``, or that of a single window."""
+        return self.inner or self._single_window
 
     @property
     def lead(self) -> int:
@@ -86,14 +100,24 @@ class Geometry:
         time, exposure = self.times[output], self.exposures[output] if self.exposures else Fraction(0)
         return time - exposure / 2, time + exposure / 2
 
-    def output_times(self, frames: int) -> list[Fraction]:
-        """List the times of the output frames of a video of ``frames`` input frames, ascending, without duplicates."""
-        first, last = self.span(frames)
+    def output_times(self, frames: int, *, filled: bool = True) -> list[Fraction]:
+        """List the times of the output frames of a video of ``frames`` input frames, ascending, without duplicates.
+
+        ``filled=False``: only those that windows within the video make; empty if it is shorter than a window.
+        """
+        first, last = self.span(frames, filled=filled)
         count = math.floor((last - first) / self.spacing) + 1
         return [first + k * self.spacing for k in range(count)]
 
-    def span(self, frames: int) -> tuple[Fraction, Fraction]:
-        """Return the times of the first and the last output of a video of ``frames`` input frames."""
+    def span(self, frames: int, *, filled: bool = True) -> tuple[Fraction, Fraction]:
+        """Return the times of the first and the last output of a video of ``frames`` input frames.
+
+        ``filled=False``: of windows within the video, none of which is filled up beyond its ends. The last is earlier
+        than the first if there is no such window.
+        """
+        if not filled:
+            first, rest, least = self.inner_outputs
+            return first, frames - rest if frames >= least else first - self.spacing
         if self.exposures:
             first = self.times[0] % self.spacing  # its exposure begins with the video
             return first, frames - self.spacing + first
@@ -139,12 +163,16 @@ class Geometry:
             start, lengths = self.interval(0)[0], [step * exposure for exposure in second.exposures]
         outputs = {k * second.stride + time: n for k in range(rounds) for n, time in enumerate(second.times)}
         times = sorted(outputs)
+        (begin, rest, least), (second_begin, second_rest, second_least) = self.inner_outputs, second.inner_outputs
+        shift, least_for_second = start - self.times[0], begin + rest + step * (second_least - 1)
+        inner_begin, inner_rest = begin + shift + step * second_begin, rest - shift - step * (1 - second_rest)
         return Geometry(
             self.scale * second.scale,
             window,
             tuple(start + step * time for time in times),
             int(step * second.stride * rounds),
             exposures=tuple(lengths[outputs[time]] for time in times) if lengths else None,
+            inner=(inner_begin, inner_rest, max(least, math.ceil(least_for_second))),
         )
 
     def again(self, rounds: int) -> Geometry:

@@ -67,7 +67,7 @@ def test_protocols_are_those_of_the_papers() -> None:
         ({"skip": (1, 2, 3)}, r"skip=\(1, 2, 3\): it must be two numbers"),
         ({"skip": 2}, "skip=2: it must be two numbers"),
         ({"clip_length": 0}, "clip_length=0"),
-        ({"edges": "zeros"}, "edges='zeros': it must be replicate or reflect"),
+        ({"edges": "zeros"}, "edges='zeros': it must be replicate, reflect, new_info or none"),
         ({"ensemble": 3}, "ensemble=3: it must be 1, 2, 4 or 8"),
         ({"frames": "first"}, "frames='first'"),
         ({"frames": "centre", "skip": (1, 0)}, "only the centre frame"),

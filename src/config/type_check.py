@@ -143,23 +143,29 @@ def _show(value: Any) -> str:
 
 def _describe(kind: Any) -> str:
     """Return a noun phrase for the values of a type."""
+    *others, last = dict.fromkeys(_alternatives(kind))
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _alternatives(kind: Any) -> list[str]:
+    """List noun phrases for the values of a type."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
     if origin is Annotated:
-        return _describe(arguments[0])
+        return _alternatives(arguments[0])
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(word for part in arguments for word in _describe(part).split(" or ")))
+        return [word for part in arguments for word in _alternatives(part)]
     if origin is Literal:
-        return " or ".join(dict.fromkeys(map(str, arguments)))
+        return [*map(str, arguments)]
     if origin in words:
-        return words[origin]
+        return [words[origin]]
     if origin in LISTS:
         count = f" of {len(arguments)}" if origin is tuple and ... not in arguments else ""
-        return f"a list{count}" + (f", each {_describe(arguments[0])}" if arguments else "")
+        return [f"a list{count}" + (f", each {_describe(arguments[0])}" if arguments else "")]
     if origin in MAPPINGS or is_typeddict(kind):
-        return "values by name"
+        return ["values by name"]
     path = isinstance(origin, type) and issubclass(origin, PurePath)
-    return "a path" if path else "an object with a _target_"
+    return ["a path" if path else "an object with a _target_"]
 
 
 def _suggest(value: Any, kind: Any) -> str:

@@ -78,7 +78,7 @@ class EvaluationClip:
             )
         return count if self.max_frames is None else min(count, self.max_frames)
 
-    def _target_source_ranges(self, geometry: Geometry | None) -> dict[Fraction, range]:
+    def _target_source_ranges(self, geometry: Geometry | None, filled: bool) -> dict[Fraction, range]:
         """Return the source frames averaged for each target, by its time."""
         geometry = geometry or self.geometry
         timeline = replace(self.degradation, every=self.timeline.every).timeline(geometry)
@@ -86,8 +86,14 @@ class EvaluationClip:
         exposures = dict(zip(moments, geometry.exposures or (), strict=False))
         range_at = {
             time: timeline.target_frames(time, exposures[time % geometry.stride] if exposures else None)
-            for time in geometry.output_times(self.frames)
+            for time in geometry.output_times(self.frames, filled=filled)
         }
+        if not range_at:
+            raise UserError(
+                f"Clip {self.name} has {self.frames} input frames, fewer than a window of this network, and "
+                "protocol.edges=none fills none up: raise data.test_frames or data.validate_frames, assign more frames "
+                "of this clip to evaluation (options of data.layout), or lower degradation.exposure."
+            )
         count = self._source[0]
         return {time: numbers for time, numbers in range_at.items() if numbers[0] >= 0 and numbers[-1] < count}
 
@@ -131,14 +137,16 @@ class EvaluationClip:
                 held[number] = frame
             yield degradation.expose(torch.stack([held[number] for number in exposure]))
 
-    def targets(self, geometry: Geometry | None = None) -> Iterator[tuple[Fraction, Tensor]]:
+    def targets(self, geometry: Geometry | None = None, *, filled: bool = True) -> Iterator[tuple[Fraction, Tensor]]:
         """Yield time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
 
         Args:
             geometry: geometry of other outputs from the same inputs, e.g. ``geometry.again(2)`` for a network applied
                 to its own output; by default the network's.
+            filled: whether windows that reach beyond the ends of the clip are filled up; otherwise only the outputs of
+                windows within it have targets.
         """
-        scale, range_at = self.degradation.scale, self._target_source_ranges(geometry)
+        scale, range_at = self.degradation.scale, self._target_source_ranges(geometry, filled)
         frames = self._expose(self.clip.path, [*range_at.values()], self.degradation)
         for time, frame in zip(range_at, frames, strict=True):
             yield time, to_clip(crop_to_multiple(frame[None], scale))[0]

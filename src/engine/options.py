@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Ge, Gt
 
 from src.errors import UserError
 
-Edges = Literal["replicate", "reflect"]
+Edges = Literal["replicate", "reflect", "new_info", "none"]
 UNPLANNED = ("memory", "tile")  # the tiles that they lead to are stored in the journal instead
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -27,8 +27,9 @@ class InferenceOptions:
         padding: input frames of context on either side of a pass, if the network has a temporal padding; None: its own.
         context: input frames at either end of a pass whose outputs are discarded in favour of the neighbouring pass's,
             so that recurrent networks show no seam. With ``clip_length=None`` passes become longer by twice as many.
-        edges: padding in time beyond the first and the last frame: ``replicate`` repeats it, ``reflect`` mirrors the
-            video.
+        edges: frames of windows that reach beyond the first or the last frame: ``replicate`` repeats it, ``reflect``
+            mirrors the video, ``new_info`` takes the frames that follow the window's other end (EDVR's published
+            tests); ``none``: such windows are left out, and with them the outputs that no whole window makes.
         ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
         factor: output frames for each input frame, by applying the network to its own output (VTSR); None: once.
         tile: side of square tiles in input pixels; 0: whole frames; None: as large as memory allows.
@@ -65,7 +66,7 @@ class InferenceOptions:
             ("clip_length", length, "a number of frames, all, auto, or null"),
             ("padding", self.padding is None or is_whole(self.padding, 0), "a number of frames, 0 or more, or null"),
             ("context", is_whole(self.context, 0), "a number of frames, 0 or more"),
-            ("edges", self.edges in ("replicate", "reflect"), "replicate or reflect"),
+            ("edges", self.edges in get_args(Edges), ", ".join(get_args(Edges)[:-1]) + f" or {get_args(Edges)[-1]}"),
             ("ensemble", is_whole(self.ensemble, 1) and self.ensemble in (1, 2, 4, 8), "1, 2, 4 or 8"),
             ("factor", self.factor is None or is_whole(self.factor, 2), "a number of frames, 2 or more, or null"),
             ("tile", self.tile is None or is_whole(self.tile, 0), "a number of pixels, 0 or more, or null"),
@@ -102,6 +103,7 @@ class RestoreOptions(InferenceOptions):
     clip_length: Annotated[int, Ge(1)] | Literal["all", "auto"] | None = "auto"
     padding: Annotated[int, Ge(0)] | None = 8
     context: Annotated[int, Ge(0)] = 1
+    edges: Literal["replicate", "reflect", "new_info"] = "replicate"  # a restored video keeps its ends
     tile: Annotated[int, Ge(0)] | None = None
     codec: str = "auto"
     quality: int | None = None

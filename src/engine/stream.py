@@ -92,12 +92,28 @@ def _stream_windows(
     after: Fraction | None,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Slide the window over features of frames, each computed once."""
+    context = _discarded_frames(options)
+    passes = _run_passes(network, frames, options, geometry, after)
+    if network.average_overlaps:
+        yield from _average_overlaps(passes, geometry)
+    else:
+        yield from _keep_first(passes, geometry, after, context)
+
+
+def _run_passes(
+    network: VideoNetwork,
+    frames: Iterable[Tensor],
+    options: InferenceOptions,
+    geometry: Geometry,
+    after: Fraction | None,
+) -> Iterator[tuple[int, list[tuple[Fraction, Tensor]]]]:
+    """Yield the first input frame and the outputs of each pass, those within the video and later than ``after``."""
     decode: Any = network.decode_window
     if options.padding is not None:
         decode = partial(decode, padding=options.padding)
-    context = _discarded_frames(options)
-    begin = _first_window(geometry, after, context)
-    total = max(0, begin - geometry.lead)
+    lead = _overhang(geometry, options.edges)[0]
+    begin = _first_window(geometry, after, _discarded_frames(options), options.edges)
+    total = _first_frame(geometry, begin, options.edges)
 
     def counted() -> Iterator[Tensor]:
         nonlocal total
@@ -109,34 +125,70 @@ def _stream_windows(
         with torch.inference_mode(), torch.autocast(clips[0].device.type, options.dtype, options.precision != "32"):
             return function(*clips)
 
-    def encoded() -> Iterator[tuple[Tensor, ...]]:
+    def encoded(frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         previous: list[Tensor] = []
         features: tuple[Tensor, ...] = ()
-        for _, neighbours in _slide(_extended(counted(), geometry, begin, options.edges), network.encode_window, 1):
+        for _, neighbours in _slide(frames, network.encode_window, 1):
             if [*map(id, neighbours)] != [*map(id, previous)]:  # frames beyond the ends of the video repeat
                 features = infer(network.encode_frames, cat_clips(neighbours))
             previous = neighbours
             yield features
 
-    last = after
-    tail: list[tuple[Fraction, Tensor]] = []  # replaced by the next pass, if there is one
-    for number, window in _slide(encoded(), geometry.window - network.encode_window + 1, geometry.stride):
-        start = begin + number - geometry.lead
-        if last is not None and start + geometry.times[-1] <= last:
+    if options.edges == "new_info":
+        windows = _slide_with_new_info(encoded(counted()), geometry, begin)
+    else:
+        extended = _extended(counted(), geometry, begin, options.edges)
+        windows = _slide(encoded(extended), geometry.window - network.encode_window + 1, geometry.stride)
+    for number, window in windows:
+        start = begin + number - lead
+        if after is not None and start + geometry.times[-1] <= after:
             continue
         restored = infer(decode, *map(cat_clips, zip(*window, strict=True)))[0].float()
-        earliest, latest = geometry.span(total)
-        new = [
+        earliest, latest = geometry.span(total, filled=options.edges != "none")
+        outputs = [
             (start + time, frame)
             for time, frame in zip(geometry.times, restored, strict=True)
-            if earliest <= start + time <= latest and (last is None or start + time > last)
+            if earliest <= start + time <= latest and (after is None or start + time > after)
         ]
+        yield start, outputs
+        del restored, outputs  # before the next pass allocates its memory
+
+
+def _keep_first(
+    passes: Iterable[tuple[int, list[tuple[Fraction, Tensor]]]],
+    geometry: Geometry,
+    after: Fraction | None,
+    context: int,
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """Of an output that several passes make, keep the first, but none within ``context`` of a pass that is not last."""
+    last = after
+    tail: list[tuple[Fraction, Tensor]] = []  # replaced by the next pass, if there is one
+    for start, outputs in passes:
+        new = [item for item in outputs if last is None or item[0] > last]
         tail = [item for item in new if item[0] > start + geometry.times[-1] - context]
         for item in new[: len(new) - len(tail)]:
             last = item[0]
             yield item
-        del restored, new  # before the next pass allocates its memory
+        del new, outputs
     yield from tail
+
+
+def _average_overlaps(
+    passes: Iterable[tuple[int, list[tuple[Fraction, Tensor]]]], geometry: Geometry
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """Average each output over the passes that make it."""
+    sums: dict[Fraction, Tensor] = {}
+    counts: dict[Fraction, int] = {}
+    for start, outputs in passes:
+        for time, frame in outputs:
+            sums[time] = sums[time] + frame if time in sums else frame
+            counts[time] = counts.get(time, 0) + 1
+        del outputs
+        complete = start + 1 + geometry.times[0]  # the next pass begins one frame later or more
+        for time in sorted(time for time in sums if time < complete):
+            yield time, sums.pop(time) / counts.pop(time)
+    for time in sorted(sums):
+        yield time, sums[time] / counts[time]
 
 
 def resolve_passes(network: nn.Module, options: InferenceOptions = DEFAULTS, length: int | None = None) -> Geometry:
@@ -151,6 +203,8 @@ def resolve_passes(network: nn.Module, options: InferenceOptions = DEFAULTS, len
         if network.temporal_padding is None:
             raise ValueError("this network has no temporal padding, so padding must be null")
         geometry = geometry.padded(options.padding)
+    if options.edges == "new_info" and network.encode_window > 1:
+        raise ValueError("this network encodes several frames together, so edges=new_info is impossible")
     outputs = None if isinstance(options.clip_length, str) else options.clip_length
     if options.clip_length == "all":
         if not geometry.elastic:
@@ -189,20 +243,32 @@ def find_first_frame(
     if after is None or options.clip_length == "all":
         return 0
     if isinstance(network, Cascade):
-        return _first_frames(network.networks, after)[0]
+        return _first_frames(network.networks, after, options.edges)[0]
     geometry = resolve_passes(network, replace(options, factor=None))
-    return max(0, _first_window(geometry, after, options.context) - geometry.lead)
+    return _first_frame(geometry, _first_window(geometry, after, options.context, options.edges), options.edges)
 
 
-def _first_window(geometry: Geometry, after: Fraction | None, context: int) -> int:
+def _overhang(geometry: Geometry, edges: Edges) -> tuple[int, int]:
+    """Frames by which windows reach beyond the first and the last frame of the video."""
+    return (0, 0) if edges == "none" else (geometry.lead, geometry.trail)
+
+
+def _first_window(geometry: Geometry, after: Fraction | None, context: int, edges: Edges) -> int:
     """Place, in the extended video, of the window before the first with outputs later than ``after``.
 
     The first alone is not enough: at the end of the video the last window is moved back.
     """
     if after is None:
         return 0
-    beyond = math.floor((after + geometry.lead - geometry.times[-1] + context) / geometry.stride) + 1
+    lead = _overhang(geometry, edges)[0]
+    beyond = math.floor((after + lead - geometry.times[-1] + context) / geometry.stride) + 1
     return max(0, beyond - 1) * geometry.stride
+
+
+def _first_frame(geometry: Geometry, window: int, edges: Edges) -> int:
+    """Number of the first frame that windows from ``window`` on, a place in the extended video, take."""
+    behind = geometry.trail if edges == "new_info" else 0  # the last windows are filled up with earlier frames
+    return max(0, window - _overhang(geometry, edges)[0] - behind)
 
 
 # --- side by side: tiles, self-ensemble ------------------------------------------------------------------------------
@@ -279,9 +345,9 @@ def _stream_stages(
     if not before:
         yield from stream(last, frames, options, after=after)
         return
-    origin, step = _time_base(before)
+    origin, step = _time_base(before, options.edges)
     after_in_last = None if after is None else (after - origin) / step
-    first = _frame_time(before, find_first_frame(last, after_in_last) - 1)
+    first = _frame_time(before, find_first_frame(last, after_in_last, options) - 1, options.edges)
 
     def restored() -> Iterator[Tensor]:
         for time, frame in _stream_stages(before, frames, options, watch, first):
@@ -293,27 +359,33 @@ def _stream_stages(
         yield origin + time * step, frame
 
 
-def _first_frames(stages: Sequence[VideoNetwork], after: Fraction | None) -> list[int]:
+def _first_frames(stages: Sequence[VideoNetwork], after: Fraction | None, edges: Edges) -> list[int]:
     """Return the number of the first input frame that each stage of a cascade needs to resume after ``after``."""
     *before, last = stages
     if not before or after is None:
-        return [find_first_frame(stage, after) for stage in stages]
-    origin, step = _time_base(before)
-    number = find_first_frame(last, (after - origin) / step)
-    return [*_first_frames(before, _frame_time(before, number - 1)), number]
+        return [find_first_frame(stage, after, edges=edges) for stage in stages]
+    origin, step = _time_base(before, edges)
+    number = find_first_frame(last, (after - origin) / step, edges=edges)
+    return [*_first_frames(before, _frame_time(before, number - 1, edges), edges), number]
 
 
-def _time_base(stages: Sequence[VideoNetwork]) -> tuple[Fraction, Fraction]:
-    """Return (offset, step) of a stage after others: its input frame n lies at offset + n * step of their time."""
+def _first_output(stages: Sequence[VideoNetwork], edges: Edges) -> tuple[Geometry, Fraction]:
+    """Return the geometry of stages one after the other, and the time of their first output."""
     geometry = reduce(Geometry.then, map(resolve_passes, stages))
-    first, step = geometry.span(1)[0], geometry.spacing
+    return geometry, geometry.span(1, filled=edges != "none")[0]
+
+
+def _time_base(stages: Sequence[VideoNetwork], edges: Edges) -> tuple[Fraction, Fraction]:
+    """Return (offset, step) of a stage after others: its input frame n lies at offset + n * step of their time."""
+    geometry, first = _first_output(stages, edges)
+    step = geometry.spacing
     return (first - step / 2 if geometry.exposures else first), step
 
 
-def _frame_time(stages: Sequence[VideoNetwork], number: int) -> Fraction | None:
+def _frame_time(stages: Sequence[VideoNetwork], number: int, edges: Edges) -> Fraction | None:
     """Return the time of output frame ``number`` of a cascade; None before the first."""
-    geometry = reduce(Geometry.then, map(resolve_passes, stages))
-    return geometry.span(1)[0] + number * geometry.spacing if number >= 0 else None
+    geometry, first = _first_output(stages, edges)
+    return first + number * geometry.spacing if number >= 0 else None
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------
@@ -332,7 +404,10 @@ def slide_windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple
 
 
 def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Yield every ``stride``-th window of items with the number of its first; the last window ends with them."""
+    """Yield every ``stride``-th window of items with the number of its first; the last window ends with them.
+
+    Fewer items than a window yield nothing.
+    """
     held: deque[Frame] = deque(maxlen=window)
     start, latest = 0, None
     for pushed, item in enumerate(items, start=1):
@@ -341,7 +416,7 @@ def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[i
         if start >= 0 and start % stride == 0:
             latest = start
             yield start, list(held)
-    if held and start != latest:
+    if start >= 0 and len(held) == window and start != latest:
         yield start, list(held)
 
 
@@ -349,6 +424,9 @@ def _extended(
     frames: Iterable[Frame], geometry: Geometry, begin: int = 0, edges: Edges = "replicate"
 ) -> Iterator[Frame]:
     """Extend the video from ``begin`` on by the frames that windows reach beyond its ends; at least one window."""
+    if edges == "none":
+        yield from frames
+        return
     before = max(0, geometry.lead - begin)
     frames = iter(frames)
     if not (head := list(islice(frames, before + 1 if edges == "reflect" else 1))):
@@ -362,6 +440,34 @@ def _extended(
         yield frame
     missing = max(geometry.trail, geometry.window - length)
     yield from (reversed(_mirrored([*tail][::-1], missing)) if edges == "reflect" else [tail[-1]] * missing)
+
+
+def _slide_with_new_info(frames: Iterable[Frame], geometry: Geometry, begin: int) -> Iterator[tuple[int, list[Frame]]]:
+    """Slide the window over a video, filling it up with the frames that follow its other end.
+
+    Of five frames around frame 0 the window is 4, 3, 0, 1, 2; around the last, n, it is n-2, n-1, n, n-3, n-4.
+    """
+    held: dict[int, Frame] = {}
+    next_start, count = begin - geometry.lead, _first_frame(geometry, begin, "new_info")
+
+    def fill(start: int) -> list[Frame]:
+        end = start + geometry.window - 1
+        places = (end - i if i < 0 else start - (i - count) - 1 if i >= count else i for i in range(start, end + 1))
+        return [held[min(max(place, 0), count - 1)] for place in places]
+
+    for frame in frames:
+        held[count] = frame
+        count += 1
+        while next_start + geometry.window - 1 - min(next_start, 0) < count:
+            yield next_start + geometry.lead - begin, fill(next_start)
+            next_start += geometry.stride
+            for place in [place for place in held if place < next_start - geometry.trail]:
+                del held[place]
+    if not held:
+        return
+    last = max(0, count + geometry.lead + geometry.trail - geometry.window) - geometry.lead
+    for start in [*range(next_start, last, geometry.stride), *([last] if next_start <= last else [])]:
+        yield start + geometry.lead - begin, fill(start)
 
 
 def _mirrored(frames: list[Frame], count: int) -> list[Frame]:

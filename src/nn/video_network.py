@@ -24,12 +24,14 @@ class VideoNetwork(nn.Module):
         temporal_padding: input frames on either side of a pass that serve as context only. A network that sets it
             accepts passes of any length, and ``forward(clip, padding=n)`` for any other number.
         encode_window: number of consecutive input frames that :meth:`encode_frames` needs for each feature.
+        average_overlaps: whether an output that several windows make is their mean; otherwise it is the first window's.
         tile_overlap: overlap of tiles, in input pixels, at which tiled output equals untiled output to 1e-3.
     """
 
     geometry: Geometry
     temporal_padding: int | None = None
     encode_window: int = 1
+    average_overlaps: bool = False
     tile_overlap: int = 32
 
     @property

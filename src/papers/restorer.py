@@ -156,7 +156,8 @@ class Restorer(LightningModule):
         network = apply_recursively(self.network, self.protocol.factor)
         options = replace(self.protocol, factor=None)
         options = fit_to_memory(network, options, first.shape[-2:], self.device, length=clip.frames)
-        truths = [clip.targets(geometry) for geometry in self.geometries]
+        filled = self.protocol.edges != "none"
+        truths = [clip.targets(geometry, filled=filled) for geometry in self.geometries]
 
         def compare(number: int, time: Fraction, estimate: Tensor) -> None:
             expected, target = next(truths[number])

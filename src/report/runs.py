@@ -150,7 +150,7 @@ class Run(Point):
         """Data, protocol and degradation as a key: scores of runs with equal keys are comparable."""
         protocol = dict(self.results.get("protocol", {}))
         of_network = {"window", "clip_length", "padding", "checkpoint", "commit", "frames_counted"}
-        of_network |= {"ensemble", "edges", "precision"}
+        of_network |= {"ensemble", "precision"} | ({"edges"} if protocol.get("edges") != "none" else set())
         return json.dumps({key: value for key, value in protocol.items() if key not in of_network}, sort_keys=True)
 
     @property

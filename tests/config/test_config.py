@@ -244,7 +244,7 @@ def test_every_choice_is_valid(group):
         (["trainer.precision=bf17"], r"^trainer\.precision is 'bf17'.*did you mean bf16\?$"),
         (
             ["protocol.edges=reflekt"],
-            r"^protocol\.edges is 'reflekt', but must be replicate or reflect: did you mean reflect\?$",
+            r"^protocol\.edges is 'reflekt', but must be replicate, reflect, new_info or none: did you mean reflect\?$",
         ),
         (["protocol.skip=[1,a]"], r"^protocol\.skip\.1 is 'a', but must be a whole number\.$"),
         (["protocol.skip=[1]"], r"^protocol\.skip is \[1\], but must be a list of 2, each a whole number\.$"),

@@ -69,6 +69,13 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
         next(evaluation(root, clip=Clip("c", root / "clip", start=40)).inputs())
 
 
+def test_targets_of_whole_windows_alone(root: Path) -> None:
+    clip = evaluation(root, geometry=EDVR, max_frames=7)
+    assert [time for time, _ in clip.targets(filled=False)] == [2, 3, 4]
+    with pytest.raises(UserError, match=r"Clip clip has 4 input frames, fewer than a window .*raise data\.test_frames"):
+        list(evaluation(root, geometry=EDVR, max_frames=4).targets(filled=False))
+
+
 def test_noise_depends_on_the_clip(root: Path) -> None:
     noisy = Degradation([Bicubic(4), Noise()])
     first = list(evaluation(root, degradation=noisy).inputs())

@@ -31,8 +31,8 @@ DSFN = Geometry(4, 4, (Fraction(1), Fraction(3, 2), Fraction(2)), 1)
     [
         (Geometry(4, 5, (Fraction(2),)), EDVR5, Geometry(4, 9, (Fraction(4),))),
         (EDVR5, ZSM, Geometry(4, 8, evenly(2, "1/2", 7), 3)),
-        (ZSM, EDVR5, Geometry(4, 4, (Fraction(1), Fraction(3, 2)), 1)),
-        (DSFN, EDVR5, Geometry(4, 6, (Fraction(2), Fraction(5, 2)), 1)),
+        (ZSM, EDVR5, Geometry(4, 4, (Fraction(1), Fraction(3, 2)), 1, inner=(Fraction(1), Fraction(2), 4))),
+        (DSFN, EDVR5, Geometry(4, 6, (Fraction(2), Fraction(5, 2)), 1, inner=(Fraction(2), Fraction(3), 5))),
     ],
 )
 def test_geometry_of_two(first, second, expected):

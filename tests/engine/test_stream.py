@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from src.engine.cascade import apply_recursively
 from src.engine.ensemble import Ensemble
 from src.engine.stream import find_first_frame, slide_windows, stream
-from src.geometry import Geometry
+from src.geometry import Geometry, evenly
+from src.nn.video_network import VideoNetwork
 from src.papers.baselines import Bicubic, Blend, Repeat
 from tests.test_geometry import ALL
 
@@ -51,12 +53,13 @@ def test_every_output_time_once(name, frames):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("frames", [1, 3, 4, 6, 7, 12])
-@pytest.mark.parametrize("edges", ["replicate", "reflect"])
+@pytest.mark.parametrize("edges", ["replicate", "reflect", "new_info", "none"])
 def test_going_on_gives_what_the_whole_gives(name, frames, edges):
     network, video = Clock(ALL[name]), numbered(frames)
     whole = list(stream(network, video, edges=edges))
     for number, (after, _) in enumerate(whole):
-        rest = list(stream(network, video[find_first_frame(network, after) :], after=after, edges=edges))
+        begin = find_first_frame(network, after, edges=edges)
+        rest = list(stream(network, video[begin:], after=after, edges=edges))
         assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
 
@@ -94,8 +97,88 @@ def test_edges_are_repeated_or_mirrored():
     assert first == {"replicate": [0, 0, 0, 1, 2], "reflect": [2, 1, 0, 1, 2]}
 
 
-def windows_of(window, edges):
-    """The windows that a network of so many frames is given of a video of six."""
+def test_windows_are_filled_up_from_their_other_end():
+    """The windows of EDVR's published tests ("new_info"), at both ends of the video and in its middle."""
+    read = [[int(frame.mean()) for frame in window] for window in windows_of(5, "new_info")]
+    assert read == [
+        [4, 3, 0, 1, 2],
+        [4, 0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [1, 2, 3, 4, 5],
+        [2, 3, 4, 5, 1],
+        [3, 4, 5, 2, 1],
+    ]
+    assert all(0 <= frame.mean() <= 1 for window in windows_of(5, "new_info", frames=2) for frame in window)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("frames", [1, 3, 6, 12])
+def test_without_filling_only_whole_windows_count(name, frames):
+    geometry = ALL[name]
+    network, video = Clock(geometry), numbered(frames)
+    whole = dict(stream(network, video, edges="none"))
+    starts = range(0, frames - geometry.window + 1)
+    covered = {
+        start + time
+        for start in starts
+        if start % geometry.stride == 0 or start == starts[-1]
+        for time in geometry.times
+    }
+    assert [*whole] == sorted(covered) == geometry.output_times(frames, filled=False)
+    filled = dict(stream(network, video))
+    if geometry.stride == 1:
+        assert all(torch.equal(frame, filled[time]) for time, frame in whole.items())
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5, 8])
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_rounds_without_filling_stand_on_real_frames_alone(frames, rounds):
+    """Each round makes two frames of every two neighbours of the round before."""
+    network, video = Clock(ALL["vtsr"]), numbered(frames)
+    rounded = apply_recursively(network, 2**rounds)
+    seen = {}
+    options = {"edges": "none", "watch": lambda stage, time, frame: seen.setdefault(stage, []).append(time)}
+    last = list(stream(rounded, video, **options))
+    seen[rounds - 1] = [time for time, _ in last]
+    count = frames
+    for stage in range(rounds):
+        count = 2 * count - 2
+        assert len(seen[stage]) == count
+        assert seen[stage] == ALL["vtsr"].again(stage + 1).output_times(frames, filled=False)
+        assert seen[stage][0] + seen[stage][-1] == frames  # as much is missing at either end
+    for number, (after, _) in enumerate(last):
+        begin = find_first_frame(rounded, after, edges="none")
+        rest = list(stream(rounded, video[begin:], after=after, edges="none"))
+        assert [time for time, _ in rest] == [time for time, _ in last[number + 1 :]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, last[number + 1 :], strict=True))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 9])
+def test_overlaps_are_averaged(frames):
+    class Places(VideoNetwork):
+        """Returns the place of each output within its window."""
+
+        geometry = Geometry(1, 4, evenly(1, "1/2", 3))
+        average_overlaps = True
+
+        def forward(self, clip):
+            return torch.arange(3.0).view(1, 3, 1, 1, 1).expand(1, 3, 3, 2, 2)
+
+    network = Places()
+    whole = list(stream(network, numbered(frames)))
+    assert [time for time, _ in whole] == network.geometry.output_times(frames)
+    places = [float(frame[0, 0, 0]) for _, frame in whole]
+    assert places == [0, *[1] * (len(places) - 2), 2][: len(places)]  # both ends are made once, in one place
+    edge = dict(stream(network, numbered(6), edges="none"))
+    assert [float(frame[0, 0, 0]) for frame in edge.values()] == [0, 1, 1, 1, 1, 1, 2]
+    for number, (after, _) in enumerate(whole):
+        rest = list(stream(network, numbered(frames)[find_first_frame(network, after) :], after=after))
+        assert [time for time, _ in rest] == [time for time, _ in whole[number + 1 :]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[number + 1 :], strict=True))
+
+
+def windows_of(window, edges, frames=6):
+    """The windows that a network of so many frames is given of a video."""
     seen = []
 
     class Witness(nn.Module):
@@ -105,7 +188,7 @@ def windows_of(window, edges):
             seen.append(list(clip[0]))
             return clip[:, :1]
 
-    list(stream(Witness(), numbered(6), edges=edges))
+    list(stream(Witness(), numbered(frames), edges=edges))
     return seen
 
 
