@@ -52,8 +52,9 @@ def build_tables(outcome: dict[str, Any]) -> Iterator[Table]:
         if "seconds_per_step" in row and "seconds_per_step" in first and row is not first:
             cells[3] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
         rates = [f"{row[key]:.3g}" if key in row else "" for key in ("samples_per_second", "loader_samples_per_second")]
+        label = labels[entry] + f", mean of {row['ensemble']} copies" * (row.get("ensemble", 1) > 1)
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
-        table.add_row(labels[entry], f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
+        table.add_row(label, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
     yield table
     if rows := outcome["deformable"]:
         yield _build_operator_table(rows, height, width)

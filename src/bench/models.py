@@ -18,6 +18,7 @@ from src.bench.throughput import read_batches
 from src.bench.timing import Timing, time_work
 from src.config.build import build_data, build_restorer
 from src.engine.cascade import Cascade
+from src.engine.ensemble import FLIPS, apply_flip
 from src.engine.memory import estimate_peak
 from src.nn.blocks import compile_parts, count_parameters, fold_norms
 from src.nn.video_network import as_video_network
@@ -42,7 +43,8 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
         compile_parts(network)
     clip = torch.rand(1, network.geometry.window, 3, options.height, options.width, device=device)
     with autocast:
-        timing = time_streaming(network, clip, options.repeats, device)
+        timing = time_streaming(network, clip, options.repeats, device, copies=config.protocol.ensemble)
+    metrics["ensemble"] = config.protocol.ensemble
     metrics["seconds_per_frame"], metrics["floor_per_frame"] = timing
     metrics["frames_per_second"] = 1 / timing.seconds
     on_gpu = device.type == "cuda"
@@ -87,8 +89,11 @@ def _measure_training(
 
 
 @torch.inference_mode()
-def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch.device) -> Timing:
-    """Time :func:`src.engine.stream.stream` per output frame, on frames of the size of ``clip``'s."""
+def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch.device, *, copies: int = 1) -> Timing:
+    """Time :func:`src.engine.stream.stream` per output frame, on frames of the size of ``clip``'s.
+
+    ``copies`` is the ``ensemble`` of :class:`src.engine.options.InferenceOptions`: each copy has features of its own.
+    """
     if isinstance(network, Cascade):
         whole, frames = Timing(0.0, 0.0), Fraction(1)  # per input frame; frames after the stages so far
         for stage in network.networks:
@@ -96,13 +101,21 @@ def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch
             frames /= geometry.spacing
             height, width = clip.shape[-2:]
             inputs = torch.rand(1, geometry.window, 3, height, width, device=device)
-            part = time_streaming(stage, inputs, repeats, device).scale(float(frames))
+            part = time_streaming(stage, inputs, repeats, device, copies=copies).scale(float(frames))
             whole = Timing(whole.seconds + part.seconds, whole.floor + part.floor)
             clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
         return whole.scale(1 / float(frames))
     network = as_video_network(network)
     stride, added = network.geometry.stride, float(network.geometry.stride / network.geometry.spacing)
-    features = network.encode_frames(clip)  # most are kept when the window moves on
+    views = [apply_flip(clip, flip) for flip in FLIPS[copies]]
+    features = [network.encode_frames(view) for view in views]  # most are kept when the window moves on
     new = clip[:, : network.encode_window - 1 + stride]
-    work = time_work(lambda: (network.encode_frames(new), network.decode_window(*features)), repeats, device)
-    return work.scale(1 / added)
+
+    def advance() -> Tensor:
+        outputs = []
+        for flip, kept in zip(FLIPS[copies], features, strict=True):
+            network.encode_frames(apply_flip(new, flip))
+            outputs.append(apply_flip(network.decode_window(*kept), flip, inverse=True))
+        return torch.stack(outputs).mean(0) if copies > 1 else outputs[0]
+
+    return time_work(advance, repeats, device).scale(1 / added)

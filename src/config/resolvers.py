@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -46,6 +47,16 @@ def times(factor: float, count: int) -> int:
     return max(1, round(factor * count))
 
 
+def plus(amount: int, count: int) -> int:
+    """``${plus:6,${scale:}}``: another count and some more."""
+    return amount + count
+
+
+def scale(*, _root_: DictConfig) -> int:
+    """``${scale:}``: target pixels for each input pixel, along a side, of the chosen degradation."""
+    return math.prod(step.get("scale", 1) for step in _root_.degradation.steps)
+
+
 def needed(option: str) -> NoReturn:
     """``${needed:checkpoint}``: an option without which an experiment fails. A "???" would not replace a default."""
     raise UserError(f"{option} is needed here and has no default: add {option}=<value>.")
@@ -80,7 +91,7 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
 def register_resolvers() -> None:
     """Register all resolvers with OmegaConf."""
-    for resolver in (width, depth, groups, lr, times, needed, trained, stages, run_name):
+    for resolver in (width, depth, groups, lr, times, plus, scale, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -76,6 +76,9 @@ class Wide(nn.Module, NearIdentity):
         budget: parameters of a block; by default those of a TSAS block with 23/6 as many activations as units, so that
             designs of as many units cost the same (for 32 units: IAI 43, IAS 64, STAS 88, TSAS 122, 2D 128; Table 2 has
             42 for IAI, 2 % cheaper than STAS).
+
+    Raises:
+        ValueError: both ``activations`` and ``budget`` are given.
     """
 
     before: ClassVar[list[Layer]]  # the ReLU
@@ -83,6 +86,10 @@ class Wide(nn.Module, NearIdentity):
 
     def __init__(self, *, blocks: int, units: int, activations: int | None = None, budget: int | None = None) -> None:
         super().__init__()
+        if activations is not None and budget is not None:
+            raise ValueError(
+                f"activations={activations} and budget={budget} exclude each other: set one of them to null"
+            )
         if activations is None:
             activations = self.activations_for(units, TSAS.cost(units, 23 * units // 6) if budget is None else budget)
         self.units, self.activations = units, activations

@@ -31,7 +31,8 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     count, too.
 
     - ``flops``: two per multiply-add, for one window; deformable convolutions count as their multiplications.
-    - ``seconds_per_frame``: time of streaming per output frame; ``frames_per_second`` is its inverse.
+    - ``seconds_per_frame``: time of streaming per output frame, with all copies of ``protocol.ensemble``, which is
+      repeated as ``ensemble``; ``frames_per_second`` is its inverse.
     - ``seconds_per_step``: time of a training step on ``bench.batch`` crops of ``bench.crop`` input pixels.
     - ``floor_per_frame``, ``floor_per_step``: time of the same multiply-adds at the speed of a plain channels-last 3x3
       convolution of 64 channels, measured in turn.
@@ -83,7 +84,8 @@ def _measure_entry(entry: str, config: DictConfig, bench: BenchOptions, device: 
     options = override_options(bench, own_options, "bench")
     if entry != OWN_MODEL:
         changes = [change for change in changes if not change.startswith("bench.")]
-        config = compose(f"model={model}", f"size={bench.size}", *changes)
+        shared = f"protocol.ensemble={config.protocol.ensemble}"  # of all entries without one of their own
+        config = compose(f"model={model}", f"size={bench.size}", shared, *changes)
     metrics: dict[str, Any] = count(instantiate(config.model.network), options.height, options.width)
     if bench.time:
         with replace_operator(import_torchvision()) if options.operator == "torchvision" else nullcontext():

@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 
 from src.bench import timing
 from src.bench.display import label_entries, warn_slow_loading
-from src.bench.models import time_streaming
+from src.bench.models import measure_model, time_streaming
+from src.bench.options import BenchOptions
 from src.config.composition import compose
 from src.engine.cascade import Cascade
 from src.nn.flops import count
@@ -18,6 +19,7 @@ from src.papers.baselines import Bicubic
 from tests.tasks.test_tasks import clips, run  # noqa: F401 - the fixture
 
 pytestmark = pytest.mark.long
+SMALL = BenchOptions(height=8, width=12, repeats=1)
 
 
 def test_bench_counts_and_measures(tmp_path, clips):  # noqa: F811
@@ -94,6 +96,17 @@ def test_streaming_time_reuses_features(monkeypatch):
     second.register_forward_pre_hook(lambda module, given: frames.append(given[0].shape[-2:]))
     assert time_streaming(Cascade(stages={"first": whole, "second": second}), clip, 1, cpu).seconds > 0
     assert frames == [(32, 32)] * 3  # four times as large as the clip; the first encodes and decodes, and is not called
+
+
+def test_streaming_time_includes_every_copy_of_the_ensemble(monkeypatch):
+    """WDVR, Section 4.2: eight copies, half of them transposed."""
+    monkeypatch.setattr(timing, "MAX_REPEATS", 0)
+    network = Bicubic(scale=2)
+    shapes = []
+    network.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape[-2:])))
+    time_streaming(network, torch.rand(1, 1, 3, 4, 6), 1, torch.device("cpu"), copies=8)
+    assert shapes == [*[(4, 6), (6, 4)] * 4] * 3  # to count operations, to warm up, and once on the clock
+    assert measure_model(compose("model=bicubic", "protocol.ensemble=4"), SMALL, torch.device("cpu"))["ensemble"] == 4
 
 
 def test_flops_match_table_4_of_edvr():

@@ -34,7 +34,13 @@ def test_data_sets_state_no_recipe():
 
 @pytest.mark.parametrize(
     ("recipe", "crop", "batch_size", "resize"),
-    [("edvr", 256, 32, None), ("wdvr", 64, 16, None), ("vtsr", 224, 8, [512, 512]), ("dsfn", 256, 24, None)],
+    [
+        ("edvr", 256, 32, None),
+        ("wdvr", 256, 32, None),
+        ("wdvr3d", 192, 4, None),
+        ("vtsr", 224, 8, [512, 512]),
+        ("dsfn", 256, 24, None),
+    ],
 )
 def test_a_recipe_is_chosen_beside_any_data_set(recipe, crop, batch_size, resize):
     data = compose("data=folder", "data.root=x", f"recipe={recipe}").data
