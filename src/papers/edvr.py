@@ -6,7 +6,7 @@ Networks". A window of 2N + 1 frames becomes its restored middle frame, four tim
 Table 4's models are choices of parts:
 
     Model 1   align=ChainAlign(samples=1)   fuse=ConvFuse
-    Model 2   align=ChainAlign(samples=4)       "
+    Model 2   align=TDANAlign                   "
     Model 3   align=PCD                         "
     Model 4   align=PCD                     fuse=TSA
 

@@ -10,7 +10,7 @@ from src.checkpoints import from_reference
 from src.config.build import build_inference_network
 from src.config.composition import compose
 from src.engine.stream import slide_windows, stream
-from src.nn.align import PCD, ChainAlign
+from src.nn.align import PCD, ChainAlign, TDANAlign
 from src.nn.blocks import count_parameters
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
@@ -21,7 +21,7 @@ from tests.conftest import golden_network
 C = 8
 MODELS = {
     "1": (lambda: ChainAlign(C), ConvFuse),
-    "2": (lambda: ChainAlign(C, samples=4), ConvFuse),
+    "2": (lambda: TDANAlign(C), ConvFuse),
     "3": (lambda: PCD(C), ConvFuse),
     "4": (lambda: PCD(C), TSA),
 }
@@ -80,6 +80,24 @@ def test_every_model_of_table_4_learns_everywhere(model):
     network(torch.rand(2, 3, 3, 12, 16)).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
+
+
+def test_model_2_refines_the_offset_feature_twice_then_samples_the_neighbour_twice():
+    align = TDANAlign(C)
+    awaken(align)
+    given = []
+    for pack in align.sample:
+        pack.register_forward_hook(lambda module, arguments, out: given.append((*arguments, out)))
+    neighbour, reference = torch.rand(2, 1, C, 6, 8)
+    align([neighbour], [reference])
+    (x1, f1, first), (x2, f2, second), (x3, f3, third), (x4, f4, _) = given
+    assert x1 is f1
+    assert x2 is f2 is first  # no activation between them
+    assert x3 is neighbour
+    assert f3 is second
+    assert x4 is f4 is third
+    assert not torch.equal(x1, neighbour)
+    assert count_parameters(align) == count_parameters(ChainAlign(C, samples=4))
 
 
 @pytest.mark.parametrize("size", [(9, 14), (16, 12), (1, 1)])
