@@ -7,8 +7,8 @@ import torch
 from hydra.utils import instantiate
 
 from src.checkpoints import from_reference
-from src.config.build import build_inference_network
-from src.config.composition import compose
+from src.config.build import build_inference_network, build_training_network
+from src.config.composition import compose, to_plain
 from src.engine.stream import slide_windows, stream
 from src.nn.align import PCD, ChainAlign, TDANAlign
 from src.nn.blocks import count_parameters
@@ -196,3 +196,48 @@ def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
     else:
         enlarged = torch.nn.functional.interpolate(difference, scale_factor=4, mode="bicubic")[..., 8:-8, 8:-8]
         assert (added - enlarged).abs().max() < 0.15 * enlarged.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "edges"),
+    [
+        (["edvr_reds_sr_clean"], "new_info"),
+        (["edvr_s2_reds_sr_clean", "test=ensemble4"], "new_info"),
+        (["edvr_vimeo", "test=vid4"], "new_info"),
+        (["edvr_vimeo", "test=reds4"], "new_info"),
+        (["edvr_reds_sr_blur"], "replicate"),
+        (["edvr_reds_deblur_clean"], "replicate"),
+        (["zsm_vimeo", "test=vid4"], "replicate"),
+    ],
+)
+def test_the_published_tests_of_sharp_frames_fill_windows_from_their_other_end(experiment, edges):
+    name, *more = experiment
+    protocol = compose(f"experiment={name}", *more, "checkpoint=x").protocol
+    assert protocol.edges == edges
+    assert protocol.ensemble == (4 if "test=ensemble4" in more else 1)
+
+
+def test_training_goes_on_from_a_shallower_network_and_one_without_attention(tmp_path):
+    """The three trainings of Section 4.1, at a small size: nothing that a network takes over starts afresh."""
+
+    def configured(name, *more):
+        overrides = ["size.width=0.125", "size.depth=0.2", "trainer.max_steps=600_000"]
+        return compose(f"experiment=edvr_reds_sr_clean_{name}", *overrides, *more)
+
+    path = tmp_path / "last.ckpt"
+    networks, config = [], configured("shallow")
+    for name in ("no_tsa", "tsa"):
+        network = build_training_network(config)
+        state = {f"network.{key}": value for key, value in network.state_dict().items()}
+        torch.save({"network": to_plain(config.model.network), "state_dict": state}, path)
+        networks.append(network)
+        config = configured(name, f"checkpoint={path}")
+    networks.append(build_training_network(config))
+    shallow, deep, attentive = networks
+    assert [len(network.reconstruct.trunk) for network in networks] == [2, 8, 8]
+    assert [type(network.fuse) for network in networks] == [ConvFuse, ConvFuse, TSA]
+    for before, after in ((shallow, deep), (deep, attentive)):
+        kept = after.state_dict()
+        assert all(torch.equal(value, kept[key]) for key, value in before.state_dict().items())
+    assert config.model.rates.fusion_first.factor.start == 50_000
+    assert config.model.schedule.periods == [1, 2, 3, 3, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -89,3 +90,21 @@ def test_cosine_restarts():
     warm = [cosine_restarts(step, 400, restarts=4, lowest=0.01, warmup=9) for step in range(400)]
     assert warm[0] == pytest.approx(0.1)
     assert warm[9:] == rates[9:]
+
+
+def test_cosine_periods_of_different_lengths():
+    """The published training of EDVR with TSA: 50k, 100k and three times 150k of 600k steps."""
+    lengths = [50_000, 100_000, 150_000, 150_000, 150_000]
+    periods = [1, 2, 3, 3, 3]
+    start = 0
+    for length in lengths:
+        for share in (0, 0.25, 0.5, 0.75):
+            expected = 2.5e-4 + (1 - 2.5e-4) * 0.5 * (1 + math.cos(math.pi * share))
+            assert cosine_restarts(start + int(share * length), 600_000, periods=periods) == pytest.approx(expected)
+        start += length
+        assert cosine_restarts(start - 1, 600_000, periods=periods) < 3e-4
+    same = [cosine_restarts(step, 400, periods=[1, 1, 1, 1]) for step in range(400)]
+    assert same == [cosine_restarts(step, 400, restarts=4) for step in range(400)]
+    assert all(0 < cosine_restarts(step, 3, periods=periods) <= 1 for step in range(6))
+    with pytest.raises(ValueError, match=r"must be positive, got \[1, 0\]"):
+        cosine_restarts(0, 400, periods=[1, 0])
