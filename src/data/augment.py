@@ -1,5 +1,7 @@
 """Augmentation of training samples: flips, rotation, time reversal, colour jitter, noise.
 
+Colours and noise change the patches of a sample, or the source frames that its inputs and targets are made of.
+
 Shapes: T frames, C channels, H and W pixels, S the side of a square patch; clips are (T, C, H, W) in [0, 1].
 """
 
@@ -7,13 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from kornia.enhance import adjust_brightness, adjust_contrast, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
+from src.data.corruptions import quantise
 from src.errors import UserError
+
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,28 @@ class Jitter:
                 raise UserError(f"data.jitter.{field.name} must be within [0, {most}] (0 is off), got {strength}")
 
     def __call__(self, clip: Tensor, draws: np.ndarray) -> Tensor:
-        """Jitter (T, 3, H, W) by draws in [-1, 1], relative to the four strengths."""
-        brightness, contrast, saturation, hue = (float(draw) for draw in draws)
-        if self.contrast:
-            clip = adjust_contrast(clip, 1 + contrast * self.contrast, clip_output=False)
-        if self.brightness:
-            clip = adjust_brightness(clip, brightness * self.brightness, clip_output=False)
-        if self.hue:
-            clip = rotate_hue(clip, hue * self.hue)
-        if self.saturation:  # last, since it clamps
-            clip = adjust_saturation_with_gray_subtraction(clip, 1 + saturation * self.saturation)
-        return clip.clamp(0, 1)
+        """Jitter (T, 3, H, W) by draws in [-1, 1], relative to the four strengths: contrast and brightness first."""
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if not any(strengths):
+            return clip
+        brightness, contrast, saturation, hue = draws * strengths
+        grey = np.broadcast_to(GREY, (3, 3))
+        colours = ((1 + saturation) * np.eye(3) - saturation * grey) @ hue_rotation(hue)
+        offset = torch.from_numpy(colours @ np.full(3, brightness)).to(clip)[:, None]  # (3, 1)
+        factors = torch.from_numpy((1 + contrast) * colours).to(clip)
+        count = len(clip)
+        jittered = torch.baddbmm(offset.expand(count, 3, 1), factors.expand(count, 3, 3), clip.flatten(2))
+        return jittered.view_as(clip).clamp_(0, 1)
+
+
+class Draws(NamedTuple):
+    """Random numbers of a sample's augmentation, except those of the noise."""
+
+    flip: bool
+    quarters: int
+    reverse: bool
+    flip_vertical: bool
+    colours: np.ndarray  # within [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,8 @@ class Augmentation:
             clamped, but not rounded to 8 bits, unlike that of :class:`~src.data.corruptions.Noise`. The DSFN paper
             (Section 4.1) adds "N(0, 0.01)", interpreted as a standard deviation of 0.01: a variance of 0.01 would be a
             deviation of 0.1, and hide more than the blur does.
+        source: jitter and noise act on the source frames, before these are averaged and reduced: as if the video had
+            been augmented, in 8 bits. Noise then averages out over an exposure and in the reduction.
 
     Raises:
         UserError: ``noise`` is negative.
@@ -88,34 +106,61 @@ class Augmentation:
     reverse: bool = False
     jitter: Jitter | None = None
     noise: float = 0.0
+    source: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:
             raise UserError(f"data.noise must be a standard deviation of 0 or more (0 is off), got {self.noise}")
 
-    def __call__(self, inputs: Tensor, targets: Tensor, rng: np.random.Generator, *more: Tensor) -> tuple[Tensor, ...]:
+    def draw(self, rng: np.random.Generator) -> Draws:
+        """Draw the augmentation of a sample.
+
+        All draws happen in any case, so that switching one augmentation leaves the others unchanged.
+        """
+        flip, quarters, reverse = bool(rng.random() < 0.5), int(rng.integers(4)), bool(rng.random() < 0.5)
+        return Draws(flip, quarters, reverse, bool(rng.random() < 0.5), rng.uniform(-1, 1, 4))
+
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, rng: np.random.Generator, *more: Tensor, draws: Draws | None = None
+    ) -> tuple[Tensor, ...]:
         """Augment float32 inputs (T, C, s, s), targets (T', C, S, S) and further clips equally, apart from noise.
 
-        All draws happen in any case (noise last), so that switching one augmentation leaves the others unchanged.
+        ``draws`` are those that changed the source frames: colours and noise are then left as they are.
         """
-        flip, quarters, reverse = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.5
-        flip_vertical, colours = rng.random() < 0.5, rng.uniform(-1, 1, 4)
+        drawn = self.draw(rng) if draws is None else draws
         inputs, *others = (
             orient(
                 part,
-                flip=self.flip and flip,
-                flip_vertical=self.flip_vertical and flip_vertical,
-                quarters=quarters if self.rotate else 0,
-                reverse=self.reverse and reverse,
+                flip=self.flip and drawn.flip,
+                flip_vertical=self.flip_vertical and drawn.flip_vertical,
+                quarters=drawn.quarters if self.rotate else 0,
+                reverse=self.reverse and drawn.reverse,
             )
             for part in (inputs, targets, *more)
         )
+        if draws is not None:
+            return inputs, *others
         if self.jitter is not None:
-            inputs, *others = (self.jitter(part, colours) for part in (inputs, *others))
+            inputs, *others = (self.jitter(part, drawn.colours) for part in (inputs, *others))
         if self.noise:
-            normal = torch.from_numpy(rng.standard_normal(tuple(inputs.shape), dtype=np.float32))
-            inputs = (inputs + self.noise * normal).clamp(0, 1)
+            inputs = self._add_noise(inputs, rng)
         return inputs, *others
+
+    def change_source(self, frames: Tensor, draws: Draws, rng: np.random.Generator | None = None) -> Tensor:
+        """Change the colours of source frames, uint8 (N, H, W, C), and add noise if there is an ``rng`` to draw it."""
+        changed = []
+        for frame in frames.unbind():  # one by one: they stay in the processor's cache
+            pixels = frame.permute(2, 0, 1)[None].to(torch.float32).div(255)
+            if self.jitter is not None:
+                pixels = self.jitter(pixels, draws.colours)
+            if self.noise and rng is not None:
+                pixels = self._add_noise(pixels, rng)
+            changed.append(quantise(pixels)[0].mul(255).round().to(torch.uint8).permute(1, 2, 0))
+        return torch.stack(changed)
+
+    def _add_noise(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        normal = torch.from_numpy(rng.standard_normal(tuple(clip.shape), dtype=np.float32))
+        return (clip + self.noise * normal).clamp(0, 1)
 
 
 def orient(clip: Tensor, *, flip: bool, flip_vertical: bool, quarters: int, reverse: bool) -> Tensor:
@@ -130,12 +175,13 @@ def orient(clip: Tensor, *, flip: bool, flip_vertical: bool, quarters: int, reve
     return clip.contiguous()
 
 
-def rotate_hue(clip: Tensor, fraction: float) -> Tensor:
-    """Rotate the colours of (..., 3, H, W) about the grey axis by a fraction of a circle; not clamped.
+def hue_rotation(fraction: float) -> np.ndarray:
+    """Return the matrix that rotates colours about the grey axis by a fraction of a circle, (3, 3).
 
     Haeberli, "Matrix Operations for Image Processing" (1993). A third of a circle maps red to green, green to blue and
     blue to red, as in HSV.
     """
     angle = 2 * math.pi * fraction
     both, apart = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
-    return (1 - 2 * both) * clip + (both + apart) * clip.roll(1, -3) + (both - apart) * clip.roll(-1, -3)
+    back, forth = both + apart, both - apart
+    return np.array([[1 - 2 * both, forth, back], [back, 1 - 2 * both, forth], [forth, back, 1 - 2 * both]])

@@ -54,6 +54,7 @@ class DataModule(LightningDataModule):
             multiple, several decoded samples stay in memory, and every batch mixes their patches. Batches with
             accumulated gradients count as one.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
+        augment_source: jitter and noise act on the source frames, before these are averaged and reduced.
         seed: seeds crops, augmentation, noise and order.
         span: source frames per training segment; see :class:`~src.data.samples.ClipDataset`.
         samples: segments per clip and epoch; overrides ``span``.
@@ -91,6 +92,7 @@ class DataModule(LightningDataModule):
         reverse: bool = False,
         jitter: Jitter | None = None,
         noise: float = 0.0,
+        augment_source: bool = False,
         training_geometry: Provided[Geometry | None] = None,
         reduced_targets: Provided[bool] = False,
         seed: Provided[int] = 0,
@@ -124,7 +126,13 @@ class DataModule(LightningDataModule):
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.patches_per_read = patches_per_read
         self.augmentation = Augmentation(
-            flip=flip, flip_vertical=flip_vertical, rotate=rotate, reverse=reverse, jitter=jitter, noise=noise
+            flip=flip,
+            flip_vertical=flip_vertical,
+            rotate=rotate,
+            reverse=reverse,
+            jitter=jitter,
+            noise=noise,
+            source=augment_source,
         )
         self.seed, self.span, self.samples = seed, span, samples
         self.resize = resize

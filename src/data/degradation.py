@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -261,7 +261,15 @@ class Degradation:
             clip = step(clip, rng)
         return clip
 
-    def degrade_patch(self, frames: Tensor, top: int, left: int, side: int, rng: np.random.Generator) -> Tensor:
+    def degrade_patch(
+        self,
+        frames: Tensor,
+        top: int,
+        left: int,
+        side: int,
+        rng: np.random.Generator,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Degrade a patch.
 
         Equal to cropping the degraded full frame (except for noise), but computes only the patch.
@@ -270,13 +278,15 @@ class Degradation:
             frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
             top, left, side: position and side of the patch, in pixels of the result.
             rng: generator for random corruptions.
+            prepare: applied to the cut of ``frames``, the patch and its margin, before the corruptions; keeps H and W.
 
         Returns:
             float32 (T, C, side, side) in [0, 1].
         """
         rows = self._pixel_ranges(PixelRange(top, top + side), frames.shape[1])
         columns = self._pixel_ranges(PixelRange(left, left + side), frames.shape[2])
-        clip = to_clip(frames[:, slice(*rows[0]), slice(*columns[0])])
+        cut = frames[:, slice(*rows[0]), slice(*columns[0])]
+        clip = to_clip(cut if prepare is None else prepare(cut))
         for k, step in enumerate(self.steps):
             clip = step(clip, rng)
             outer = [PixelRange(r.start // step.scale, r.stop // step.scale) for r in (rows[k], columns[k])]

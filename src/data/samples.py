@@ -9,6 +9,7 @@ Shapes: T input frames, T' output frames, C channels, H and W target pixels, h a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.data.augment import Augmentation
+from src.data.augment import Augmentation, Draws
 from src.data.degradation import Degradation, SampleFrames, crop_to_multiple, resize_frames, to_clip
 from src.data.readers import Readers, find_precomputed, without_precomputed
 from src.data.splits import Clip, DamagedClips, abbreviate
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
+Exposures = list[list[int]]  # the indices of the source frames to average for each frame
 ATTEMPTS = 100  # reads of a sample and of its substitutes before training fails
 
 
@@ -56,10 +58,11 @@ class DecodedSample(NamedTuple):
 
     clip: Clip
     frame: int  # first source frame
-    inputs: Tensor  # uint8 (T, h, w, C)
-    targets: Tensor  # uint8 (T', H, W, C)
+    inputs: Tensor  # uint8 (T, h, w, C); the source frames that they are means of if there are exposures
+    targets: Tensor  # uint8 (T', H, W, C); likewise
     degradation: Degradation  # not yet applied to the inputs
     damaged: dict[str, str]  # error message per unreadable clip that this sample replaces, keyed by path
+    exposures: tuple[Exposures, Exposures] | None = None  # of inputs and targets, not yet averaged
 
 
 class ClipDataset(Dataset[Sample]):
@@ -205,26 +208,39 @@ class ClipDataset(Dataset[Sample]):
             return [clip.start + (start - sample_frames.first + frame) * clip.step for frame in frames]
 
         reader = self._readers(clip.path)
-        precomputed = find_precomputed(clip, reader.size, self.degradation, self._readers)
+        late = self.augmentation.source  # frames are averaged after their augmentation
+        precomputed = None if late else find_precomputed(clip, reader.size, self.degradation, self._readers)
         ranges = [*sample_frames.targets, *([] if precomputed else sample_frames.inputs)]
         numbers = sorted({*to_file(chain(*ranges))})
         frames = clip.source_size.reduce(self._readers.read(clip.path, numbers), clip.path)
         frames = crop_to_multiple(frames, self.degradation.scale)
 
-        def expose(ranges: Sequence[range]) -> Tensor:
-            exposures = [frames[[numbers.index(i) for i in to_file(exposure)]] for exposure in ranges]
-            return torch.stack([self.degradation.expose(exposure) for exposure in exposures])
+        def select(ranges: Sequence[range]) -> tuple[Tensor, Exposures]:
+            needed = sorted({*to_file(chain(*ranges))})
+            exposures = [[needed.index(i) for i in to_file(exposure)] for exposure in ranges]
+            return frames[[numbers.index(i) for i in needed]], exposures
 
-        targets = expose(sample_frames.targets)
+        targets, target_exposures = select(sample_frames.targets)
+        exposures, rest = None, self.degradation
         if precomputed is None:
-            inputs, rest = expose(sample_frames.inputs), self.degradation
+            inputs, input_exposures = select(sample_frames.inputs)
+            if late:
+                exposures = input_exposures, target_exposures
+            else:
+                inputs = self._expose(inputs, input_exposures)
         else:
             path, rest = precomputed
             centres = to_file(exposure[len(exposure) // 2] for exposure in sample_frames.inputs)
             inputs = crop_to_multiple(self._readers.read(path, centres), rest.scale)
+        if not late:
+            targets = self._expose(targets, target_exposures)
         if self.resize:
             inputs, targets = resize_frames(inputs, self.resize), resize_frames(targets, self.resize)
-        return DecodedSample(clip, clip.start + start * clip.step, inputs, targets, rest, {})
+        return DecodedSample(clip, clip.start + start * clip.step, inputs, targets, rest, {}, exposures)
+
+    def _expose(self, frames: Tensor, exposures: Exposures) -> Tensor:
+        """Average uint8 frames (N, H, W, C) over each exposure."""
+        return torch.stack([self.degradation.expose(frames[exposure]) for exposure in exposures])
 
     def _cut_patch(self, decoded: DecodedSample, rng: np.random.Generator) -> Sample:
         scale = self.degradation.scale
@@ -237,15 +253,31 @@ class ClipDataset(Dataset[Sample]):
         side = self.crop // scale
         top = int(rng.integers(0, height // scale - side + 1))
         left = int(rng.integers(0, width // scale - side + 1))
-        inputs = decoded.degradation.degrade_patch(decoded.inputs, top, left, side, rng)
         y, x = top * scale, left * scale
-        targets = to_clip(decoded.targets[:, y : y + self.crop, x : x + self.crop])
-        reduced = [self.reduction.degrade_patch(decoded.targets, top, left, side, rng)] if self.reduction else []
-        inputs, targets, *reduced = self.augmentation(inputs, targets, rng, *reduced)
+        cut = decoded.targets[:, y : y + self.crop, x : x + self.crop]
+        draws, prepare_inputs, prepare_targets = None, None, None
+        if decoded.exposures is not None:
+            draws = self.augmentation.draw(rng)
+            prepare_inputs, prepare_targets = (
+                partial(self._augment_source, exposures=exposures, draws=draws, rng=noise)
+                for exposures, noise in zip(decoded.exposures, (rng, None), strict=True)
+            )
+            cut = prepare_targets(cut)
+        inputs = decoded.degradation.degrade_patch(decoded.inputs, top, left, side, rng, prepare_inputs)
+        targets, reduced = to_clip(cut), []
+        if self.reduction:
+            reduced = [self.reduction.degrade_patch(decoded.targets, top, left, side, rng, prepare_targets)]
+        inputs, targets, *reduced = self.augmentation(inputs, targets, rng, *reduced, draws=draws)
         sample = Sample(inputs=inputs, targets=targets, source=f"{decoded.clip.name}:{decoded.frame}")
         if reduced:
             sample["reduced"] = reduced[0]
         return {**sample, "damaged": decoded.damaged} if decoded.damaged else sample
+
+    def _augment_source(
+        self, frames: Tensor, *, exposures: Exposures, draws: Draws, rng: np.random.Generator | None
+    ) -> Tensor:
+        """Augment uint8 source frames (N, H, W, C), then average them: uint8 (T, H, W, C)."""
+        return self._expose(self.augmentation.change_source(frames, draws, rng), exposures)
 
 
 def check_sampling_options(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.composition import compose
-from src.data.augment import Augmentation, Jitter, orient, rotate_hue
+from src.data.augment import Augmentation, Jitter, hue_rotation, orient
 from src.errors import UserError
 from src.ops.resize import imresize
 
@@ -104,6 +104,10 @@ def test_a_sample_is_a_function_of_its_generator() -> None:
 
 
 # --- Colours ---
+
+
+def rotate_hue(pixels: Tensor, fraction: float) -> Tensor:
+    return torch.einsum("ij,tjhw->tihw", torch.from_numpy(hue_rotation(fraction)).to(pixels), pixels)
 
 
 def test_jitter_is_equal_for_inputs_and_targets() -> None:
