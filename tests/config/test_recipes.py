@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from src.config.build import build_data, build_restorer, build_training_network
 from src.config.composition import CONF, compose
 from src.config.overrides import by_place, translate
 from src.config.run_directory import name_overrides
+from src.data.augment import Augmentation, Jitter
 from src.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -36,6 +38,7 @@ def test_data_sets_state_no_recipe():
     ("recipe", "crop", "batch_size", "resize"),
     [
         ("edvr", 256, 32, None),
+        ("zsm", 128, 24, None),
         ("wdvr", 256, 32, None),
         ("wdvr3d", 192, 4, None),
         ("vtsr", 224, 8, [512, 512]),
@@ -82,3 +85,10 @@ def test_a_part_is_chosen_by_its_place_whichever_paper_it_belongs_to(short, grou
 def test_an_unknown_part_names_the_nearest():
     with pytest.raises(UserError, match=r"^There is no model/network/align=pdc: did you mean pcd\?"):
         translate(["model/network/align=pdc"])
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith("zsm")])
+def test_clips_of_zooming_slowmo_are_reversed_at_random(experiment, tmp_path):
+    config = compose(f"experiment={experiment}", f"data.root={tmp_path}")
+    data = build_data(config, build_restorer(config, build_training_network(config)))
+    assert data.augmentation == Augmentation(flip=True, rotate=True, reverse=True, jitter=Jitter())
