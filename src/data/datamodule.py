@@ -47,7 +47,8 @@ class DataModule(LightningDataModule):
         reduced_targets: whether training batches carry ``reduced``.
         degradation: turns source frames into network inputs.
         crop: side of a training patch, in target pixels.
-        batch_size: patches per step and rank.
+        batch_size: patches per step, of all devices and accumulated batches together, as papers count them.
+        batch_per_device: whether ``batch_size`` counts the patches of each device and accumulated batch instead.
         workers: processes that decode; 0 decodes in the training process; ``None``: one per core not used by the
             training processes of this machine, at least 1 and at most 8.
         patches_per_read: patches cut from each decoded sample: a divisor of ``batch_size`` or a multiple. With a
@@ -84,6 +85,7 @@ class DataModule(LightningDataModule):
         degradation: Provided[Degradation],
         crop: Annotated[int, Ge(1)],
         batch_size: Annotated[int, Ge(1)],
+        batch_per_device: bool = False,
         workers: Annotated[int, Ge(0)] | None = None,
         patches_per_read: Annotated[int, Ge(1)] = 1,
         flip: bool = True,
@@ -124,6 +126,7 @@ class DataModule(LightningDataModule):
         self.training_geometry = training_geometry or geometry
         self.reduced_targets = reduced_targets
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
+        self.batch_per_device = batch_per_device
         self.patches_per_read = patches_per_read
         self.augmentation = Augmentation(
             flip=flip,
@@ -150,10 +153,30 @@ class DataModule(LightningDataModule):
         _ = self.splits
 
     @property
+    def batches_per_step(self) -> int:
+        """Batches of all ranks and all accumulated ones in a step."""
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size if self.trainer is not None else 1
+
+    @property
     def patches_per_step(self) -> int:
         """Patches of all ranks and all batches with accumulated gradients."""
-        batches = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
-        return self.batch_size * batches * self._rank_and_world[1]
+        return self.batch_size * (self.batches_per_step if self.batch_per_device else 1)
+
+    @property
+    def patches_per_batch(self) -> int:
+        """Patches of one batch of one rank.
+
+        Raises:
+            UserError: the batch cannot be shared equally.
+        """
+        share, rest = divmod(self.patches_per_step, self.batches_per_step)
+        if rest:
+            raise UserError(
+                f"data.batch_size={self.batch_size} cannot be shared equally by {self.batches_per_step} batches "
+                "(devices times trainer.accumulate_grad_batches): choose a multiple, or count it for each device with "
+                "data.batch_per_device=true"
+            )
+        return share
 
     @property
     def mix(self) -> int:
@@ -188,7 +211,7 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
-            batch=self.batch_size,
+            batch=self.patches_per_batch,
             step=self.patches_per_step,
             patches=self.patches_per_read,
             mix=self.mix,
@@ -202,7 +225,7 @@ class DataModule(LightningDataModule):
         return Loader(
             self.training,
             sampler=sampler,
-            batch_size=self.batch_size,
+            batch_size=self.patches_per_batch,
             num_workers=workers,
             multiprocessing_context=worker_context("src.data.samples") if workers else None,
             worker_init_fn=exit_with_parent,

@@ -51,6 +51,15 @@ def test_a_recipe_is_chosen_beside_any_data_set(recipe, crop, batch_size, resize
 
 
 @pytest.mark.parametrize(
+    ("experiment", "full"),
+    [("edvr_vimeo", 0.999), ("wdvr2d_reds", 0), ("dsfn_adobe240", 0), ("vtsr_gopro", 0)],
+)
+def test_weights_are_averaged_where_they_are_published_so(experiment, full):
+    assert compose(f"experiment={experiment}").callbacks.average.decay == full
+    assert compose(f"experiment={experiment}", "size=mini").callbacks.average.decay == 0.99
+
+
+@pytest.mark.parametrize(
     ("model", "full", "mini"),
     [("zsm", 4e-4, 2e-4), ("edvr_l", 4e-4, 2e-4), ("vtsr", 1e-4, 2e-4), ("wdvr3d", 1e-3, 1e-3)],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,25 @@ def same(a: list[dict], b: list[dict]) -> bool:
     return [x["source"] for x in a] == [x["source"] for x in b] and all(
         torch.equal(x[part], y[part]) for x, y in zip(a, b, strict=True) for part in ("inputs", "targets")
     )
+
+
+@pytest.mark.parametrize(
+    ("devices", "parts", "per_device", "batch", "step"),
+    [(1, 1, False, 4, 4), (2, 1, False, 2, 4), (2, 2, False, 1, 4), (2, 1, True, 4, 8), (2, 3, True, 4, 24)],
+)
+def test_the_batch_is_the_total_unless_told_otherwise(
+    root: Path, devices: int, parts: int, per_device: bool, batch: int, step: int
+) -> None:
+    data = module(root, batch_per_device=per_device)
+    data.trainer = SimpleNamespace(accumulate_grad_batches=parts, world_size=devices)  # type: ignore[assignment]
+    assert (data.patches_per_batch, data.patches_per_step) == (batch, step)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(root: Path) -> None:
+    data = module(root)
+    data.trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=3)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"data\.batch_size=4 cannot be shared equally by 3 .*batch_per_device=true"):
+        _ = data.patches_per_batch
 
 
 def test_batches(root: Path) -> None:

@@ -33,7 +33,9 @@ def test_two_ranks_score_like_one(clips, trained, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["model.checkpointing=true", "trainer.accumulate_grad_batches=2"]])
+@pytest.mark.parametrize(
+    "more", [[], ["model.checkpointing=true", "trainer.accumulate_grad_batches=2", "data.batch_per_device=true"]]
+)
 def test_two_ranks_train(clips, tmp_path, more):  # noqa: F811
     both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2"]
     common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
@@ -100,7 +102,7 @@ def test_two_ranks_learn_like_one(clips, tmp_path):  # noqa: F811
     common = [option for option in TINY if not option.startswith(("trainer.devices", "trainer.accelerator"))]
     common += ["trainer.max_steps=50", "trainer.val_check_interval=50", "data.test_frames=3", "data.workers=1"]
     one = ["trainer.accelerator=cpu", "data.batch_size=4"]
-    two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=2"]
+    two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=4"]
     losses, scores, last = [], [], None
     for name, ranks in (("one", one), ("two", two)):
         place = tmp_path / name

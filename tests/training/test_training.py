@@ -65,8 +65,8 @@ class Recorder(Callback):
 def test_accumulated_batches_equal_one_large_batch(clips, tmp_path):  # noqa: F811
     options = ["trainer.max_steps=5", "size.warmup=2", "model.rates.fusion_first.factor.start=1", "data.crop=32"]
     recorders, runs = [Recorder(), Recorder()], []
-    for watch, batch, times in zip(recorders, (4, 1), (1, 4), strict=True):
-        more = [f"data.batch_size={batch}", f"trainer.accumulate_grad_batches={times}", "data.patches_per_read=2"]
+    for watch, times in zip(recorders, (1, 4), strict=True):
+        more = ["data.batch_size=4", f"trainer.accumulate_grad_batches={times}", "data.patches_per_read=2"]
         place = tmp_path / str(times)
         runs.append(train(clips, place, *options, *more, watch=[watch]))
         assert torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
@@ -92,7 +92,7 @@ def test_throughput_counts_optimiser_steps(clips, tmp_path):  # noqa: F811
             super().on_train_batch_end(trainer, *rest)
             logged.append((trainer.global_step, self.first_step, self.samples))
 
-    options = ["trainer.accumulate_grad_batches=3", "data.batch_size=2", "data.patches_per_read=2"]
+    options = ["trainer.accumulate_grad_batches=3", "data.batch_size=6", "data.patches_per_read=2"]
     train(clips, tmp_path, *options, "trainer.max_steps=4", "trainer.log_every_n_steps=2", watch=[Watched()])
     assert [place for place in logged if place[1] == 0][-1] == (1, 0, 10)  # the sixth batch completes the second step
     assert logged[5] == (2, 2, 0)
@@ -117,7 +117,8 @@ def test_waiting_for_data_is_reported(clips, tmp_path, monkeypatch, capsys):  # 
 
 
 def test_checkpoints_lie_between_steps(clips, tmp_path):  # noqa: F811
-    options = ["data.batch_size=1", "data.patches_per_read=2", "trainer.accumulate_grad_batches=3"]
+    options = ["data.batch_size=1", "data.batch_per_device=true", "data.patches_per_read=2"]
+    options += ["trainer.accumulate_grad_batches=3"]
     whole, _ = train(clips, tmp_path / "whole", *options, "trainer.max_steps=4")
     saved = []
 
