@@ -4,7 +4,7 @@
 #   PART=speed           checks, and the speed of every network with our and torchvision's operator, as a table and a plot
 #   PART=edvr            EDVR's Table 4: four models at the paper's size
 #   PART=deblur          deblurring with EDVR beside the blurred input, which needs more steps than a CPU allows
-#   PART=wdvr            WDVR's Tables 1, 2 and 4 and Figures 5 and 6, at the paper's size
+#   PART=wdvr            WDVR's Tables 1, 2 and 4, Figures 5 and 6 and the time of its self-ensemble, at the paper's size
 #   PART=dsfn            DSFN with one level and with two, at the paper's size
 #   PART=vtsr            VTSR's Tables 4.2 to 4.4 at the thesis's size, without ImageNet weights
 #   experiments/accelerator.sh OUT [FOLDER OF VIDEOS]
@@ -60,6 +60,7 @@ wdvr)
     run wdvr 60 ablation=wdvr_padding "${wdvr[@]}" \
         checkpoint="$(find "$out/wdvr/wdvr3d_reds" -path '*trunk=tsas*' -name last.ckpt | head -n 1)"
     run wdvr 60 ablation=wdvr_frames_per_pass
+    run wdvr 60 ablation=wdvr_ensemble_time
     ;;
 dsfn)
     run dsfn "${SECONDS_EACH:-220}" ablation=dsfn_levels "${data[@]}" protocol=adobe240 data.test_frames=8 data.crop=256 \

@@ -45,7 +45,7 @@ class Table:
     @property
     def title(self) -> str:
         """The title for readers: ``table4_1_fusion`` is "Table 4.1, fusion"."""
-        match = re.fullmatch(r"(table|figure)(\d+(?:_\d+(?=_))?)_(.*)", self.key)
+        match = re.fullmatch(r"(table|figure|section)(\d+(?:_\d+(?=_))?)_(.*)", self.key)
         if not match:
             return self.key.replace("_", " ")
         return f"{match[1].capitalize()} {match[2].replace('_', '.')}, {match[3].replace('_', ' ')}"
