@@ -52,7 +52,7 @@ def test_a_recipe_is_chosen_beside_any_data_set(recipe, crop, batch_size, resize
 
 @pytest.mark.parametrize(
     ("experiment", "full"),
-    [("edvr_vimeo", 0.999), ("wdvr2d_reds", 0), ("dsfn_adobe240", 0), ("vtsr_gopro", 0)],
+    [("edvr_vimeo", 0.999), ("wdvr2d_reds", 0), ("zsm_vimeo", 0), ("dsfn_adobe240", 0), ("vtsr_gopro", 0)],
 )
 def test_weights_are_averaged_where_they_are_published_so(experiment, full):
     assert compose(f"experiment={experiment}").callbacks.average.decay == full
