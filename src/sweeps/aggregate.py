@@ -26,6 +26,7 @@ from src.sweeps.run_files import read_configuration
 
 Row = dict[str, Any]
 METRICS = {name for names in COLUMNS.values() for name in names}
+DIFFERENCE = "Δ"  # name of the row of differences
 FLOPS_INPUT_SIZE = (180, 320)  # height and width of the input for which operations are counted
 
 
@@ -133,6 +134,14 @@ def tabulate(
     return rows
 
 
+def subtract_rows(rows: Sequence[Row]) -> Row:
+    """Subtract the second of two rows from the first, the paper's values and ours; None where one is missing."""
+    first, second = rows
+    pairs = {title: (value, second.get(title)) for title, value in first.items() if not title.endswith(" deviation")}
+    numeric = {title: all(isinstance(value, int | float) for value in pair) for title, pair in pairs.items()}
+    return {title: a - b if numeric[title] else None for title, (a, b) in pairs.items()} | {"point": DIFFERENCE}
+
+
 def group_by_row(
     members: Sequence[Kind],
     published: Mapping[Any, Any] | None = None,
@@ -162,6 +171,7 @@ def _select(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:
 def describe_ranking(rows: Sequence[Row], compare: str) -> str:
     """Describe our ranking by ``compare`` beside the paper's in one line; empty if the paper has no such column."""
     rows = [row for row in rows if None not in (row.get(f"paper: {compare}"), row[compare])]
+    rows = [row for row in rows if row["point"] != DIFFERENCE]
     if len(rows) < 2:
         return ""
     paper, ours = ([float(row[name]) for row in rows] for name in (f"paper: {compare}", compare))

@@ -19,7 +19,16 @@ from omegaconf import DictConfig
 from src.config.run_directory import NO_EFFECT, is_finished
 from src.errors import UserError
 from src.sweeps import points
-from src.sweeps.aggregate import Point, draw, draw_frames, escape_markdown, format_cell, format_markdown, tabulate
+from src.sweeps.aggregate import (
+    Point,
+    draw,
+    draw_frames,
+    escape_markdown,
+    format_cell,
+    format_markdown,
+    subtract_rows,
+    tabulate,
+)
 from src.sweeps.published import rows_by_point
 
 
@@ -40,6 +49,7 @@ class Study(Callback):
         curves: a score of single frames (``psnr``, ``ssim``) that ``curves.svg`` shows over time, clip by clip.
         across: overrides that make columns instead of rows.
         hide: names of points without a row, which others depend on.
+        differences: whether a study of two rows ends with a row of their differences.
         published: the paper's table, or None: ``file``, ``table``, the column or columns ``key`` that identify a row,
             and ``rows``, the key of each point if it is not the point's name. Points with the same key share a row.
     """
@@ -53,11 +63,12 @@ class Study(Callback):
         curves: str | None = None,
         across: Sequence[str] = (),
         hide: Sequence[str] = (),
+        differences: bool = False,
         published: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.title, self.columns = name, title, dict(columns or {})
         self.compare, self.curves = compare, curves
-        self.across, self.hide = tuple(across), tuple(hide)
+        self.across, self.hide, self.differences = tuple(across), tuple(hide), differences
         self.published, self.finding = rows_by_point(**published) if published else ({}, "")
         self.folder: Path | None = None  # of a multirun
 
@@ -147,7 +158,10 @@ class Study(Callback):
                     options[key].append(value)
         overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items())]
         whole = len(done) == len(entries) and sum(map(self._is_of_this_sweep, done)) == self.count
-        text = format_markdown(rows, self.title, self.compare, overrides, self.finding)
+        both = self.differences and len(rows) == 2
+        text = format_markdown(
+            [*rows, subtract_rows(rows)] if both else rows, self.title, self.compare, overrides, self.finding
+        )
         if not whole:
             text = f"{self._describe_missing(entries)}\n\n{text}"
         table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}

@@ -17,7 +17,7 @@ from src.config.composition import CONF
 from src.sweeps.aggregate import Row, parse_number
 from src.training.wandb import SweepSpec
 
-PAIR = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
+PAIR = re.compile(r"(-?\d+(?:\.\d+)?)/(-?\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
 
 
 @dataclass(frozen=True)

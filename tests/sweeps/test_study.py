@@ -18,9 +18,18 @@ from src.config.composition import CONF, compose
 from src.config.overrides import FORMER_CHOICES, by_place, fold_point, translate
 from src.config.validation import validate
 from src.errors import UserError
-from src.sweeps.aggregate import Point, describe_ranking, draw, draw_frames, format_markdown, tabulate
+from src.sweeps.aggregate import (
+    Point,
+    describe_ranking,
+    draw,
+    draw_frames,
+    format_markdown,
+    subtract_rows,
+    tabulate,
+)
 from src.sweeps.callback import Study
 from src.sweeps.points import PointStatus
+from src.sweeps.published import published
 from src.sweeps.sweeper import Points
 
 STUDIES = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
@@ -103,6 +112,25 @@ def test_a_reversed_order_is_reported(tmp_path):
     assert describe_ranking(rows, "psnr") == "psnr, paper: a < b < c; here: c < b < a; rank correlation -1.00."
     assert describe_ranking(rows[:2], "psnr") == "psnr, paper: a < b; here: b < a."
     assert describe_ranking([{"point": 1, "psnr": 2.0}, {"point": 2, "psnr": 3.0}], "psnr") == ""
+
+
+def test_differences_of_two_rows(tmp_path):
+    rows = [
+        {"point": name, "paper: reds4": theirs, "reds4": ours, "reds4 deviation": 0.1, "vid4": None}
+        for name, theirs, ours in [("a", 31.09, 24.5), ("b", 30.49, 25.0)]
+    ]
+    last = subtract_rows(rows)
+    assert last == {"point": "Δ", "paper: reds4": pytest.approx(0.6), "reds4": -0.5, "vid4": None}
+    assert "\n| Δ | 0.6 | -0.5 |" in format_markdown([*rows, last], "bias", "reds4", [])
+    assert describe_ranking([*rows, last], "reds4") == describe_ranking(rows, "reds4") != ""
+    table = next(t for t in published(CONF.parent / "experiments")[1].tables if t.key == "table4_dataset_bias")
+    assert table.rows[2] == {
+        "trained_on": "Δ", "reds4": 0.6, "reds4 SSIM": 0.01, "vid4": -0.46, "vid4 SSIM": -0.0121,
+        "vimeo90k": -1.46, "vimeo90k SSIM": -0.0128,
+    }  # fmt: skip
+    for title, value in subtract_rows([{"point": 0, **row} for row in table.rows[:2]]).items():
+        if title not in ("point", "trained_on"):
+            assert value == pytest.approx(table.rows[2][title], abs=1e-9)
 
 
 @pytest.mark.long
