@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any, NoReturn
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let report_error format errors instead of Hydra
 
@@ -52,9 +53,20 @@ def compose_and_call(config: DictConfig) -> None:
         raise
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: stop as on Ctrl-C."""
+
+    number = signal.SIGTERM
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line. Errors that the user can mend end with one message and exit code 2."""
     keep_freed_memory()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = translate(sys.argv[1:], sweep="hydra.mode=RUN" not in sys.argv)
         sys.argv[1:] = [quote_paths(argument) for argument in arguments]
@@ -79,14 +91,15 @@ def _remove_empty(directory: Path) -> None:
 
 
 def _find_signal(error: BaseException | None) -> int | None:
-    """Return the signal behind an error; Lightning turns it into an exit, or fails while it tidies up."""
+    """Return the signal behind an error; Lightning turns it into an exit or a plain KeyboardInterrupt, or fails."""
+    found = None
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
-            return int(getattr(error, "number", signal.SIGINT))
+            found = int(getattr(error, "number", found or signal.SIGINT))
         if type(error).__name__ == "SIGTERMException":  # Lightning's, before training handles the signal itself
             return int(signal.SIGTERM)
         error = error.__context__
-    return None
+    return found
 
 
 if __name__ == "__main__":

@@ -302,6 +302,27 @@ def test_killed_again_and_again_it_is_the_same_file(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_terminated_restoration_stops_and_resumes(tmp_path):
+    source, output = film(tmp_path / "in.mkv", frames=200, size=(96, 128)), tmp_path / "out.mkv"
+    command = [
+        sys.executable, "-m", "src.run", "task=restore", f"input={source}", f"output={output}", "codec=ffv1",
+        "segment=5", "model=blend", "model.network.scale=4",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not finished(output):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "Interrupted. Run the same command again to continue" in said
+    parts = len(finished(output))
+    assert 0 < parts < 80
+    resumed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr
+    assert f"{parts} of 80 parts are finished" in resumed
+
+
+@pytest.mark.slow
 def test_two_ranks_restore_as_one_does(tmp_path):
     source = film(tmp_path / "in.mkv", frames=40)
     common = ["task=restore", f"input={source}", "model=blend", "codec=ffv1", "segment=9"]
