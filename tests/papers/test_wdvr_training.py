@@ -83,3 +83,23 @@ def test_no_row_of_table_4_repeats_a_run_of_tables_1_and_2():
 def test_the_authors_score_leaves_out_a_border_of_six_and_the_scale(experiment, border, protocol, per_channel):
     rules = instantiate(compose(f"experiment={experiment}", f"protocol={protocol}").protocol)
     assert (rules.name, rules.crop, rules.luma, rules.per_channel) == (protocol, border, False, per_channel)
+
+
+def test_a_step_in_3d_keeps_more_memory_than_one_in_2d():
+    """Section 4.2: "3D models consume much more memory for training": 2.9 beside 1.3 GiB of tensors for gradients."""
+    kept = {}
+    for experiment, frames in (("wdvr2d_reds", 5), ("wdvr3d_reds", 20)):
+        config, sizes = compose(f"experiment={experiment}"), {}
+        side = config.data.crop // config.model.network.scale
+
+        def keep(tensor, sizes=sizes):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = (storage.nbytes(), storage)  # alive, so that no address comes twice
+            return tensor
+
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network = instantiate(config.model.network)
+            estimate = network(torch.empty(config.data.batch_size, frames, 3, side, side))
+            torch.nn.functional.l1_loss(estimate, torch.empty_like(estimate))
+        kept[experiment] = sum(size for size, _ in sizes.values()) / 2**30
+    assert kept == pytest.approx({"wdvr2d_reds": 1.31, "wdvr3d_reds": 2.85}, abs=0.02)
