@@ -46,7 +46,7 @@ class DataModule(LightningDataModule):
         training_geometry: geometry of its training, if that has more targets than the network has outputs.
         reduced_targets: whether training batches carry ``reduced``.
         degradation: turns source frames into network inputs.
-        crop: side of a training patch, in target pixels.
+        crop: side of a training patch, in target pixels before ``source_reduction``.
         batch_size: patches per step, of all devices and accumulated batches together, as papers count them.
         batch_per_device: whether ``batch_size`` counts the patches of each device and accumulated batch instead.
         workers: processes that decode; 0 decodes in the training process; ``None``: one per core not used by the
@@ -110,6 +110,9 @@ class DataModule(LightningDataModule):
         timeout: float = 600,
     ) -> None:
         super().__init__()
+        if crop % source_reduction:
+            raise UserError(f"data.crop={crop} must be a multiple of data.source_reduction={source_reduction}")
+        crop //= source_reduction
         check_sampling_options(crop, geometry, degradation, reverse)
         small, large = sorted((patches_per_read, batch_size))
         if small < 1 or large % small:

@@ -51,10 +51,12 @@ class Timeline:
         every: source frames from one input frame to the next.
         exposure: source frames averaged for an input frame. For networks that restore instants, the input frame's time
             is that of the middle source frame of its exposure.
+        target_exposure: source frames averaged for a target of networks that restore instants, around its time.
     """
 
     every: int
     exposure: int = 1
+    target_exposure: int = 1
 
     def input_frames(self, i: int) -> range:
         """Return the source frames averaged for input frame ``i``."""
@@ -80,9 +82,10 @@ class Timeline:
         return int(position) + self.exposure // 2
 
     def target_frames(self, time: Fraction, exposure: Fraction | None = None) -> range:
-        """Return the source frames averaged for the target at ``time``: those of an exposure, or one for an instant."""
+        """Return the source frames averaged for the target at ``time``: those of an exposure, or around an instant."""
         if exposure is None:
-            return range(self.target(time), self.target(time) + 1)
+            first = self.target(time) - self.target_exposure // 2
+            return range(first, first + self.target_exposure)
         begin, end = ((time + half) * self.every for half in (-exposure / 2, exposure / 2))
         return range(int(begin), int(end))
 
@@ -120,6 +123,8 @@ class Degradation:
         exposure: source frames averaged for an input frame: an odd number, with the middle one as the target. For
             networks that restore exposures, a multiple of their outputs per input; each target is the mean of its part.
         gamma: gamma of the decoding to linear light, in which frames are averaged; 1 averages pixel values.
+        blurred_targets: for networks that restore instants: targets are exposed like inputs, so that a network learns
+            to enlarge or to interpolate, but not to deblur.
         mixed: for networks that restore exposures: the exposure of each training sample is drawn from these; values not
             divisible by ``geometry.subdivision`` are skipped with a warning. Evaluation uses ``exposure``.
     """
@@ -129,6 +134,7 @@ class Degradation:
     exposure: int = 1
     gamma: float = 1.0
     mixed: Sequence[int] | None = None
+    blurred_targets: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -161,9 +167,12 @@ class Degradation:
         """
         if geometry.exposures is None:
             self._check_instants()
-            timeline = Timeline(self.every or geometry.subdivision, self.exposure)
+            target_exposure = self.exposure if self.blurred_targets else 1
+            timeline = Timeline(self.every or geometry.subdivision, self.exposure, target_exposure)
             timeline.sample_frames(geometry)
             return timeline
+        if self.blurred_targets:
+            raise UserError("degradation.blurred_targets is for networks that restore instants: set it to false")
         if self.every not in (None, self.exposure):
             raise UserError(
                 f"degradation.every={self.every} and degradation.exposure={self.exposure} differ, but the inputs of "

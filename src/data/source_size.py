@@ -33,7 +33,8 @@ class SourceSize:
         size: (height, width) after reduction; ``None`` keeps the size of the file. Antialiased bicubic in 8 bits,
             within a grey level of Pillow's ``BICUBIC``.
         reduction: further factor on height and width, MATLAB's antialiased bicubic, 8 bits: networks of scale 1 are
-            trained and tested on frames of the size that others enlarge.
+            trained and tested on frames of the size that others enlarge. The option ``data.crop`` counts pixels before
+            this reduction.
 
     Raises:
         UserError: these are no sizes.

@@ -158,7 +158,13 @@ class OffsetPictures(VideoNetwork):
 
 
 class SingleDSFN(VideoNetwork):
-    """One level (Section 3.2 to 3.6). (B, 3, 3, H, W) to (B, 3, 3, s*H, s*W)."""
+    """One level (Section 3.2 to 3.6). (B, 3, 3, H, W) to (B, 3, 3, s*H, s*W).
+
+    Over a video, two windows make each frame half-way between two inputs: the result is their mean, as Section 3.7 has
+    it for the maps between the levels.
+    """
+
+    average_overlaps = True
 
     def __init__(self, *, level: Level) -> None:
         super().__init__()
@@ -176,12 +182,15 @@ class SingleDSFN(VideoNetwork):
 class DSFN(VideoNetwork):
     """Two levels (Figure 2). (B, 4, 3, H, W) to (B, 3, 3, s*H, s*W).
 
+    Over a video, two windows make each frame at an input's time: the result is their mean.
+
     Args:
         first: level for frames 0, 1, 2 and 1, 2, 3, with shared weights; a map that both make is their mean.
         second: level for the resulting five maps, 3 * 5 * s * s channels.
     """
 
     encode_window = 3
+    average_overlaps = True
 
     def __init__(self, *, first: Level, second: Level) -> None:
         super().__init__()

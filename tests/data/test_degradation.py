@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -365,3 +366,17 @@ def test_count_inputs_uses_all_frames(every: int, exposure: int, sources: int) -
     inputs = timeline.count_inputs(sources)
     assert inputs == 0 or timeline.input_frames(inputs - 1).stop <= sources
     assert timeline.input_frames(inputs).stop > sources
+
+
+def test_targets_as_blurred_as_inputs() -> None:
+    """A network that enlarges and interpolates blurred frames learns nothing else."""
+    blurred = Degradation([Bicubic(4)], exposure=5, every=4, blurred_targets=True)
+    sharp = replace(blurred, blurred_targets=False)
+    frames = blurred.timeline(ZSM).sample_frames(ZSM)
+    assert frames.targets[::2] == frames.inputs == [range(4 * i, 4 * i + 5) for i in range(4)]
+    assert frames.targets[1] == range(2, 7)
+    assert [exposure[2] for exposure in frames.targets] == [
+        i[0] for i in sharp.timeline(ZSM).sample_frames(ZSM).targets
+    ]
+    with pytest.raises(UserError, match="blurred_targets is for networks that restore instants"):
+        Degradation(exposure=4, blurred_targets=True).timeline(VTSR)

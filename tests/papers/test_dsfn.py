@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from src.config.build import build_restorer
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
-from src.engine.stream import slide_windows, stream
+from src.engine.stream import find_first_frame, slide_windows, stream
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps
@@ -101,21 +101,57 @@ def test_loss_is_the_mean_error_of_five_and_of_three_frames():
     assert terms["second_level"].item() == pytest.approx(float((second - targets[:, 1:4]).abs().mean()))
 
 
-def test_streaming_equals_windows_and_computes_each_first_level_result_once():
-    network = dsfn().eval()
+@pytest.mark.parametrize(("network", "twice"), [(dsfn, 1), (lambda: SingleDSFN(level=level()), HALF)])
+def test_streaming_equals_windows_and_averages_what_two_make(network, twice):
+    """Section 3.7 averages the maps that both first levels make; outputs of two windows likewise."""
+    network = network().eval()
     awaken(network)
     frames = torch.rand(7, 3, 6, 8)
-    passes = []
-    network.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
     streamed = list(stream(network, frames))
-    assert sum(passes) == 7  # a triple around each frame, the first and the last with a frame repeated
     assert [time for time, _ in streamed] == [k * HALF for k in range(13)]
-    expected = {}
+    made = {}
     with torch.no_grad():
         for start, window in slide_windows(frames, network.geometry):
             for time, frame in zip(network.geometry.times, network(torch.stack(window)[None])[0], strict=True):
-                expected.setdefault(start + time, frame)
-    assert all((frame - expected[time]).abs().max() < 1e-5 for time, frame in streamed)
+                made.setdefault(start + time, []).append(frame)
+    inner = {time: frames for time, frames in made.items() if 1 <= time <= 5}
+    assert {time for time, frames in inner.items() if len(frames) == 2} == {t for t in inner if (t - twice) % 1 == 0}
+    for time, frame in streamed:
+        torch.testing.assert_close(frame, torch.stack(made[time]).mean(0), atol=1e-5, rtol=0)
+    assert (made[2 + twice][0] - made[2 + twice][1]).abs().max() > 1e-3  # the windows differ
+    resumed = list(stream(network, frames[find_first_frame(network, 2 * HALF) :], after=2 * HALF))
+    assert [time for time, _ in resumed] == [k * HALF for k in range(3, 13)]
+    assert all(torch.equal(frame, dict(streamed)[time]) for time, frame in resumed)
+
+
+def test_each_first_level_result_is_computed_once():
+    network = dsfn().eval()
+    passes = []
+    network.first.register_forward_hook(lambda module, given, out: passes.append(len(out)))
+    list(stream(network, torch.rand(7, 3, 6, 8)))
+    assert sum(passes) == 7  # a triple around each frame, the first and the last with a frame repeated
+
+
+@pytest.mark.parametrize(("model", "first"), [("cascade_deblur_first", "EDVR"), ("cascade_deblur_last", "ZSM")])
+def test_last_stage_of_a_cascade_learns_from_the_output_of_the_first(model, first):
+    config = compose(f"model={model}", "size=mini", "size.width=0.125", "size.warm_start=false")
+    network = instantiate(to_plain(config.model.network))
+    awaken(network)
+    assert type(network.stages["first"]).__name__ == first
+    assert (network.geometry.scale, network.geometry.spacing) == (4, HALF)
+    times = len(network.geometry.times)
+    restorer = build_restorer(config, network)
+    losses = restorer.losses(torch.rand(1, network.geometry.window, 3, 16, 16), torch.rand(1, times, 3, 64, 64))
+    sum(losses.values()).backward()
+    assert all(parameter.grad is None for parameter in network.stages["first"].parameters())
+    assert not [n for n, p in network.stages["second"].named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_frames_of_section_3_1_are_scored():
+    """B_0 to B_2n become I_1 to I_2n-1: of 4 input frames, outputs at times 1/2 to 5/2."""
+    protocol = instantiate(compose("experiment=dsfn_adobe240").protocol)
+    times = dsfn().geometry.output_times(4)
+    assert [times[k] for k in protocol.counted(len(times))] == [k * HALF for k in range(1, 6)]
 
 
 def test_overfits_one_clip():
