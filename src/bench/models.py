@@ -59,11 +59,16 @@ def _measure_training(
     autocast: AbstractContextManager[Any],
     device: torch.device,
 ) -> dict[str, float]:
-    """Time a training step on random samples, and with ``bench.loader=true`` the reading of real ones."""
+    """Time a training step on random samples, and with ``bench.loader=true`` the reading of real ones.
+
+    The step computes all losses of the training. Networks that start from published weights, also those that a loss
+    is based on, have random ones: any take as long.
+    """
     restorer = build_restorer(config, network).to(device)
+    restorer.initialise(fresh=True, pretrained=False)
     assert restorer.optimizer is not None
     optimizer = enable_fused(restorer.optimizer(network.parameters()))
-    samples = max(1, options.batch // restorer.passes_per_sample)
+    samples = options.batch
     batch = restorer.make_batch(samples, options.crop, partial(torch.rand, device=device))
 
     def step() -> None:
@@ -79,10 +84,12 @@ def _measure_training(
         "floor_per_step": timing.floor,
         "samples_per_second": samples / timing.seconds,
     }
+    if options.steps:
+        metrics["hours"] = options.steps * timing.seconds / 3600
     if options.loader:
         config = copy.deepcopy(config)
         config.data.crop = network.geometry.scale * options.crop
-        config.data.batch_size = samples * restorer.passes_per_sample
+        config.data.batch_size = samples
         seconds, _, count = read_batches(build_data(config, restorer))
         metrics["loader_samples_per_second"] = count / seconds
     return metrics

@@ -26,3 +26,4 @@ class BenchOptions:
     loader: bool = False
     batch: Annotated[int, Ge(1)] = 1
     crop: Annotated[int, Ge(1)] = 32
+    steps: Annotated[int, Ge(1)] | None = None

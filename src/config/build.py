@@ -152,12 +152,7 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
     Raises:
         UserError: the network cannot be trained on this data; the configuration alone shows it.
     """
-    batch_size, samples = (
-        count and max(1, count // restorer.passes_per_sample) for count in (config.data.batch_size, config.data.samples)
-    )
     data = instantiate(config.data, _partial_=True)(
-        batch_size=batch_size,
-        samples=samples,
         geometry=restorer.geometries[-1],
         training_geometry=restorer.training_geometry,
         reduced_targets=restorer.needs_reduced_targets,

@@ -28,6 +28,7 @@ from src.ops.resize import imresize
 
 RGB = 3  # identity channels of one pixel
 MIDDLE = 0.5  # of the range of colours
+RANDOM = 0.1  # factor for the random weights beside those that carry differences
 FAINT = 1e-3  # factor for the random weights of a layer that starts by adding almost nothing
 
 
@@ -109,6 +110,50 @@ def pass_through_weight(weight: Tensor, shares: Sequence[float], count: int) -> 
     for number, share in enumerate(shares):
         for channel in range(count):
             weight[channel, number * inputs + channel, middle, middle] = share
+
+
+@torch.no_grad()
+def init_difference(conv: nn.Module, gain: float) -> None:
+    """Make a convolution of two concatenated features see only their difference, first minus second.
+
+    Its outputs are zero wherever both are equal, that is, where nothing moves. The first half of them carries the
+    difference of as many channels, the second half its negative, so that a leaky ReLU loses neither sign.
+
+    Args:
+        conv: a convolution of odd kernel size over two inputs of equal width.
+        gain: factor on the differences, which are small.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    first, second = conv.weight.chunk(2, dim=1)
+    first *= gain * RANDOM
+    middle, half = first.shape[-1] // 2, len(first) // 2
+    for channel in range(half):
+        first[channel, channel, middle, middle] += gain
+        first[half + channel, channel, middle, middle] -= gain
+    second.copy_(-first)
+    conv.bias.zero_()
+
+
+@torch.no_grad()
+def pass_signed(conv: nn.Module, slope: float) -> None:
+    """Make a convolution pass on what :func:`init_difference` carries in its first inputs, behind a leaky ReLU.
+
+    leaky(x) - leaky(-x) = (1 + slope) x restores a channel from itself and its negative.
+
+    Args:
+        conv: a convolution of odd kernel size; it may have further inputs, whose random weights become small.
+        slope: of the leaky ReLU before it.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    conv.weight *= RANDOM
+    middle, half = conv.weight.shape[-1] // 2, len(conv.weight) // 2
+    for channel in range(half):
+        for row, sign in ((channel, 1), (half + channel, -1)):
+            conv.weight[row, channel, middle, middle] += sign / (1 + slope)
+            conv.weight[row, half + channel, middle, middle] -= sign / (1 + slope)
+    conv.bias.zero_()
 
 
 def check_width(width: int, count: int) -> None:

@@ -83,6 +83,7 @@ class Restorer(LightningModule):
             ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
+        self._frozen: list[bool] = []  # whether the modules of each rate were frozen at the last step
         self.description = description
         geometry = as_video_network(network).geometry
         applied = apply_recursively(network, protocol.factor)
@@ -103,17 +104,27 @@ class Restorer(LightningModule):
         """Whether :meth:`losses` takes a third clip, ``reduced``: the targets at the size of the inputs, undegraded."""
         return False
 
-    @property
-    def passes_per_sample(self) -> int:
-        """Forward passes per training sample; the batch size is divided by it."""
-        return 1
-
     def setup(self, stage: str) -> None:
         if self.trainer.strategy.root_device.type == "cuda":
             weights_to_channels_last(self.network)
 
-    def initialise(self, fresh: bool) -> None:
-        """Hook for subclasses, called once before training; ``fresh`` is False if a checkpoint provided the weights."""
+    def initialise(self, *, fresh: bool, pretrained: bool = True) -> None:
+        """Hook for subclasses, called once before training.
+
+        Args:
+            fresh: False if a checkpoint provided the weights.
+            pretrained: False leaves parts that start from published weights at random, to time a training step.
+        """
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Keep the statistics of normalisations in frozen modules: those whose rate is 0 run in evaluation mode."""
+        step, steps = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
+        frozen = [rate.factor(step, steps) == 0 for rate in self.rates]
+        for rate, before, now in zip(self.rates, self._frozen or [False] * len(frozen), frozen, strict=True):
+            if before != now:
+                for module in rate.modules(self.network):
+                    module.train(not now)
+        self._frozen = frozen
 
     def losses(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the terms of the loss by name, from clips (B, T, C, H, W) and (B, T', C, s*H, s*W)."""

@@ -33,10 +33,11 @@ from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channel
 from src.nn.fuse import TemporalAttention
 from src.nn.losses import Perceptual, l1, sharpness
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity
+from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_difference, init_near_identity, pass_signed
 from src.papers.restorer import Restorer
 
 LEVELS = 5
+STEEP = 3.0  # gain on differences between frames at a warm start
 HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
 PAIR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))  # Equation 3.1
 
@@ -183,7 +184,16 @@ class Change(nn.Module, NearIdentity):
 
     @torch.no_grad()
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Change almost nothing."""
+        """Change almost nothing, and carry differences between the frames to the last convolution.
+
+        Features that are the same whether anything moves or not teach it nothing: where nothing moves, in most of a
+        video, the loss holds any change at zero. Through random convolutions differences arrive blurred.
+        """
+        for fuse in self.fuse:
+            init_difference(fuse[0], STEEP / identity.gain)  # type: ignore[index]
+            pass_signed(fuse[2], SLOPE)  # type: ignore[index]
+        for conv in (*self.decode, self.aggregate):
+            pass_signed(conv, SLOPE)
         self.residual.weight *= FAINT
         nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
         return identity
@@ -304,20 +314,17 @@ class VTSRestorer(Restorer):
     def training_geometry(self) -> Geometry:
         return self.scheme.geometry
 
-    @property
-    def passes_per_sample(self) -> int:
-        """Pairs of frames: the thesis counts 8 per step and 20 per video (Section 4.1.3)."""
-        return self.scheme.geometry.window - 1
-
-    def initialise(self, fresh: bool) -> None:
+    def initialise(self, *, fresh: bool, pretrained: bool = True) -> None:
         if not self.imagenet:
             start = "The encoder starts at random, and" if fresh else "The encoder goes on from the checkpoint;"
             rank_zero_only(print)(f"{start} the loss has no perceptual term: model.imagenet=false.", flush=True)
             return
+        if not pretrained:
+            rank_zero_only(print)("Random weights in place of ImageNet's in the encoder and in the perceptual loss.")
         features = VGG16()
         options = ("model.encoder_weights", "model.vgg_weights")
         for backbone, file, option in zip((self.network.encode.backbone, features), self.files, options, strict=True):
-            if fresh or backbone is features:
+            if pretrained and (fresh or backbone is features):
                 without = (
                     f"or give {option}=<file>, or go on without it and the perceptual loss by model.imagenet=false"
                 )

@@ -33,7 +33,9 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     - ``flops``: two per multiply-add, for one window; deformable convolutions count as their multiplications.
     - ``seconds_per_frame``: time of streaming per output frame, with all copies of ``protocol.ensemble``, which is
       repeated as ``ensemble``; ``frames_per_second`` is its inverse.
-    - ``seconds_per_step``: time of a training step on ``bench.batch`` crops of ``bench.crop`` input pixels.
+    - ``seconds_per_step``: time of a training step on ``bench.batch`` crops of ``bench.crop`` input pixels, with all
+      losses; weights that training would load (``model.imagenet``) are random.
+    - ``hours``: time of ``bench.steps`` of them.
     - ``floor_per_frame``, ``floor_per_step``: time of the same multiply-adds at the speed of a plain channels-last 3x3
       convolution of 64 channels, measured in turn.
     - ``samples_per_second``: rate of the training steps.

@@ -108,3 +108,24 @@ def test_cosine_periods_of_different_lengths():
     assert all(0 < cosine_restarts(step, 3, periods=periods) <= 1 for step in range(6))
     with pytest.raises(ValueError, match=r"must be positive, got \[1, 0\]"):
         cosine_restarts(0, 400, periods=[1, 0])
+
+
+def test_a_frozen_encoder_keeps_its_batch_statistics():
+    config = compose(
+        *("model=vtsr", "size=mini", "degradation=exposure", "protocol=vtsr", "size.pretrained_frozen=0.5"),
+        "trainer.max_steps=4",
+    )
+    torch.manual_seed(0)
+    restorer = build_restorer(config, build_training_network(config))
+    statistics = restorer.network.encode.backbone.features[0][1]
+    seen = [statistics.running_mean.clone()]
+    restorer.on_train_batch_end = lambda *_: seen.append(statistics.running_mean.clone())
+
+    class Pairs(Batches):
+        def __getitem__(self, index):
+            return {"inputs": torch.rand(2, 3, 32, 32), "targets": torch.rand(2, 3, 32, 32)}
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=4, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(restorer, torch.utils.data.DataLoader(Pairs(), batch_size=2))
+    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [True, True, False, False]

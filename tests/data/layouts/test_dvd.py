@@ -15,13 +15,16 @@ from tests.data.layouts.copies import all_clips, names_of
 
 def test_dvd_tests_on_an_even_share(su: Path) -> None:
     splits = dvd(su)
-    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [98, 11, 24]
-    assert len(all_clips(splits)) == 133
+    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [50, 6, 12]
+    assert len(all_clips(splits)) == 68
     assert dvd(su) == splits
     numbers = [i for i, name in enumerate(sorted(names_of(all_clips(splits)))) if name in names_of(splits.test)]
     assert set(np.diff(numbers)) <= {5, 6}  # evenly spread
     assert inspect(dvd, su) == []
+    assert len(all_clips(dvd(su, videos=None))) == 133
     assert not dvd(su, test=0).test
+    with pytest.raises(UserError, match=r"data\.layout\.videos"):
+        dvd(su, videos=0)
     with pytest.raises(UserError, match=r"data\.layout\.test"):
         dvd(su, test=12)
 
