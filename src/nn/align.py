@@ -138,6 +138,11 @@ class PCD(nn.Module):
         self.align = PyramidAlign(channels, groups=groups)
         self.cascade = ChainAlign(channels, groups=groups, refinements=1)
 
+    @property
+    def sampling(self) -> list[nn.Module]:
+        """The deformable convolutions at full size that move the neighbour's features, one after the other."""
+        return [self.align.sample[0], *self.cascade.sampling]
+
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
         """Map two pyramids of :attr:`pyramid` to one feature (N, C, H, W)."""
         return self.cascade([self.align(neighbour, reference)], reference)
@@ -163,6 +168,11 @@ class ChainAlign(nn.Module):
     def pyramid(self, x: Tensor) -> Pyramid:
         """Return a pyramid of full size only."""
         return [x]
+
+    @property
+    def sampling(self) -> list[nn.Module]:
+        """The deformable convolutions that move the neighbour's features, one after the other."""
+        return [*self.sample][-1:]
 
     def compare_features(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
         """Return the offset feature (N, C, H, W)."""
@@ -191,6 +201,10 @@ class TDANAlign(ChainAlign):
 
     def __init__(self, channels: int, *, groups: int = 8, refinements: int = 2) -> None:
         super().__init__(channels, groups=groups, samples=4, refinements=refinements)
+
+    @property
+    def sampling(self) -> list[nn.Module]:
+        return [*self.sample][-2:]
 
     def forward(self, neighbour: Pyramid, reference: Pyramid) -> Tensor:
         offset = self.compare_features(neighbour, reference)

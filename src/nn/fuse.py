@@ -48,9 +48,13 @@ class TemporalAttention(nn.Module, NearIdentity):
 
     def forward(self, frames: Tensor, reference: int) -> Tensor:
         """Weigh ``frames`` by similarity to the frame with index ``reference``."""
+        return frames * self.weights(frames, reference)
+
+    def weights(self, frames: Tensor, reference: int) -> Tensor:
+        """Return the attention maps (B, T, 1, H, W), in [0, 1]."""
         target = self.embed_reference(frames[:, reference]).unsqueeze(1)
         embedded = map_frames(self.embed, frames)
-        return frames * (embedded * target).sum(2, keepdim=True).sigmoid()  # by (B, T, 1, H, W)
+        return (embedded * target).sum(2, keepdim=True).sigmoid()
 
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
         """Weigh all frames alike, by one half."""

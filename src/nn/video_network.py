@@ -57,6 +57,10 @@ class VideoNetwork(nn.Module):
         """Return a network whose output frames picture the motion that this one estimates; None if it has none."""
         return None
 
+    def attention(self) -> VideoNetwork | None:
+        """Return a network whose output frames picture this one's temporal attention; None if it has none."""
+        return None
+
 
 class _PlainNetwork(VideoNetwork):
     """A plain module behind the contract's defaults."""

@@ -16,7 +16,9 @@ Shapes: B batch, T input frames, C feature channels, H height, W width, s scale.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.upsample import Reconstruct
 from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, init_near_identity
+from src.ops.color import flow_picture
 
 
 class EDVR(VideoNetwork):
@@ -72,13 +75,79 @@ class EDVR(VideoNetwork):
 
     def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
         """Restore the middle frame (B, 1, 3, s*H, s*W) of a window from its frames and feature pyramids."""
-        middle, scale = clip.shape[1] // 2, self.geometry.scale
-        neighbours = [flatten_time(level) for level in pyramid]
-        reference = [flatten_time(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]
-        aligned = unflatten_time(self.align(neighbours, reference), clip)  # (B, T, C, H, W)
-        residual = self.reconstruct(self.fuse(aligned))
-        base = clip[:, middle]
+        scale = self.geometry.scale
+        residual = self.reconstruct(self.fuse(self.align_window(clip, *pyramid)))
+        base = clip[:, clip.shape[1] // 2]
         height, width = base.shape[-2:]
         if scale > 1:
             base = F.interpolate(base, scale_factor=scale, mode="bilinear", align_corners=False)
         return (base + residual[..., : scale * height, : scale * width]).unsqueeze(1)
+
+    def align_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        """Align the features of every frame of a window to those of its middle frame, (B, T, C, H, W)."""
+        middle = clip.shape[1] // 2
+        neighbours = [flatten_time(level) for level in pyramid]
+        reference = [flatten_time(level[:, middle : middle + 1].expand_as(level)) for level in pyramid]
+        return unflatten_time(self.align(neighbours, reference), clip)
+
+    def motion(self) -> VideoNetwork | None:
+        """Return a network of pictures of the offsets of alignment (Figure 8 has optical flow)."""
+        return OffsetPictures(self) if hasattr(self.align, "sampling") else None
+
+    def attention(self) -> VideoNetwork | None:
+        """Return a network of pictures of the temporal attention maps (Figure 9)."""
+        return AttentionPictures(self) if hasattr(self.fuse, "weigh") else None
+
+
+class WindowPictures(VideoNetwork):
+    """A picture for each frame of a window of EDVR, side by side: (B, T, 3, H, W) to (B, 1, 3, H, T * W)."""
+
+    def __init__(self, network: EDVR) -> None:
+        super().__init__()
+        self.network: Any = network
+        frames = network.geometry.window
+        self.geometry = Geometry(1, frames, (Fraction(frames // 2),))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        _, *pyramid = self.network.encode_frames(clip)
+        pictures = flatten_time(self.draw(clip, *pyramid))  # of features, which may be smaller than frames
+        pictures = F.interpolate(pictures, scale_factor=self.network.encode.shrink)
+        pictures = unflatten_time(pictures, clip)[..., : clip.shape[-2], : clip.shape[-1]]
+        return torch.cat(pictures.unbind(1), dim=-1).unsqueeze(1)
+
+    def draw(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        """Draw a picture (B, T, 3, H, W) for each frame of the window."""
+        raise NotImplementedError
+
+
+class AttentionPictures(WindowPictures):
+    """Temporal attention maps (Figure 9), grey: white is 1."""
+
+    def draw(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        aligned = self.network.align_window(clip, *pyramid)
+        return self.network.fuse.weigh.weights(aligned, clip.shape[1] // 2).expand(-1, -1, 3, -1, -1)
+
+
+class OffsetPictures(WindowPictures):
+    """Offsets to each frame from the middle one as flow: means over taps and groups, added up over the samplings.
+
+    Colours are as in :class:`src.papers.dsfn.OffsetPictures`: the longest flow of a window has the purest, unless all
+    are shorter than half a pixel, and white is no motion.
+    """
+
+    def draw(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
+        flows: list[Tensor] = []
+
+        def keep(conv: nn.Module, inputs: Any, output: Tensor) -> None:
+            offsets = output[:, : output.shape[1] // 3 * 2]
+            flows.append(offsets.unflatten(1, (-1, 2)).mean(1))  # (B * T, 2, H, W)
+
+        handles = [pack.offset.register_forward_hook(keep) for pack in self.network.align.sampling]
+        try:
+            self.network.align_window(clip, *pyramid)
+        finally:
+            for handle in handles:
+                handle.remove()
+        flow = unflatten_time(torch.stack(flows).sum(0), clip)
+        longest = flow.norm(dim=2).amax((1, 2, 3), keepdim=True).clamp(min=0.5)
+        return flow_picture(flow, longest)

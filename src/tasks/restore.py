@@ -46,7 +46,8 @@ class RestoreCommand(RestoreOptions):
         overwrite: replace an existing output, and discard parts that other options made.
         preview: frames, spread over the video, to restore first as PNGs beside the output.
         compile: compile the network (torch.compile): minutes at first, then faster.
-        show: ``offsets``: write the motion that the network estimates instead of the restored video.
+        show: ``offsets`` or ``attention``: write the motion that the network estimates, or its temporal attention,
+            instead of the restored video.
     """
 
     input: str | list[str]
@@ -55,7 +56,7 @@ class RestoreCommand(RestoreOptions):
     overwrite: bool = False
     preview: Annotated[int, Ge(0)] = 0
     compile: bool = False
-    show: Literal["offsets"] | None = None
+    show: Literal["offsets", "attention"] | None = None
 
 
 def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> None:
@@ -88,10 +89,12 @@ def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise UserError("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
     if options.show:
-        motion = as_video_network(network).motion()
-        if motion is None:
-            raise UserError("This network cannot show=offsets, but DSFN can: leave it out to restore the video.")
-        network = motion
+        shown = as_video_network(network)
+        pictures = shown.motion() if options.show == "offsets" else shown.attention()
+        if pictures is None:
+            able = "DSFN can, as can EDVR" if options.show == "offsets" else "EDVR with temporal attention can"
+            raise UserError(f"This network cannot show={options.show}, but {able}: leave it out to restore the video.")
+        network = pictures
     network.float().eval().requires_grad_(False)
     if torch.cuda.is_available():
         weights_to_channels_last(network)

@@ -198,6 +198,41 @@ def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
         assert (added - enlarged).abs().max() < 0.15 * enlarged.abs().max()
 
 
+def test_attention_maps_are_pictured():
+    network = edvr()
+    awaken(network)
+    clip = torch.rand(1, 3, 3, 10, 13)
+    pictures = network.attention()
+    assert (pictures.geometry.scale, pictures.geometry.window) == (1, 3)
+    weighed = []
+    network.fuse.weigh.register_forward_hook(lambda module, given, out: weighed.append((given[0], out)))
+    with torch.no_grad():
+        picture = pictures(clip)
+        network(clip)
+    ((aligned, result),) = weighed
+    assert picture.shape == (1, 1, 3, 10, 39)
+    maps = picture[0, 0].unflatten(-1, (3, 13)).movedim(-2, 0)  # (T, 3, H, W)
+    assert torch.allclose(aligned[0, ..., :10, :13] * maps[:, :1], result[0, ..., :10, :13], atol=1e-6)
+    assert 0 < picture.min() < picture.max() < 1
+    assert edvr("3").attention() is None
+    with torch.no_grad():
+        assert edvr(shrink=4).attention()(clip).shape == (1, 1, 3, 10, 39)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_offsets_are_pictured_as_flow(model):
+    network = edvr(model)
+    clip = torch.rand(1, 3, 3, 12, 16)
+    with torch.no_grad():
+        assert network.motion()(clip).eq(1).all()  # white, no motion: offsets start at zero
+        for pack in network.align.sampling:
+            pack.offset.bias[: 2 * 8 * 9].view(-1, 2)[:] = torch.tensor([0.0, 2.0])  # two pixels to the right
+        picture = network.motion()(clip)
+    assert picture.shape == (1, 1, 3, 12, 48)
+    red = torch.tensor([1.0, 0, 0])[:, None, None]
+    assert torch.allclose(picture[0, 0], red.expand(3, 12, 48), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("experiment", "edges"),
     [
