@@ -93,11 +93,12 @@ def _check_compression(path: Path) -> None:
         )
 
 
-def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
+def cascade(stages: Sequence[str | Path | nn.Module] | None, first: nn.Module | None = None) -> Cascade:
     """Chain trained networks into one, with frozen weights.
 
     Args:
         stages: checkpoint files, or networks such as a baseline, in order.
+        first: a network before them.
 
     Raises:
         UserError: ``stages`` is empty or not a list.
@@ -110,6 +111,7 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None) -> Cascade:
     if missing := [str(stage) for stage in stages if not isinstance(stage, nn.Module) and not Path(stage).is_file()]:
         raise CheckpointError(f"There is no checkpoint {missing[0]}; correct its path in model.network.stages.")
     networks = [stage if isinstance(stage, nn.Module) else load(stage) for stage in stages]
+    networks = networks if first is None else [first, *networks]
     return Cascade(stages={f"stage{number}": network for number, network in enumerate(networks)}, frozen=len(networks))
 
 

@@ -39,7 +39,8 @@ def build_tables(outcome: dict[str, Any]) -> Iterator[Table]:
     table = Table(title=f"One window of {width}x{height} input frames, {outcome['device']}; floor: convolutions alone")
     table.add_column("model")
     timings = (title for unit in ("s/frame", "s/step") for title in (unit, "floor", "ratio"))
-    for title in ("parameters", "GFLOPs", *timings, "samples/s", "read", "peak MiB"):
+    clips = any("seconds_all_clips" in row for row in outcome["models"].values())
+    for title in ("parameters", "GFLOPs", *timings, "samples/s", "read", "peak MiB", *["s, all clips"] * clips):
         table.add_column(title, justify="right")
     first: dict[str, Any] = next(iter(outcome["models"].values()), {})
     labels = label_entries(outcome["models"])
@@ -54,7 +55,8 @@ def build_tables(outcome: dict[str, Any]) -> Iterator[Table]:
         rates = [f"{row[key]:.3g}" if key in row else "" for key in ("samples_per_second", "loader_samples_per_second")]
         label = labels[entry] + f", mean of {row['ensemble']} copies" * (row.get("ensemble", 1) > 1)
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
-        table.add_row(label, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory)
+        total = [f"{row['seconds_all_clips']:.4g}" if "seconds_all_clips" in row else ""] * clips
+        table.add_row(label, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory, *total)
     yield table
     if rows := outcome["deformable"]:
         yield _build_operator_table(rows, height, width)

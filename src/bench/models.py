@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from src.bench.clips import time_clips
 from src.bench.options import BenchOptions
 from src.bench.throughput import read_batches
 from src.bench.timing import Timing, time_work
@@ -47,6 +48,9 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
     metrics["ensemble"] = config.protocol.ensemble
     metrics["seconds_per_frame"], metrics["floor_per_frame"] = timing
     metrics["frames_per_second"] = 1 / timing.seconds
+    if options.clips:
+        with autocast:
+            metrics |= time_clips(config, network, device)
     on_gpu = device.type == "cuda"
     metrics["peak_memory"] = torch.cuda.max_memory_allocated() if on_gpu else estimate_peak(network, clip.shape)
     return metrics

@@ -24,6 +24,7 @@ class BenchOptions:
     compile: bool = False
     deformable: bool = True
     loader: bool = False
+    clips: bool = False
     batch: Annotated[int, Ge(1)] = 1
     crop: Annotated[int, Ge(1)] = 32
     steps: Annotated[int, Ge(1)] | None = None

@@ -32,6 +32,7 @@ class SizeOptions:
     rate_below: float = 1e-3
     warm_start: bool = False
     charbonnier: str = "sum"
+    guide: float = 1.0
     restarts: int = 4
     warmup: int = 0
     pretrained: bool = True

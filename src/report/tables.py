@@ -137,14 +137,19 @@ def _compare_orders(
 
 
 def _remark(table: Table, result: StudyResult | None) -> str:
-    """Describe our ranking beside the paper's, for the column that the study compares."""
+    """Describe our ranking beside the paper's, for the column that the study compares; equal in print is equal."""
     if not result or result.study.compare not in result.study.columns or result.study.compare not in table.columns:
         return ""
     compare = result.study.compare
     rows = [
-        {"point": point, compare: result.rows[point].get(compare), f"paper: {compare}": value}
+        {
+            "point": point,
+            compare: round(ours, table.decimals(compare) or 0) if isinstance(ours, int | float) else None,
+            f"paper: {compare}": value,
+        }
         for index, point in result.point_by_row.items()
         if isinstance(value := table.rows[index][compare], int | float)
+        for ours in [result.rows[point].get(compare)]
     ]
     return describe_ranking(rows, compare) if rows else ""
 

@@ -41,6 +41,8 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     - ``samples_per_second``: rate of the training steps.
     - ``loader_samples_per_second`` (``bench.loader=true``): rate of reading the same samples from the entry's ``data``,
       with the number of workers of its training. A rate below twice that of the steps prints a warning.
+    - ``seconds_all_clips``, ``frames_of_clips``, ``seconds_per_frame_of_clips`` (``bench.clips=true``): time of
+      streaming over all test clips of the entry's ``data`` by ``protocol``, without reading and scoring.
     - ``peak_memory``: peak memory of restoring, in bytes: of the device; on the CPU, of the tensors alive at the same
       time.
 

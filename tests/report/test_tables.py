@@ -28,6 +28,16 @@ def test_our_values_follow_the_papers_with_difference_and_deviation(runs):
     assert [status for _, status, _ in result.unfinished] == ["failed"]
 
 
+def test_values_equal_in_print_rank_alike_in_the_table_and_in_the_remark(runs):
+    table, result = load_block_design(runs)
+    for value, row in zip((25.001, 25.004, 24.9), result.rows.values(), strict=False):
+        row["psnr"] = value
+    shown = compare_table(table, result)
+    agreement = shown.agreement[shown.metrics.index("psnr")]
+    assert " = " in shown.remark.partition("here: ")[2]
+    assert f"rank correlation {agreement}." in shown.remark.replace("-", "\N{MINUS SIGN}")
+
+
 def test_a_seed_tested_several_times_counts_once(runs):
     table, result = load_block_design(runs)
     (tsas,) = (seeds for point, seeds in result.runs_by_point.items() if "tsas" in point)
