@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.nn.blocks import conv3x3
+from src.nn.warm_start import RGB, check_width
 
 MEAN = (0.485, 0.456, 0.406)  # mean and standard deviation of ImageNet's RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -123,6 +125,27 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.channels = [sizes[level] for level in self.levels]
         _init_weights(self)
+
+    @torch.no_grad()
+    def init_with_colours(self) -> None:
+        """Make the first three channels of the finest feature the colours of the input at half the size, in place.
+
+        Pairs of channels of opposite sign carry them through ReLU6. They are scaled and centred by the normalisations.
+        """
+        layers: Any = self.features
+        (enter, norm, _), block = layers[0], layers[1]
+        check_width(enter.out_channels, 2 * RGB)
+        spread, spread_norm, _ = block.conv[0]
+        project = block.conv[1]
+        for weight in (enter.weight[: 2 * RGB], spread.weight[: 2 * RGB], project.weight[:RGB]):
+            weight.zero_()
+        for colour in range(RGB):
+            for channel, sign in ((colour, 1), (RGB + colour, -1)):
+                enter.weight[channel, colour, 1:, 1:] = sign / 4  # the mean of 2x2 pixels
+                spread.weight[channel, 0, 1, 1] = 1
+                project.weight[colour, channel, 0, 0] = sign
+        norm.bias[: 2 * RGB] = 0
+        spread_norm.bias[: 2 * RGB] = 1  # the mean of half a normal distribution is 0.7 of its deviation
 
     def forward(self, x: Tensor) -> list[Tensor]:
         pyramid = []

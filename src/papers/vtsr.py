@@ -33,7 +33,16 @@ from src.nn.clips import cat_clips, flatten_time, pad_to_multiple, stack_channel
 from src.nn.fuse import TemporalAttention
 from src.nn.losses import Perceptual, l1, sharpness
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_difference, init_near_identity, pass_signed
+from src.nn.warm_start import (
+    FAINT,
+    RGB,
+    IdentityChannels,
+    NearIdentity,
+    init_difference,
+    init_near_identity,
+    pass_signed,
+    pass_through_weight,
+)
 from src.papers.restorer import Restorer
 
 LEVELS = 5
@@ -42,7 +51,7 @@ HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
 PAIR = Geometry(1, 2, (3 * QUARTER, 5 * QUARTER), exposures=(HALF, HALF))  # Equation 3.1
 
 
-class FeaturePyramidEncoder(nn.Module):
+class FeaturePyramidEncoder(nn.Module, NearIdentity):
     """Five features of single frames (Section 3.2.1): (N, 3, H, W), multiples of 32, to a pyramid.
 
     A 1x1 convolution brings every level to the same number of channels, as in DeblurGAN-v2, the thesis's model; it
@@ -57,6 +66,15 @@ class FeaturePyramidEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Pyramid:
         features = self.backbone(normalise_imagenet(frames))
         return [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
+
+    @torch.no_grad()
+    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+        """Carry the colours at half the size in the first three channels of the finest feature."""
+        self.backbone.init_with_colours()
+        finest: Any = self.lateral[0]
+        pass_through_weight(finest.weight, [1.0], RGB)
+        finest.bias[:RGB] = 0
+        return identity
 
 
 class Unaligned(nn.Module):

@@ -82,7 +82,13 @@ class Point:
         for part in rest.split("/"):
             if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/"))):
                 return None  # not measured by this protocol, or a clip of another data set
-            node = next(iter(node.values())) if part == "*" else node[part]
+            if part.startswith("*"):  # *2: the second
+                number = int(part[1:] or 1)
+                if number > len(node):
+                    return None
+                node = [*node.values()][number - 1]
+            else:
+                node = node[part]
         return node
 
 

@@ -41,10 +41,11 @@ class Study(Callback):
     Args:
         name: name of the study and of its folder under ``<paths.runs>/ablations/``.
         title: title of the table.
-        columns: sources by title: ``results/...`` of results.json, ``network/...`` an attribute of the network,
-            ``count/parameters``, ``count/parameters_m`` (millions) or ``count/gflops`` at 320x180, ``metrics/...`` the
-            median of a column of metrics.csv. Words before the source restrict it to points with these overrides
-            (``test=vid4``, patterns with ``*``); ``ratio`` divides by the first row. Empty: no table.
+        columns: sources by title: ``results/...`` of results.json (``*`` stands for the first name, ``*2`` for the
+            second), ``network/...`` an attribute of the network, ``count/parameters``, ``count/parameters_m``
+            (millions) or ``count/gflops`` at 320x180, ``metrics/...`` the median of a column of metrics.csv. Words
+            before the source restrict it to points with these overrides (``test=vid4``, patterns with ``*``);
+            ``ratio`` divides by the first row. Empty: no table.
         compare: the column of the plot and of the comparison of order; the paper's column has the same name.
         curves: a score of single frames (``psnr``, ``ssim``) that ``curves.svg`` shows over time, clip by clip.
         across: overrides that make columns instead of rows.

@@ -56,9 +56,13 @@ def _phase(step: int, steps: int, periods: Sequence[float]) -> float:
     return (step - begin) % length / length
 
 
-def step_decay(step: int, steps: int, *, parts: int, factor: float) -> float:
-    """Multiply the initial rate by ``factor`` after each of ``parts`` equal parts of all steps."""
-    return factor ** (step * parts // steps)
+def step_decay(step: int, steps: int, *, parts: int, factor: float, start: float = 0.0) -> float:
+    """Multiply the initial rate by ``factor`` after each of ``parts`` equal parts of the steps.
+
+    The parts begin after the fraction ``start`` of all steps; the rate is constant before.
+    """
+    begin = int(start * steps)
+    return factor ** max(0, (step - begin) * parts // max(1, steps - begin))
 
 
 def milestones(step: int, steps: int, *, after: Sequence[float], factor: float = 0.1) -> float:
