@@ -1,4 +1,4 @@
-"""Packing of frame folders into one lossless video per clip: fewer files, the same pixels.
+"""Packing of frame folders into one lossless video per clip: fewer files, the same pixels, or reduced ones.
 
 The tree is unchanged: the video ``train_sharp/000.mp4`` replaces the folder ``train_sharp/000``, and layouts find
 either. A clip gets its final name after every frame has been read back and compared with its image; the data set gets
@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from src.atomic import atomic_write, file_lock, fsync
 from src.data.integrity import check_clips
+from src.data.source_size import SourceSize
 from src.data.splits import abbreviate
 from src.data.worker_pool import exit_with_parent, worker_context
 from src.errors import UserError, VideoError
 from src.video import packed
 from src.video.containers import make_write_error
 from src.video.discovery import PACKED_SUFFIX, find_videos
-from src.video.reader import open_video
+from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
 
 GOP = 2  # distance of key frames; larger means smaller files and slower reads (experiments/speed/data.md)
@@ -55,19 +57,22 @@ def pack(
     *,
     gop: int = GOP,
     processes: int = 1,
+    size: SourceSize | None = None,
     track: Track = lambda done, total: done,
 ) -> PackedSize:
     """Pack every frame folder under ``root`` into a video of the same name under ``target``.
 
-    Videos and lists (``*.txt`` in ``root`` and its subfolders) are copied. Frames are packed as training reads them:
-    RGB of 8 bits. A clip that cannot be packed does not stop the others. Existing clips are kept, so the same call
-    repairs a packed data set with missing clips.
+    With a ``size`` that reduces frames, videos are packed, too. Otherwise videos, and always lists (``*.txt`` in
+    ``root`` and its subfolders), are copied. Frames are packed as training reads them: RGB of 8 bits. A clip that
+    cannot be packed does not stop the others. Existing clips are kept, so the same call repairs a packed data set with
+    missing clips.
 
     Args:
         root: the data set.
         target: a new folder, or a packed data set.
         gop: largest distance of key frames; clips of 8 frames and fewer have one.
         processes: clips at a time.
+        size: size to which frames are reduced, so that training and evaluation need not reduce them.
         track: passes on the results as they finish, given their number; a progress bar.
 
     Raises:
@@ -83,8 +88,10 @@ def pack(
     is_packed = (target / RECORD).is_file()
     if target.exists() and not is_packed and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is no packed data set: set pack=<folder> to a new folder")
-    jobs = _list_jobs(root)
-    if not any(source.is_dir() for source, _ in jobs):
+    size = size or SourceSize()
+    jobs = _list_jobs(root, all_clips=bool(size))
+    clips = [destination for source, destination in jobs if _is_packed(source, destination, size)]
+    if not clips:
         raise UserError(f"{root} holds no frame folders to pack; videos need no packing")
     staging = target if is_packed else target.with_name(f".{target.name}.packing")
     with _lock(staging, target):
@@ -93,15 +100,14 @@ def pack(
         ]
         for folder in sorted({destination.parent for _, destination in missing}):
             folder.mkdir(parents=True, exist_ok=True)
-        results = [*track(_map(partial(_pack_or_copy, gop=gop), missing, processes), len(missing))]
+        results = [*track(_map(partial(_pack_or_copy, gop=gop, size=size), missing, processes), len(missing))]
         if errors := [error for error in results if error]:
             raise UserError(
                 f"{len(errors)} of {len(jobs)} files of {root} could not be packed: {abbreviate(errors)}. The others "
                 f"are kept in {staging}: repair or remove these files and repeat the command"
             )
-        clips = [destination for source, destination in jobs if source.is_dir()]
-        copied = [destination.as_posix() for source, destination in jobs if not source.is_dir()]
-        record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop}
+        copied = [destination.as_posix() for _, destination in jobs if destination not in clips]
+        record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop, **size.describe()}
         with atomic_write(staging / RECORD) as stream:
             stream.write(json.dumps(record, indent=1) + "\n")
     if staging != target:
@@ -109,7 +115,7 @@ def pack(
             target.rmdir()  # it is empty
         os.replace(staging, target)
         fsync(target.parent)
-    new = sum(source.is_dir() for source, _ in missing)
+    new = sum(destination.relative_to(staging) in clips for _, destination in missing)
     return PackedSize(len(clips), new, sum((target / destination).stat().st_size for destination in clips))
 
 
@@ -141,13 +147,23 @@ def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda 
 # --- Jobs ---
 
 
-def _list_jobs(root: Path) -> list[tuple[Path, Path]]:
-    """Return (source, destination relative to the packed data set) of each clip and list."""
+def _is_packed(source: Path, destination: Path, size: SourceSize) -> bool:
+    """Return True for clips that are packed, False for files that are copied."""
+    return source.is_dir() or (bool(size) and source.suffix != ".txt")
+
+
+def _list_jobs(root: Path, *, all_clips: bool = False) -> list[tuple[Path, Path]]:
+    """Return (source, destination relative to the packed data set) of each clip and list.
+
+    Videos keep their names if they are copied; with ``all_clips`` they are packed.
+    """
     jobs: dict[Path, Path] = {}
     lists = sorted({*root.glob("*.txt"), *root.glob("*/*.txt")})
     for source in [*find_videos(root), *(path for path in lists if not path.name.startswith("."))]:
         inner = Path(source.name) if source == root else source.relative_to(root)
         destination = inner.with_name(inner.name + PACKED_SUFFIX) if source.is_dir() else inner
+        if all_clips and not source.is_dir() and source.suffix != ".txt":
+            destination = inner.with_suffix(PACKED_SUFFIX)
         if destination in jobs:
             raise UserError(f"{jobs[destination]} and {source} would both be packed as {destination}: keep one of them")
         jobs[destination] = source
@@ -193,12 +209,12 @@ def _start_worker() -> None:
 # --- One clip ---
 
 
-def _pack_or_copy(source: Path, destination: Path, *, gop: int) -> str:
+def _pack_or_copy(source: Path, destination: Path, *, gop: int, size: SourceSize) -> str:
     """Pack or copy one clip. Return the error message, or an empty string."""
     draft = destination.with_name(f".{destination.stem}.draft{destination.suffix}")
     try:
-        if source.is_dir():
-            pack_clip(source, draft, gop=gop)
+        if _is_packed(source, destination, size):
+            pack_clip(source, draft, gop=gop, size=size)
         else:
             shutil.copyfile(source, draft)
             fsync(draft)
@@ -213,26 +229,31 @@ def _pack_or_copy(source: Path, destination: Path, *, gop: int) -> str:
     return ""
 
 
-def pack_clip(source: Path, destination: Path, *, gop: int = GOP) -> None:
-    """Pack a frame folder into the video ``destination``, and compare every frame with its image.
+def pack_clip(source: Path, destination: Path, *, gop: int = GOP, size: SourceSize | None = None) -> None:
+    """Pack a clip into the video ``destination``, reduced to ``size``, and compare every frame with what was packed.
 
     Raises:
         VideoError: an image cannot be read or differs in size, the disk is full, or a frame read back differs. The file
             at ``destination`` is then unusable.
     """
+    size = size or SourceSize()
+
+    def read(images: FrameReader) -> Iterator[Tensor]:
+        return (size.reduce(frame[None], source)[0] for frame in images.frames())
+
     with open_video(source) as images:
         gop = len(images) if len(images) <= SHORT else gop
         checksums: list[int] = []
         # Any other preset uses arithmetic coding, three to four times slower to decode.
         options: dict[str, Any] = {"codec": "lossless", "preset": "ultrafast", "gop": gop, "signal": images.signal}
         with VideoWriter(destination, images.fps, **options) as writer:
-            for frame in images.frames():
+            for frame in read(images):
                 writer.write(frame)
                 checksums.append(packed.compute_checksum(frame.numpy()))
             writer.metadata["comment"] = packed.format_tag(checksums)
         if packed.read_index(destination) is None:
             raise VideoError(f"{source} was packed into {destination}, but its table of checksums is unreadable")
         with open_video(destination) as video:
-            for number, (before, after) in enumerate(zip(images.frames(), video.frames(), strict=True)):
+            for number, (before, after) in enumerate(zip(read(images), video.frames(), strict=True)):
                 if not torch.equal(before, after):
                     raise VideoError(f"frame {number} of {source} differs in {destination} after packing")

@@ -1,5 +1,8 @@
 """Size of source frames: videos reduced before anything else is made of them, in training and evaluation alike.
 
+The kernel is the antialiased bicubic in 8 bits, within a grey level of Pillow's ``BICUBIC``. That of networks' inputs
+is MATLAB's, :class:`src.data.corruptions.Bicubic`.
+
 Shapes: T frames, H and W pixels, C channels.
 """
 
@@ -7,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.data.corruptions import quantise
-from src.data.degradation import crop_to_multiple, to_clip
+from src.data.degradation import crop_to_multiple
 from src.errors import UserError
-from src.ops.resize import imresize
 
 STRETCH = 1.1  # largest change of the ratio of width to height; from 1280x720 to 640x352 it is 1.02
 
@@ -30,11 +29,9 @@ class SourceSize:
     the last bit. For upright videos, ``size`` is turned by 90 degrees.
 
     Args:
-        size: (height, width) after reduction; ``None`` keeps the size of the file. Antialiased bicubic in 8 bits,
-            within a grey level of Pillow's ``BICUBIC``.
-        reduction: further factor on height and width, MATLAB's antialiased bicubic, 8 bits: networks of scale 1 are
-            trained and tested on frames of the size that others enlarge. The option ``data.crop`` counts pixels before
-            this reduction.
+        size: (height, width) after reduction; ``None`` keeps the size of the file.
+        reduction: further factor on height and width: networks of scale 1 are trained and tested on frames of the size
+            that others enlarge. The option ``data.crop`` counts pixels before this reduction.
 
     Raises:
         UserError: these are no sizes.
@@ -77,17 +74,9 @@ class SourceSize:
         Raises:
             UserError: as :meth:`reduced`.
         """
-        before = (frames.shape[1], frames.shape[2])
-        size = self._fit(*before, path)
-        if size != before:
-            pixels = F.interpolate(frames.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
-            frames = pixels.permute(0, 2, 3, 1).contiguous()
-        if self.reduction > 1:
-            factor = Fraction(1, self.reduction)
-            whole = crop_to_multiple(frames, self.reduction)
-            small = [quantise(imresize(to_clip(frame[None]).double(), factor)) for frame in whole]
-            frames = torch.cat(small).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        return frames
+        size = self._fit(frames.shape[1], frames.shape[2], path)
+        frames = crop_to_multiple(_resize(frames, size), self.reduction)
+        return _resize(frames, (size[0] // self.reduction, size[1] // self.reduction))
 
     def _fit(self, height: int, width: int, path: Path) -> tuple[int, int]:
         if self.size is None:
@@ -103,3 +92,11 @@ class SourceSize:
                 f"data.source_size=[{round(target[1] * height / width)},{target[1]}], or null to keep their size"
             )
         return target
+
+
+def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 (T, H, W, C) by antialiased bicubic; frames of that size are unchanged."""
+    if frames.shape[1:3] == size:
+        return frames
+    pixels = F.interpolate(frames.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    return pixels.permute(0, 2, 3, 1).contiguous()

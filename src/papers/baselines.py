@@ -40,14 +40,22 @@ class Nothing(VideoNetwork):
 
 
 class Repeat(VideoNetwork):
-    """Bicubic upscaling, every frame shown twice. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W)."""
+    """Bicubic upscaling, every frame shown twice. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W).
 
-    def __init__(self, *, scale: int = 4, frames: int = 4) -> None:
+    With ``repeat_pixels``, each pixel becomes a square of s by s instead.
+    """
+
+    def __init__(self, *, scale: int = 4, frames: int = 4, repeat_pixels: bool = False) -> None:
         super().__init__()
+        self.repeat_pixels = repeat_pixels
         self.geometry = Geometry(scale, frames, evenly(0, "1/2", 2 * frames - 1), stride=frames - 1, elastic=True)
 
     def forward(self, clip: Tensor) -> Tensor:
-        existing = imresize(clip, self.geometry.scale)
+        scale = self.geometry.scale
+        if self.repeat_pixels:
+            existing = clip.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
+        else:
+            existing = imresize(clip, scale)
         return interleave(existing, self.between(existing[:, :-1], existing[:, 1:]))
 
     def between(self, before: Tensor, after: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.run_directory import read_commit
 from src.data.datamodule import DataModule
 from src.data.packing import find_damaged, pack
+from src.data.source_size import SourceSize
 from src.data.splits import Splits
 from src.errors import UserError
 
@@ -42,7 +43,8 @@ class PrepareOptions:
 def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> None:
     """``task=prepare``: render the built-in data set, or find the clips of another one.
 
-    ``pack=<folder>`` packs folders of frames into lossless videos. ``check=true`` reads every frame. ``measure=[0,2]``
+    ``pack=<folder>`` packs folders of frames into lossless videos, and all clips if ``data.source_size`` or
+    ``data.source_reduction`` reduce their frames. ``check=true`` reads every frame. ``measure=[0,2]``
     measures the training samples per second for these numbers of workers, of the data set and of its packed copy.
 
     Raises:
@@ -55,7 +57,8 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     roots = {"as it is": root}
     if options.pack:
         roots["packed"] = target = Path(options.pack).expanduser()
-        packed = pack(root, target, gop=options.gop, processes=processes, track=_progress_bar("Packing"))
+        size = SourceSize.of(config.data.get("source_size"), config.data.get("source_reduction", 1))
+        packed = pack(root, target, gop=options.gop, processes=processes, size=size, track=_progress_bar("Packing"))
         print(f"{target}: {packed.clips} clips packed, {packed.new} of them now, {packed.bytes / 2**20:,.0f} MiB")
         _compare_splits(root, splits, target, layout(target))
     if options.check:

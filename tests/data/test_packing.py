@@ -27,12 +27,14 @@ from src.data.layouts.reds import reds
 from src.data.layouts.vid4 import vid4
 from src.data.layouts.vimeo90k import vimeo90k
 from src.data.packing import find_damaged, pack
+from src.data.source_size import SourceSize
 from src.data.splits import Splits
 from src.errors import UserError
 from src.geometry import Geometry
 from src.video import packed
 from src.video.discovery import find_videos
 from src.video.reader import open_video
+from src.video.writer import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIR = Geometry(2, 2, (Fraction(0), Fraction(1)))
@@ -252,3 +254,21 @@ def test_refusals(tmp_path: Path) -> None:
         pack(root, tmp_path / "packed")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
     assert not (tmp_path / "again").exists()
+
+
+def test_packing_reduces_frames(tmp_path: Path) -> None:
+    """Folders and videos of source frames of another size; a packed copy is read as the original is."""
+    root, target, size = tmp_path / "own", tmp_path / "packed", SourceSize((20, 24))
+    write_frames(root / "train" / "a", 4, (40, 48))
+    with VideoWriter(root / "test" / "b.mov", Fraction(30), codec="lossless") as writer:
+        for k in range(3):
+            writer.write(torch.full((40, 48, 3), 40 * k, dtype=torch.uint8))
+    (root / "train_list.txt").write_text("a\n")
+    assert pack(root, target, size=size)[:2] == (2, 2)
+    assert {path.relative_to(target).as_posix() for path in find_videos(target)} == {"train/a.mp4", "test/b.mp4"}
+    assert not find_damaged(target)
+    for before, after in zip(folder(root).train, folder(target).train, strict=True):
+        with open_video(before.path) as original, open_video(after.path) as copy:
+            assert copy.size == (20, 24)
+            assert torch.equal(copy.read(range(4)), size.reduce(original.read(range(4)), before.path))
+    assert pack(root, target, size=size).new == 0

@@ -68,9 +68,9 @@ def test_evaluation_clips_are_those_of_the_reduced_video(root: Path, small: torc
 
 
 def test_frames_that_are_not_reduced(pixels: torch.Tensor) -> None:
-    assert SourceSize((50, 71)).reduce(pixels, FILE) is pixels  # have the size
+    assert torch.equal(SourceSize((50, 71)).reduce(pixels, FILE), pixels)  # have the size
     for larger in ((51, 72), (51, 71), (50, 72)):
-        assert SourceSize(larger).reduce(pixels, FILE) is pixels
+        assert torch.equal(SourceSize(larger).reduce(pixels, FILE), pixels)
         assert SourceSize(larger).reduced(50, 71, FILE) == (50, 71)
     assert not SourceSize()
 
@@ -91,12 +91,17 @@ def test_frames_of_another_shape_are_refused() -> None:
         SourceSize(reduction=0)
 
 
-def test_a_further_reduction_is_that_of_small_inputs(pixels: torch.Tensor) -> None:
-    """MATLAB's bicubic, of whole frames: what networks of scale 4 are given of sharp frames."""
-    reduced = SourceSize(reduction=4).reduce(pixels, FILE)
-    expected = Degradation([Bicubic(4)])(to_clip(pixels[:, :48, :68]), np.random.default_rng())
-    assert reduced.shape[1:3] == SourceSize(reduction=4).reduced(50, 71, FILE) == (12, 17)
-    assert torch.equal(to_clip(reduced), expected)
+def test_a_further_reduction_makes_frames_of_the_size_of_small_inputs() -> None:
+    """As networks of scale 4 are given of sharp frames, to a grey level; with ``size``, of the reduced frames."""
+    ramp = torch.linspace(0, 255, 70)[:, None] * torch.tensor([0.3, 0.6, 1.0])
+    frames = ramp.expand(2, 50, 70, 3).to(torch.uint8).contiguous()
+    reduced = SourceSize(reduction=4).reduce(frames, FILE)
+    expected = Degradation([Bicubic(4)])(to_clip(frames[:, :48, :68]), np.random.default_rng())
+    assert reduced.shape[1:3] == SourceSize(reduction=4).reduced(50, 70, FILE) == (12, 17)
+    assert (to_clip(reduced) - expected).abs().max() < 1.01 / 255
+    both = SourceSize((24, 36), 2)
+    assert both.reduced(50, 70, FILE) == (12, 18)
+    assert torch.equal(both.reduce(frames, FILE), SourceSize(reduction=2).reduce(SMALL.reduce(frames, FILE), FILE))
 
 
 def test_clips_of_all_splits_are_reduced() -> None:

@@ -205,3 +205,15 @@ def test_offset_fields_of_a_video(tmp_path):
         assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
     with pytest.raises(UserError, match="cannot show=offsets, but DSFN can"):
         run_task(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)
+
+
+def test_the_floor_of_dsfn_is_a_baseline():
+    """model=blend_pixels is what DSFN adds to, Equations 9 and 10."""
+    baseline = instantiate(compose("model=blend_pixels").model.network)
+    clip = torch.rand(1, 4, 3, 6, 8)
+    single = SingleDSFN(level=level(scale=4))
+    frame = single.level.decode[-1]
+    torch.nn.init.zeros_(frame.weight)
+    torch.nn.init.zeros_(frame.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(baseline(clip)[:, 1:4], single(clip[:, :3]))
