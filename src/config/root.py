@@ -31,7 +31,7 @@ class SizeOptions:
     rate: float | None = None
     rate_below: float = 1e-3
     warm_start: bool = False
-    step_factor: float = 0.7
+    decay_start: float = 0.0
     charbonnier: str = "sum"
     guide: float = 1.0
     restarts: int = 4
