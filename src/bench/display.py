@@ -53,7 +53,8 @@ def build_tables(outcome: dict[str, Any]) -> Iterator[Table]:
         if "seconds_per_step" in row and "seconds_per_step" in first and row is not first:
             cells[3] += f" ({row['seconds_per_step'] / first['seconds_per_step']:.2f} x)"
         rates = [f"{row[key]:.3g}" if key in row else "" for key in ("samples_per_second", "loader_samples_per_second")]
-        label = labels[entry] + f", mean of {row['ensemble']} copies" * (row.get("ensemble", 1) > 1)
+        copies = row.get("ensemble", 1)
+        label = labels[entry] + (f", mean of {copies} copies" if copies > 1 else "")
         memory = f"{row['peak_memory'] / 2**20:,.0f}" if "peak_memory" in row else ""
         total = [f"{row['seconds_all_clips']:.4g}" if "seconds_all_clips" in row else ""] * clips
         table.add_row(label, f"{row['parameters']:,}", f"{row['flops'] / 1e9:,.1f}", *cells, *rates, memory, *total)

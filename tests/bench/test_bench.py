@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from src.bench import timing
-from src.bench.display import label_entries, warn_slow_loading
+from src.bench.display import build_tables, label_entries, warn_slow_loading
 from src.bench.models import measure_model, time_streaming
 from src.bench.options import BenchOptions
 from src.config.composition import compose
@@ -40,6 +40,12 @@ def test_bench_counts_and_measures(tmp_path, clips):  # noqa: F811
     assert [row["operator"] for row in json.loads(file.read_text())["deformable"]] == ["convolution", "deformable"]
     assert "GFLOPs" in log
     assert "</svg>" in file.with_name("plot.svg").read_text()
+
+
+def test_without_times_models_are_counted():
+    row = {"parameters": 3, "flops": 5e9}
+    (table,) = build_tables({"models": {"zsm": row}, "input": [180, 320], "device": "cpu", "deformable": []})
+    assert [list(column.cells) for column in table.columns][:3] == [["zsm"], ["3"], ["5.0"]]
 
 
 def test_entries_are_labelled_by_their_differences():
