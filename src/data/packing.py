@@ -1,4 +1,4 @@
-"""Packing of frame folders into one lossless video per clip: fewer files, the same pixels, or reduced ones.
+"""Packing of frame folders into one lossless video per clip: fewer files, the same pixels, or reduced or averaged ones.
 
 The tree is unchanged: the video ``train_sharp/000.mp4`` replaces the folder ``train_sharp/000``, and layouts find
 either. A clip gets its final name after every frame has been read back and compared with its image; the data set gets
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from src.atomic import atomic_write, file_lock, fsync
 from src.data.integrity import check_clips
+from src.data.open_shutter import open_shutter
 from src.data.source_size import SourceSize
 from src.data.splits import abbreviate
 from src.data.worker_pool import exit_with_parent, worker_context
@@ -58,14 +59,15 @@ def pack(
     gop: int = GOP,
     processes: int = 1,
     size: SourceSize | None = None,
+    interpolated: int = 0,
     track: Track = lambda done, total: done,
 ) -> PackedSize:
     """Pack every frame folder under ``root`` into a video of the same name under ``target``.
 
-    With a ``size`` that reduces frames, videos are packed, too. Otherwise videos, and always lists (``*.txt`` in
-    ``root`` and its subfolders), are copied. Frames are packed as training reads them: RGB of 8 bits. A clip that
-    cannot be packed does not stop the others. Existing clips are kept, so the same call repairs a packed data set with
-    missing clips.
+    With a ``size`` that reduces frames, or with interpolated ones, videos are packed, too. Otherwise videos, and always
+    lists (``*.txt`` in ``root`` and its subfolders), are copied. Frames are packed as training reads them: RGB of 8
+    bits. A clip that cannot be packed does not stop the others. Existing clips are kept, so the same call repairs a
+    packed data set with missing clips.
 
     Args:
         root: the data set.
@@ -73,6 +75,8 @@ def pack(
         gop: largest distance of key frames; clips of 8 frames and fewer have one.
         processes: clips at a time.
         size: size to which frames are reduced, so that training and evaluation need not reduce them.
+        interpolated: frames interpolated after every frame and averaged with it; see
+            :func:`src.data.open_shutter.open_shutter`.
         track: passes on the results as they finish, given their number; a progress bar.
 
     Raises:
@@ -89,8 +93,9 @@ def pack(
     if target.exists() and not is_packed and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is no packed data set: set pack=<folder> to a new folder")
     size = size or SourceSize()
-    jobs = _list_jobs(root, all_clips=bool(size))
-    clips = [destination for source, destination in jobs if _is_packed(source, destination, size)]
+    changed = bool(size) or interpolated > 0
+    jobs = _list_jobs(root, all_clips=changed)
+    clips = [destination for source, destination in jobs if _is_packed(source, changed)]
     if not clips:
         raise UserError(f"{root} holds no frame folders to pack; videos need no packing")
     staging = target if is_packed else target.with_name(f".{target.name}.packing")
@@ -100,7 +105,8 @@ def pack(
         ]
         for folder in sorted({destination.parent for _, destination in missing}):
             folder.mkdir(parents=True, exist_ok=True)
-        results = [*track(_map(partial(_pack_or_copy, gop=gop, size=size), missing, processes), len(missing))]
+        work = partial(_pack_or_copy, gop=gop, size=size, interpolated=interpolated)
+        results = [*track(_map(work, missing, processes), len(missing))]
         if errors := [error for error in results if error]:
             raise UserError(
                 f"{len(errors)} of {len(jobs)} files of {root} could not be packed: {abbreviate(errors)}. The others "
@@ -108,6 +114,8 @@ def pack(
             )
         copied = [destination.as_posix() for _, destination in jobs if destination not in clips]
         record = {"source": str(root.resolve()), "clips": len(clips), "copied": copied, "gop": gop, **size.describe()}
+        if interpolated:
+            record["interpolated"] = interpolated
         with atomic_write(staging / RECORD) as stream:
             stream.write(json.dumps(record, indent=1) + "\n")
     if staging != target:
@@ -147,9 +155,9 @@ def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda 
 # --- Jobs ---
 
 
-def _is_packed(source: Path, destination: Path, size: SourceSize) -> bool:
-    """Return True for clips that are packed, False for files that are copied."""
-    return source.is_dir() or (bool(size) and source.suffix != ".txt")
+def _is_packed(source: Path, changed: bool) -> bool:
+    """Return True for clips that are packed, False for files that are copied; ``changed``: frames change."""
+    return source.is_dir() or (changed and source.suffix != ".txt")
 
 
 def _list_jobs(root: Path, *, all_clips: bool = False) -> list[tuple[Path, Path]]:
@@ -209,12 +217,12 @@ def _start_worker() -> None:
 # --- One clip ---
 
 
-def _pack_or_copy(source: Path, destination: Path, *, gop: int, size: SourceSize) -> str:
+def _pack_or_copy(source: Path, destination: Path, *, gop: int, size: SourceSize, interpolated: int) -> str:
     """Pack or copy one clip. Return the error message, or an empty string."""
     draft = destination.with_name(f".{destination.stem}.draft{destination.suffix}")
     try:
-        if _is_packed(source, destination, size):
-            pack_clip(source, draft, gop=gop, size=size)
+        if _is_packed(source, bool(size) or interpolated > 0):
+            pack_clip(source, draft, gop=gop, size=size, interpolated=interpolated)
         else:
             shutil.copyfile(source, draft)
             fsync(draft)
@@ -229,8 +237,12 @@ def _pack_or_copy(source: Path, destination: Path, *, gop: int, size: SourceSize
     return ""
 
 
-def pack_clip(source: Path, destination: Path, *, gop: int = GOP, size: SourceSize | None = None) -> None:
-    """Pack a clip into the video ``destination``, reduced to ``size``, and compare every frame with what was packed.
+def pack_clip(
+    source: Path, destination: Path, *, gop: int = GOP, size: SourceSize | None = None, interpolated: int = 0
+) -> None:
+    """Pack a clip into the video ``destination``, and compare every frame with what was packed.
+
+    Frames are first reduced to ``size``, and averaged with ``interpolated`` ones after each.
 
     Raises:
         VideoError: an image cannot be read or differs in size, the disk is full, or a frame read back differs. The file
@@ -239,7 +251,7 @@ def pack_clip(source: Path, destination: Path, *, gop: int = GOP, size: SourceSi
     size = size or SourceSize()
 
     def read(images: FrameReader) -> Iterator[Tensor]:
-        return (size.reduce(frame[None], source)[0] for frame in images.frames())
+        return open_shutter((size.reduce(frame[None], source)[0] for frame in images.frames()), interpolated)
 
     with open_video(source) as images:
         gop = len(images) if len(images) <= SHORT else gop
@@ -254,6 +266,6 @@ def pack_clip(source: Path, destination: Path, *, gop: int = GOP, size: SourceSi
         if packed.read_index(destination) is None:
             raise VideoError(f"{source} was packed into {destination}, but its table of checksums is unreadable")
         with open_video(destination) as video:
-            for number, (before, after) in enumerate(zip(read(images), video.frames(), strict=True)):
-                if not torch.equal(before, after):
+            for number, (before, after) in enumerate(zip(checksums, video.frames(), strict=True)):
+                if packed.compute_checksum(after.numpy()) != before:
                     raise VideoError(f"frame {number} of {source} differs in {destination} after packing")

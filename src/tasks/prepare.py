@@ -32,6 +32,7 @@ class PrepareOptions:
 
     pack: str | None = None
     gop: Annotated[int, Ge(1)] = 2
+    interpolated: Annotated[int, Ge(0)] = 0
     processes: Annotated[int, Ge(1)] | None = None
     check: bool = False
     measure: Sequence[Annotated[int, Ge(0)]] | None = None
@@ -44,8 +45,9 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     """``task=prepare``: render the built-in data set, or find the clips of another one.
 
     ``pack=<folder>`` packs folders of frames into lossless videos, and all clips if ``data.source_size`` or
-    ``data.source_reduction`` reduce their frames. ``check=true`` reads every frame. ``measure=[0,2]``
-    measures the training samples per second for these numbers of workers, of the data set and of its packed copy.
+    ``data.source_reduction`` reduce their frames, or ``interpolated`` averages them with interpolated ones.
+    ``check=true`` reads every frame. ``measure=[0,2]`` measures the training samples per second for these numbers of
+    workers, of the data set and of its packed copy.
 
     Raises:
         UserError: there are no clips, some cannot be packed or read, or the packed data set has other clips.
@@ -58,7 +60,8 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     if options.pack:
         roots["packed"] = target = Path(options.pack).expanduser()
         size = SourceSize.of(config.data.get("source_size"), config.data.get("source_reduction", 1))
-        packed = pack(root, target, gop=options.gop, processes=processes, size=size, track=_progress_bar("Packing"))
+        how = {"gop": options.gop, "processes": processes, "interpolated": options.interpolated}
+        packed = pack(root, target, size=size, track=_progress_bar("Packing"), **how)
         print(f"{target}: {packed.clips} clips packed, {packed.new} of them now, {packed.bytes / 2**20:,.0f} MiB")
         _compare_splits(root, splits, target, layout(target))
     if options.check:
