@@ -44,7 +44,9 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
         compile_parts(network)
     clip = torch.rand(1, network.geometry.window, 3, options.height, options.width, device=device)
     with autocast:
-        timing = time_streaming(network, clip, options.repeats, device, copies=config.protocol.ensemble)
+        timing = time_streaming(
+            network, clip, options.repeats, device, copies=config.protocol.ensemble, mean=options.mean
+        )
     metrics["ensemble"] = config.protocol.ensemble
     metrics["seconds_per_frame"], metrics["floor_per_frame"] = timing
     metrics["frames_per_second"] = 1 / timing.seconds
@@ -100,10 +102,13 @@ def _measure_training(
 
 
 @torch.inference_mode()
-def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch.device, *, copies: int = 1) -> Timing:
+def time_streaming(
+    network: nn.Module, clip: Tensor, repeats: int, device: torch.device, *, copies: int = 1, mean: bool = False
+) -> Timing:
     """Time :func:`src.engine.stream.stream` per output frame, on frames of the size of ``clip``'s.
 
     ``copies`` is the ``ensemble`` of :class:`src.engine.options.InferenceOptions`: each copy has features of its own.
+    ``mean``: see :func:`src.bench.timing.time_work`.
     """
     if isinstance(network, Cascade):
         whole, frames = Timing(0.0, 0.0), Fraction(1)  # per input frame; frames after the stages so far
@@ -112,7 +117,7 @@ def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch
             frames /= geometry.spacing
             height, width = clip.shape[-2:]
             inputs = torch.rand(1, geometry.window, 3, height, width, device=device)
-            part = time_streaming(stage, inputs, repeats, device, copies=copies).scale(float(frames))
+            part = time_streaming(stage, inputs, repeats, device, copies=copies, mean=mean).scale(float(frames))
             whole = Timing(whole.seconds + part.seconds, whole.floor + part.floor)
             clip = torch.empty(1, 1, 3, height * geometry.scale, width * geometry.scale, device="meta")
         return whole.scale(1 / float(frames))
@@ -129,4 +134,4 @@ def time_streaming(network: nn.Module, clip: Tensor, repeats: int, device: torch
             outputs.append(apply_flip(network.decode_window(*kept), flip, inverse=True))
         return torch.stack(outputs).mean(0) if copies > 1 else outputs[0]
 
-    return time_work(advance, repeats, device).scale(1 / added)
+    return time_work(advance, repeats, device, mean=mean).scale(1 / added)

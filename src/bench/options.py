@@ -19,6 +19,7 @@ class BenchOptions:
     width: Annotated[int, Ge(1)] = 320
     time: bool = True
     repeats: Annotated[int, Ge(1)] = 3
+    mean: bool = False
     precision: Literal["32", "bf16"] = "32"
     operator: Literal["ours", "torchvision"] = "ours"
     compile: bool = False

@@ -27,18 +27,20 @@ class Timing(NamedTuple):
         return Timing(self.seconds * factor, self.floor * factor)
 
 
-def time_work(work: Callable[[], Any], repeats: int, device: torch.device) -> Timing:
+def time_work(work: Callable[[], Any], repeats: int, device: torch.device, *, mean: bool = False) -> Timing:
     """Return the median time of ``work`` over ``repeats`` calls after two warm-up calls, and its floor.
 
     Short work is repeated more often, up to ``MAX_REPEATS``: a brief load on the machine would be a large part of it.
+    With ``mean``, the time is the mean of ``repeats`` calls.
     FLOPs are counted on uncompiled code, since torch never compiles code that it first meets while it counts.
     """
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         work()
     flops, first = counter.get_total_flops(), measure_seconds(work, device)  # the first call may compile
-    repeats = max(repeats, min(MAX_REPEATS, math.ceil(repeats / 3 / first)))
+    if not mean:
+        repeats = max(repeats, min(MAX_REPEATS, math.ceil(repeats / 3 / first)))
     timings = [(measure_seconds(work, device), flops / _measure_convolution(device)) for _ in range(repeats)]
-    return Timing(*map(statistics.median, zip(*timings, strict=True)))
+    return Timing(*map(statistics.mean if mean else statistics.median, zip(*timings, strict=True)))
 
 
 @torch.inference_mode()

@@ -46,7 +46,8 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     - ``peak_memory``: peak memory of restoring, in bytes: of the device; on the CPU, of the tensors alive at the same
       time.
 
-    Times are medians of ``bench.repeats`` calls after two warm-up calls, of up to 20 calls for short ones.
+    Times are medians of ``bench.repeats`` calls after two warm-up calls, of up to 20 calls for short ones. With
+    ``bench.mean=true``, those of restoring are means of ``bench.repeats`` windows.
 
     With ``bench.deformable=true`` modulated deformable convolutions are measured against plain ones of the same size,
     and against torchvision's on a CUDA device with torchvision.

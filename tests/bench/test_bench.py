@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -120,3 +121,16 @@ def test_flops_match_table_4_of_edvr():
     for change, paper, tolerance in (("", 939.3, 0.02), (" model/network/align=one", 640.2, 0.02)):
         config = compose("model=edvr_m", "model/network/fuse=conv", *change.split())
         assert count(instantiate(config.model.network), 180, 320)["flops"] / 1e9 == pytest.approx(paper, rel=tolerance)
+
+
+def test_the_mean_of_a_number_of_calls_counts_slow_ones():
+    calls = []
+
+    def work():
+        calls.append(1)
+        time.sleep(0.3 if len(calls) == 5 else 0)  # one of the three calls after the warm-up
+
+    assert timing.time_work(work, 3, torch.device("cpu"), mean=True).seconds > 0.09
+    assert len(calls) == 5
+    calls.clear()
+    assert timing.time_work(work, 3, torch.device("cpu")).seconds < 0.09
