@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from src.engine.options import InferenceOptions
 from src.engine.stream import stream
 from src.nn.video_network import VideoNetwork, as_video_network
 from src.ops.resize import imresize
@@ -142,8 +144,8 @@ class ValidationSummary(Callback):
 class SampleFrames(Callback):
     """Save frames of the first validation clips after every validation: bicubic, restored and target side by side.
 
-    Test frames are saved as ``<clip>_test.png``. Networks that expose their motion get a picture of it, too,
-    ``<clip>_offsets_step<n>.png``.
+    Test frames are saved as ``<clip>_test.png``, after every round of a recursively applied network. Networks that
+    expose their motion get a picture of it, too, ``<clip>_offsets_step<n>.png``.
 
     In the callback list, place it before ``WeightEMA``, which restores the raw weights in ``on_validation_epoch_end``;
     otherwise samples use non-averaged weights. Pictures go to ``samples/`` in the run's directory, and to W&B and
@@ -171,7 +173,8 @@ class SampleFrames(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.test_dataloaders
         for number, clip in zip(range(self.clips), loader, strict=False):
-            self._save(trainer, self.compare(pl_module, clip), f"test/{number}", clip.name, "test")
+            show = self.compare_rounds if pl_module.protocol.factor else self.compare  # type: ignore[union-attr]
+            self._save(trainer, show(pl_module, clip), f"test/{number}", clip.name, "test")
 
     def _save(self, trainer: Trainer, picture: Tensor, title: str, name: str, suffix: str = "") -> None:
         folder = Path(trainer.default_root_dir) / "samples"
@@ -203,6 +206,29 @@ class SampleFrames(Callback):
             bicubic = imresize(inputs[max(0, int(moment))], network.geometry.scale)
             rows.append(torch.cat([bicubic.cpu(), estimate.cpu(), target.cpu()], dim=-1))
         return _to_picture(torch.cat(rows, dim=-2))
+
+    def compare_rounds(self, pl_module: LightningModule, clip: Any) -> Tensor:
+        """Set a frame of a recursively applied network side by side: input, each round, target; uint8 (H, n*W, 3).
+
+        It is the frame in the middle of up to three inputs (VTSR, Figures 4.2 and 4.3).
+        """
+        module: Any = pl_module
+        inputs = list(islice(clip.inputs(), 3))
+        geometry, protocol = module.geometries[-1], module.protocol
+        rounds: dict[int, dict[Fraction, Tensor]] = {number: {} for number in range(len(module.geometries))}
+        restored = stream(
+            module.network,
+            (frame.to(module.device) for frame in inputs),
+            InferenceOptions(factor=protocol.factor, edges=protocol.edges),
+            watch=lambda number, time, frame: rounds[number].update({time: frame}),
+        )
+        rounds[len(rounds) - 1] = dict(restored)
+        middle = sorted(rounds[len(rounds) - 1])[len(rounds[len(rounds) - 1]) // 2]
+        frames = [inputs[int(middle)]]
+        for outputs in rounds.values():
+            frames.append(outputs[min(outputs, key=lambda time: (abs(time - middle), time))])
+        frames.append(next(target for time, target in clip.targets(geometry) if time == middle))
+        return _to_picture(torch.cat([frame.cpu() for frame in frames], dim=-1))
 
 
 def _to_picture(frame: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from src.engine.stream import slide_windows, stream
 from src.errors import UserError
 from src.nn.backbones import VGG16
 from src.papers.vtsr import PAIR, Multilevel
+from src.training.callbacks import SampleFrames
 from src.video.writer import VideoWriter
 
 MINI = ("model=vtsr", "size=mini", "degradation=exposure", "protocol=vtsr", "logger=csv")
@@ -153,6 +154,21 @@ def test_an_oracle_gives_back_the_video_through_every_round(tmp_path):
         assert all(frame.psnr == float("inf") for frame in measured)
     truth = [target for _, target in clip.targets(restorer.geometries[-1])]
     torch.testing.assert_close(torch.stack(truth), frames)  # f, f, f: the original frames
+
+
+def test_every_round_of_a_frame_is_shown(tmp_path):
+    frames = synthetic(tmp_path, 24)
+    config = compose(*MINI, "data=folder", f"data.root={tmp_path}", "data.layout.hold_back=0")
+    restorer = build_restorer(config, Oracle(frames))
+    data = build_data(config, restorer)
+    (clip,) = [*data._evaluation_loader(data.splits.train, None).dataset]
+    shown = SampleFrames().compare_rounds(restorer, clip).permute(2, 0, 1) / 255
+    entire, half, quarter, single, target = shown.split(16, dim=-1)
+    place = next(k for k, frame in enumerate(frames) if torch.allclose(frame, target, atol=1e-3))
+    torch.testing.assert_close(single, target)
+    for mean, count in ((quarter, 2), (half, 4), (entire, 8)):
+        first = place - place % count
+        torch.testing.assert_close(mean, frames[first : first + count].mean(0), atol=2.1e-3, rtol=0)
 
 
 def test_halves_average_to_the_frame(tmp_path):
