@@ -46,6 +46,8 @@ class Protocol(InferenceOptions):
         skip: frames at the beginning and at the end of each clip that do not count.
         input_scale: whether frames at input times are scored once more at the size of the input.
         frames: ``all``, or ``centre``: only the middle frame of each clip counts.
+        to_the_end: whether source frames behind the last input frame count, too: one more pass, over input frames at
+            the same distances that end with the clip, restores them.
 
     With a ``factor``, the output of each application of the network is scored.
 
@@ -59,6 +61,7 @@ class Protocol(InferenceOptions):
     skip: tuple[int, int] = (0, 0)
     input_scale: bool = False
     frames: Literal["all", "centre"] = "all"
+    to_the_end: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.skip, Sequence):
@@ -72,6 +75,7 @@ class Protocol(InferenceOptions):
             ("crop", is_whole(self.crop, 0), "a number of pixels, 0 or more"),
             ("skip", _is_pair(self.skip), "two numbers of frames, 0 or more"),
             ("input_scale", isinstance(self.input_scale, bool), "true or false"),
+            ("to_the_end", isinstance(self.to_the_end, bool), "true or false"),
             ("frames", self.frames in ("all", "centre"), "all or centre"),
             ("skip", self.frames == "all" or not skipping, "[0, 0] if only the centre frame counts"),
             *super()._rules(),
@@ -120,6 +124,7 @@ class Protocol(InferenceOptions):
             "overlap": self.overlap,
             "context": self.context,
             "skip": list(self.skip),
+            "to_the_end": self.to_the_end,
             "clip_length": self.clip_length,
             "padding": self.padding,
             "edges": self.edges,

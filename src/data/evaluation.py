@@ -125,6 +125,26 @@ class EvaluationClip:
             rng = np.random.default_rng([self.seed, name, first])
             yield from degradation(to_clip(crop_to_multiple(frames, degradation.scale)), rng)
 
+    def tail(self, count: int) -> tuple[EvaluationClip, Fraction] | None:
+        """Return the last ``count`` input frames that end with the clip, at the distances of the others.
+
+        With them comes the time of the first of these, in input frames of this clip. None if this clip's own input
+        frames end with it, or are limited in number.
+        """
+        frames, every = self.frames, self.timeline.every
+        behind = self._source[0] - self.timeline.input_frames(frames - 1)[-1] - 1
+        shift = behind + (frames - min(count, frames)) * every
+        if not 0 < behind < every:
+            return None
+        part = EvaluationClip(
+            replace(self.clip, start=self.clip.start + shift * self.clip.step),
+            geometry=self.geometry,
+            degradation=self.degradation,
+            seed=self.seed,
+            index=self.index,
+        )
+        return part, Fraction(shift, every)
+
     def _expose(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
         """Yield one uint8 (H, W, C) per range of source frames, ascending. Keeps the frames of one range in memory."""
         numbers = sorted(set(chain(*ranges)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from src.annotations import Provided
 from src.engine.cascade import Cascade, apply_recursively
 from src.engine.memory import fit_to_memory
+from src.engine.options import InferenceOptions
 from src.engine.stream import resolve_passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
@@ -178,11 +179,28 @@ class Restorer(LightningModule):
 
         watch = compare if len(truths) > 1 else None
         estimates = stream(network, chain([first], inputs), options, length=clip.frames, watch=watch)
+        last = Fraction(-1)
         for time, estimate in estimates:
             compare(len(truths) - 1, time, estimate)
+            last = time
+        if self.protocol.to_the_end and len(truths) == 1:
+            self._score_tail(clip, network, options, last)
         for truth in truths:
             if left := list(truth):
                 raise RuntimeError(f"{clip.name}: no output frame for the target time {left[0][0]}")
+
+    def _score_tail(self, clip: Any, network: nn.Module, options: InferenceOptions, last: Fraction) -> None:
+        """Score the source frames behind the last input frame, by a pass that ends with the clip."""
+        if (tail := clip.tail(resolve_passes(network, options).window)) is None:
+            return
+        part, begin = tail
+        inputs = (frame.to(self.device) for frame in part.inputs())
+        estimates = stream(network, inputs, options, length=part.frames)
+        for (time, estimate), (expected, target) in zip(estimates, part.targets(), strict=True):
+            if time != expected:
+                raise RuntimeError(f"{clip.name}: output at time {time}, target at time {expected}")
+            if begin + time > last:
+                self.scores[-1].update(clip.index, begin + time, estimate, target.to(estimate.device))
 
     def on_validation_epoch_start(self) -> None:
         self.reset_scores()

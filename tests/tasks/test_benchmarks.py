@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from PIL import Image
 
 from src.bench.clips import time_clips
 from src.checkpoints import cascade
-from src.config.build import build_inference_network
+from src.config.build import build_inference_network, build_restorer
 from src.config.composition import compose
+from src.data.degradation import to_clip
+from src.data.evaluation import EvaluationClip
+from src.data.splits import Clip
 from src.engine.stream import stream
+from src.metrics import psnr
 from src.nn.video_network import VideoNetwork
+from src.ops.resize import imresize
 from tests.tasks.test_tasks import run
 
 pytestmark = pytest.mark.long
@@ -98,3 +104,35 @@ def test_time_over_whole_clips(vimeo, monkeypatch):
     assert measured["seconds_per_frame_of_clips"] == pytest.approx(measured["seconds_all_clips"] / 28)
     assert 0 < measured["seconds_all_clips"] < 60
     assert passes == [(1, 2, 3, 6, 8)] * (3 + 4 * 3)  # windows of three outputs: to warm up, then of every clip
+
+
+@pytest.mark.parametrize("count", [8, 7])
+def test_the_last_frame_of_an_even_clip_is_scored_from_a_window_that_ends_there(tmp_path, count):
+    """City of Vid4 has 34 frames: the published test of Zooming SlowMo restores the last from the frames 31 and 33."""
+    rng = np.random.default_rng(1)
+    for number in range(count):
+        frame = rng.integers(0, 30 * (number + 1), (16, 16, 3), dtype=np.uint8)
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{number}.png")
+    config = compose("model=blend", "protocol=vid4_zsm_3")
+    restorer = build_restorer(config, build_inference_network(config))
+    clip = EvaluationClip(
+        Clip("clip", tmp_path / "clip"),
+        geometry=restorer.geometries[-1],
+        degradation=instantiate(config.degradation),
+    )
+    restorer.evaluation_step(clip)
+    frames = restorer.scores[-1].frames()[0]
+    assert [float(frame.time) for frame in frames] == [k / 2 for k in range(count)]
+    assert clip.frames == 4
+    tail = clip.tail(2)
+    if count == 7:
+        assert tail is None
+        return
+    part, begin = tail
+    assert begin == Fraction(5, 2)  # the source frames 5 and 7
+    last = list(part.targets())[-1][1]
+    small = list(part.inputs())[-1]
+    with Image.open(tmp_path / "clip" / "7.png") as image:
+        assert torch.equal(last, to_clip(torch.from_numpy(np.array(image))[None])[0])
+    assert frames[-1].psnr == pytest.approx(psnr(imresize(small, 4)[None], last[None], luma=True).item())
