@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -9,13 +11,17 @@ from hydra.utils import instantiate
 from src.checkpoints import from_reference
 from src.config.build import build_inference_network, build_training_network
 from src.config.composition import compose, to_plain
+from src.config.options import run_task
 from src.engine.stream import slide_windows, stream
+from src.errors import UserError
 from src.nn.align import PCD, ChainAlign, TDANAlign
 from src.nn.blocks import count_parameters
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, ConvFuse
 from src.nn.upsample import Reconstruct
 from src.papers.edvr import EDVR
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
 from tests.conftest import golden_network
 
 C = 8
@@ -276,3 +282,24 @@ def test_training_goes_on_from_a_shallower_network_and_one_without_attention(tmp
         assert all(torch.equal(value, kept[key]) for key, value in before.state_dict().items())
     assert config.model.rates.fusion_first.factor.start == 50_000
     assert config.model.schedule.periods == [1, 2, 3, 3, 3]
+
+
+@pytest.mark.long
+def test_attention_and_offsets_of_a_video(tmp_path):
+    config = compose("model=edvr_m", "size.width=0.125", "size.depth=0.1")
+    network = instantiate(config.model.network)
+    awaken(network)
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"network": to_plain(config.model.network), "state_dict": state}, tmp_path / "edvr.ckpt")
+    with VideoWriter(tmp_path / "in.mp4", Fraction(25), codec="lossless") as writer:
+        for frame in torch.randint(0, 256, (6, 32, 48, 3), dtype=torch.uint8):
+            writer.write(frame)
+    for show in ("attention", "offsets"):
+        output = tmp_path / f"{show}.mp4"
+        asked = [f"input={tmp_path / 'in.mp4'}", f"output={output}", "codec=lossless", f"show={show}"]
+        run_task(compose("task=restore", f"checkpoint={tmp_path / 'edvr.ckpt'}", *asked), tmp_path / show)
+        with open_video(output) as reader:
+            assert (len(reader), reader.size) == (6, (32, 5 * 48))
+    with pytest.raises(UserError, match="cannot show=attention, but EDVR with temporal attention can"):
+        asked = [f"input={tmp_path / 'in.mp4'}", "output=no.mp4", "show=attention"]
+        run_task(compose("task=restore", "model=bicubic", *asked), tmp_path / "no")
