@@ -304,3 +304,10 @@ def test_a_named_point_is_a_short_name_of_its_overrides():
 @pytest.mark.parametrize("former", FORMER_CHOICES)
 def test_former_choices_compose(former):
     compose(former, "checkpoint=null")
+
+
+def test_clips_are_addressed_by_their_place():
+    point = Point(Path("nowhere"), [])
+    point.results = {"clips": {"first": {"psnr": 1.0}, "second": {"psnr": 2.0}}}
+    sources = [f"results/clips/{place}/psnr" for place in ("*", "*2", "*3")]
+    assert [point.value(source) for source in sources] == [1.0, 2.0, None]
