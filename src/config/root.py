@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, Literal, NewType
 
 from annotated_types import Ge, Interval
 
@@ -32,7 +32,7 @@ class SizeOptions:
     rate_below: float = 1e-3
     warm_start: bool = False
     decay_start: float = 0.0
-    charbonnier: str = "sum"
+    charbonnier: Literal["sum", "mean"] = "sum"
     guide: float = 1.0
     restarts: int = 4
     warmup: int = 0
