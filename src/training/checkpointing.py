@@ -134,7 +134,8 @@ class LastCheckpoint(Checkpoint):
 def _validation_follows(trainer: Trainer) -> bool:
     """Return True if validation runs next; if so, defer saving until after it: resuming would otherwise skip it."""
     loop = trainer.fit_loop
-    return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
+    due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+    return bool(due and not loop.epoch_loop.val_loop.skip)  # there may be no clip to validate on
 
 
 def _pending_row(trainer: Trainer) -> dict[str, float]:

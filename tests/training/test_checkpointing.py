@@ -108,6 +108,10 @@ MOMENTS = [
 ]
 
 
+def test_the_last_step_is_saved_where_a_validation_without_clips_is_due(clips, tmp_path):  # noqa: F811
+    assert train(clips, tmp_path, "trainer.max_steps=3", "data.validate_clips=0")["global_step"] == 3
+
+
 @pytest.mark.parametrize(("moment", "step"), MOMENTS)
 def test_resuming_from_any_moment_is_exact(clips, whole, tmp_path, moment, step):  # noqa: F811
     uncut, directory = whole
