@@ -66,6 +66,8 @@ class Point:
     def _value(self, source: str) -> Any:
         kind, _, rest = source.partition("/")
         if kind == "metrics":
+            if not (self.directory / "metrics.csv").exists():  # a baseline, which is not trained
+                return None
             with (self.directory / "metrics.csv").open(newline="") as stream:
                 values = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
             return statistics.median(values) if values else None
@@ -80,15 +82,15 @@ class Point:
             return attribute
         node = self.results
         for part in rest.split("/"):
-            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/"))):
-                return None  # not measured by this protocol, or a clip of another data set
             if part.startswith("*"):  # *2: the second
                 number = int(part[1:] or 1)
                 if number > len(node):
                     return None
                 node = [*node.values()][number - 1]
-            else:
-                node = node[part]
+                continue
+            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/"))):
+                return None  # not measured by this protocol, or a clip of another data set
+            node = node[part]
         return node
 
 

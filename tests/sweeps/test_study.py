@@ -311,3 +311,4 @@ def test_clips_are_addressed_by_their_place():
     point.results = {"clips": {"first": {"psnr": 1.0}, "second": {"psnr": 2.0}}}
     sources = [f"results/clips/{place}/psnr" for place in ("*", "*2", "*3")]
     assert [point.value(source) for source in sources] == [1.0, 2.0, None]
+    assert point.value("metrics/train/seconds_per_step") is None
