@@ -27,12 +27,13 @@ class Cascade(VideoNetwork):
     Args:
         stages: networks in order, under names of the user's choice.
         frozen: number of stages, from the first on, that are not trained.
+        eight_bits: whether frames between stages are rounded to 8 bits, as in files; gradients pass unchanged.
     """
 
-    def __init__(self, *, stages: Mapping[str, nn.Module], frozen: int = 0) -> None:
+    def __init__(self, *, stages: Mapping[str, nn.Module], frozen: int = 0, eight_bits: bool = False) -> None:
         super().__init__()
         self.stages = nn.ModuleDict(dict(stages))
-        self.frozen = frozen
+        self.frozen, self.eight_bits = frozen, eight_bits
         self.geometry = reduce(Geometry.then, [stage.geometry for stage in self.networks])
         self.tile_overlap = max(stage.tile_overlap for stage in self.networks)
         for stage in list(self.stages.values())[:frozen]:
@@ -43,8 +44,16 @@ class Cascade(VideoNetwork):
         """The stages in order."""
         return [as_video_network(stage) for stage in self.stages.values()]
 
+    def hand_on(self, frames: Tensor) -> Tensor:
+        """Return frames of a stage as the next one gets them."""
+        if not self.eight_bits:
+            return frames
+        rounded = frames.detach().mul(255).add(0.5).floor().clamp(0, 255).div(255)
+        return rounded + (frames - frames.detach())  # the last term is zero, with the gradient
+
     def forward(self, clip: Tensor) -> Tensor:
         for number, stage in enumerate(self.networks):
+            clip = self.hand_on(clip) if number else clip
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
                 clip = torch.cat(list(_slide(stage, clip)), dim=1)
         return clip[:, : len(self.geometry.times)]

@@ -79,7 +79,7 @@ def stream(
     elif options.ensemble > 1:
         yield from _stream_ensemble(network, frames, options, watch, after=after, length=length)
     elif isinstance(network, Cascade):
-        yield from _stream_stages(network.networks, frames, options, watch, after)
+        yield from _stream_stages(network.networks, frames, options, watch, after, network.hand_on)
     else:
         yield from _stream_windows(network, frames, options, geometry, after)
 
@@ -338,6 +338,7 @@ def _stream_stages(
     options: InferenceOptions,
     watch: Watch | None,
     after: Fraction | None,
+    hand_on: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Stream each stage over the frames of the one before it."""
     options = InferenceOptions(edges=options.edges, precision=options.precision)
@@ -350,10 +351,10 @@ def _stream_stages(
     first = _frame_time(before, find_first_frame(last, after_in_last, options) - 1, options.edges)
 
     def restored() -> Iterator[Tensor]:
-        for time, frame in _stream_stages(before, frames, options, watch, first):
+        for time, frame in _stream_stages(before, frames, options, watch, first, hand_on):
             if watch:
                 watch(len(before) - 1, time, frame)
-            yield frame
+            yield hand_on(frame)
 
     for time, frame in stream(last, restored(), options, after=after_in_last):
         yield origin + time * step, frame

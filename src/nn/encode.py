@@ -15,21 +15,35 @@ from src.nn.warm_start import IdentityChannels, NearIdentity, check_width, init_
 
 
 class FrameEncoder(nn.Module, NearIdentity):
-    """Features of single frames: conv 3 to C, LeakyReLU, residual blocks. (N, 3, H, W) to (N, C, H, W)."""
+    """Features of single frames: conv 3 to C, LeakyReLU, residual blocks.
 
-    shrink = 1  # divisor of height and width
+    (N, 3, H, W) to (N, C, H / shrink, W / shrink).
 
-    def __init__(self, channels: int, *, blocks: int) -> None:
+    Args:
+        channels: C.
+        blocks: number of residual blocks.
+        shrink: divisor of height and width, applied by strided convolutions before the blocks (EDVR, Section 3.1): 4
+            for a network that keeps the size, 1 for one that enlarges.
+    """
+
+    def __init__(self, channels: int, *, blocks: int, shrink: int = 1) -> None:
         super().__init__()
+        self.shrink = shrink
         self.conv = conv3x3(3, channels)
+        self.down = _shrink_convs(channels, shrink)
         self.trunk = trunk(channels, blocks)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.trunk(leaky(self.conv(frames)))
+        features = leaky(self.conv(frames))
+        for conv in self.down:
+            features = leaky(conv(features))
+        return self.trunk(features)
 
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Copy the colours of the frames into the identity channels."""
+        """Copy the colours of the frames, and the pixels that a smaller size merges, into the identity channels."""
         pass_through(self.conv, [1.0], identity.count)
+        for conv in self.down:
+            identity = replace(identity, count=_unshuffle_pixels(conv, identity.count))
         return init_near_identity(self.trunk, identity)
 
 
@@ -47,7 +61,7 @@ class PreDeblur(nn.Module, NearIdentity):
     def __init__(self, channels: int, *, shrink: int = 1) -> None:
         super().__init__()
         self.first = conv3x3(3, channels)
-        self.shrink = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range({1: 0, 2: 1, 4: 2}[shrink]))
+        self.shrink = _shrink_convs(channels, shrink)
         self.down = nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range(2))
         self.at_quarter = ResidualBlock(channels)
         self.at_half = nn.ModuleList(ResidualBlock(channels) for _ in range(2))
@@ -98,6 +112,11 @@ class BlurredFrameEncoder(nn.Module, NearIdentity):
         identity = self.predeblur.init_near_identity(identity)
         pass_through(self.mix, [1.0], identity.count)
         return init_near_identity(self.trunk, identity)
+
+
+def _shrink_convs(channels: int, shrink: int) -> nn.ModuleList:
+    """Return strided convolutions that divide height and width by ``shrink``: 1, 2 or 4."""
+    return nn.ModuleList(conv3x3(channels, channels, stride=2) for _ in range({1: 0, 2: 1, 4: 2}[shrink]))
 
 
 @torch.no_grad()

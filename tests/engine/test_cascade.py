@@ -17,6 +17,7 @@ from src.engine.stream import stream
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.nn.blocks import count_parameters
+from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.flops import count
 from src.tasks.train import train
 from tests.papers.test_edvr import awaken, edvr
@@ -69,8 +70,11 @@ def test_streaming_restores_each_frame_once_a_stage():
         assert torch.allclose(streamed[k][1], cascade(frames[None, k - 2 : k + 3])[0, 0])
 
 
-def test_streaming_equals_windows():
-    cascade = Cascade(stages={"first": edvr(), "second": edvr(shrink=4)}).eval()
+@pytest.mark.parametrize("eight_bits", [False, True])
+@pytest.mark.parametrize("encoder", [FrameEncoder, BlurredFrameEncoder])
+def test_streaming_equals_windows(encoder, eight_bits):
+    second = edvr(shrink=4, encoder=encoder)
+    cascade = Cascade(stages={"first": edvr(), "second": second}, eight_bits=eight_bits).eval()
     awaken(cascade)
     frames = torch.rand(7, 3, 8, 12)
     streamed = dict(stream(cascade, frames))
@@ -78,6 +82,16 @@ def test_streaming_equals_windows():
         for k in range(2, 5):
             expected = cascade(frames[None, k - 2 : k + 3])[0, 0]
             assert (streamed[Fraction(k)] - expected).abs().max() < 1e-5
+
+
+def test_frames_between_stages_are_rounded():
+    cascade = Cascade(stages={"first": Mean(1), "second": Mean(1)}, eight_bits=True)
+    clip = torch.tensor([-0.1, 0.3, 1.2]).view(1, 1, 3, 1, 1).requires_grad_()
+    restored = cascade(clip)
+    assert torch.allclose(restored.flatten(), torch.tensor([0, 77 / 255, 1]), atol=1e-6)  # 0.3 is 76.5 of 255
+    assert torch.equal(torch.autograd.grad(restored.sum(), clip)[0], torch.ones_like(clip))
+    (streamed,) = (frame for _, frame in stream(cascade, list(clip.detach()[0])))
+    assert torch.allclose(streamed, restored[0, 0])
 
 
 @pytest.mark.parametrize("frozen", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -33,11 +34,11 @@ MODELS = {
 }
 
 
-def edvr(model: str = "4", *, shrink: int | None = None, frames: int = 3) -> EDVR:
+def edvr(model: str = "4", *, shrink: int | None = None, frames: int = 3, encoder: Any = BlurredFrameEncoder) -> EDVR:
     torch.manual_seed(0)
     align, fuse = MODELS[model]
     return EDVR(
-        encode=FrameEncoder(C, blocks=1) if shrink is None else BlurredFrameEncoder(C, blocks=1, shrink=shrink),
+        encode=FrameEncoder(C, blocks=1) if shrink is None else encoder(C, blocks=1, shrink=shrink),
         align=align(),
         fuse=fuse(C, frames=frames),
         reconstruct=Reconstruct(C, blocks=1, head=16),
