@@ -22,7 +22,7 @@ def sony(root: Path | str, test: float = 0.27, hold_back: int = 5, step: int = 1
     Jin et al., "Learning to Extract Flawless Slow Motion from Blurry Videos", CVPR 2019. Neither the folders of the
     archive nor a list of its test videos are published. Without folders ``train`` and ``test`` and without list files,
     the thesis' share of all videos tests, evenly spread over the names. The videos have 1080 lines, reduced to 720 in
-    the thesis (Section 4.1.2); nothing is resized here.
+    the thesis (Section 4.1.2), by ``data.source_size`` of ``data=sony``; this function resizes nothing.
 
     Args:
         root: the folder of the videos.
