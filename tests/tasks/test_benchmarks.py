@@ -106,6 +106,18 @@ def test_time_over_whole_clips(vimeo, monkeypatch):
     assert passes == [(1, 2, 3, 6, 8)] * (3 + 4 * 3)  # windows of three outputs: to warm up, then of every clip
 
 
+def test_time_of_clips_to_their_end(tmp_path):
+    """City has an even number of frames: the pass for its last frame is timed, and that frame counted once."""
+    for name, count in {"calendar": 7, "city": 8, "foliage": 7, "walk": 7}.items():
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / name / f"{number}.png")
+    for protocol, frames in (("vid4", 28), ("vid4_zsm_3", 29)):
+        config = compose("task=bench", "model=blend", "data=vid4", f"data.root={tmp_path}", f"protocol={protocol}")
+        measured = time_clips(config, build_inference_network(config), torch.device("cpu"))
+        assert measured["frames_of_clips"] == frames
+
+
 @pytest.mark.parametrize("count", [8, 7])
 def test_the_last_frame_of_an_even_clip_is_scored_from_a_window_that_ends_there(tmp_path, count):
     """City of Vid4 has 34 frames: the published test of Zooming SlowMo restores the last from the frames 31 and 33."""
