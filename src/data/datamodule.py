@@ -246,10 +246,25 @@ class DataModule(LightningDataModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics({"train/damaged": len(self.damaged)}, self.trainer.global_step)
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def check_windows(self) -> None:
+        """Refuse clips of validation and test that are shorter than a window, for protocols that fill none up.
+
+        Raises:
+            UserError: a clip has too few frames.
+        """
+        validation = self._evaluation_clips(self._validation_clips, self.validate_frames)
+        for clip in [*validation, *self._evaluation_clips(self.splits.test, self.test_frames)]:
+            clip.check_window()
+
+    @property
+    def _validation_clips(self) -> Sequence[Clip]:
         clips = self.splits.validate
-        if self.validate_clips is not None and self.validate_clips < len(clips):
-            clips = [clips[k * len(clips) // self.validate_clips] for k in range(self.validate_clips)]
+        if self.validate_clips is None or self.validate_clips >= len(clips):
+            return clips
+        return [clips[k * len(clips) // self.validate_clips] for k in range(self.validate_clips)]
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        clips = self._validation_clips
         return self._evaluation_loader(clips, self.validate_frames) if clips else []
 
     def test_dataloader(self) -> DataLoader:
@@ -257,9 +272,8 @@ class DataModule(LightningDataModule):
             raise UserError(f"The data set in {self.root} has no test clips: choose another, e.g. data=vid4")
         return self._evaluation_loader(self.splits.test, self.test_frames)
 
-    def _evaluation_loader(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
-        rank, world = self._rank_and_world
-        dataset = EvaluationClips(
+    def _evaluation_clips(self, clips: Sequence[Clip], frames: int | None) -> list[EvaluationClip]:
+        return [
             EvaluationClip(
                 clip,
                 geometry=self.geometry,
@@ -269,7 +283,11 @@ class DataModule(LightningDataModule):
                 index=index,
             )
             for index, clip in enumerate(clips)
-        )
+        ]
+
+    def _evaluation_loader(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
+        rank, world = self._rank_and_world
+        dataset = EvaluationClips(self._evaluation_clips(clips, frames))
         sampler = share_of_rank(len(dataset), rank, world)
         return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 

@@ -89,13 +89,27 @@ class EvaluationClip:
             for time in geometry.output_times(self.frames, filled=filled)
         }
         if not range_at:
-            raise UserError(
-                f"Clip {self.name} has {self.frames} input frames, fewer than a window of this network, and "
-                "protocol.edges=none fills none up: raise data.test_frames or data.validate_frames, assign more frames "
-                "of this clip to evaluation (options of data.layout), or lower degradation.exposure."
-            )
+            self.check_window()
         count = self._source[0]
         return {time: numbers for time, numbers in range_at.items() if numbers[0] >= 0 and numbers[-1] < count}
+
+    def check_window(self) -> None:
+        """Refuse a clip that is shorter than a window, for protocols that fill none up.
+
+        Raises:
+            UserError: the clip has too few frames.
+        """
+        least, count = self.geometry.inner_outputs[2], self.frames
+        if count >= least:
+            return
+        if count == self.max_frames:
+            advice = "raise data.test_frames and data.validate_frames"
+        else:
+            advice = "assign more of it to evaluation (e.g. data.layout.hold_back=0.4), or lower degradation.exposure"
+        raise UserError(
+            f"Clip {self.name} has {count} input frame{'s' if count != 1 else ''}, fewer than the {least} of a window "
+            f"of this network, and protocol.edges=none fills none up: {advice}."
+        )
 
     @property
     def size(self) -> tuple[int, int]:

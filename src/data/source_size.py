@@ -25,8 +25,8 @@ STRETCH = 1.1  # largest change of the ratio of width to height; from 1280x720 t
 class SourceSize:
     """The size to which the frames of a file are reduced.
 
-    Frames lower or narrower than ``size`` keep theirs, since nothing is enlarged; those of that size are unchanged to
-    the last bit. For upright videos, ``size`` is turned by 90 degrees.
+    Frames within ``size`` keep theirs, since nothing is enlarged; those of that size are unchanged to the last bit. For
+    upright videos, ``size`` is turned by 90 degrees.
 
     Args:
         size: (height, width) after reduction; ``None`` keeps the size of the file.
@@ -83,7 +83,7 @@ class SourceSize:
             return height, width
         upright = (height > width) != (self.size[0] > self.size[1]) and height != width
         target = self.size[::-1] if upright else self.size
-        if height < target[0] or width < target[1]:
+        if height <= target[0] and width <= target[1]:
             return height, width
         stretch = (target[1] / target[0]) / (width / height)
         if not 1 / STRETCH <= stretch <= STRETCH:

@@ -39,6 +39,8 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks use the first one's files
         data.prepare_data()  # reports a missing data set before anything is written
+        if restorer.protocol.edges == "none":
+            data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return _fit_and_score(config, directory, trainer, restorer, data)

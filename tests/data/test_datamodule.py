@@ -300,3 +300,10 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
     if file.stem != "procedural":  # rendered if it is missing
         with pytest.raises(UserError, match="data=procedural"):
             data.prepare_data()
+
+
+def test_clips_shorter_than_a_window_are_refused_before_training(root: Path) -> None:
+    data = module(root, validate_frames=5)
+    data.check_windows()
+    with pytest.raises(UserError, match=r"has 1 input frame, fewer than the \d of a window .*raise data\.test_frames"):
+        module(root, validate_frames=1).check_windows()

@@ -72,7 +72,9 @@ def test_part_of_a_clip(root: Path, pixels: torch.Tensor) -> None:
 def test_targets_of_whole_windows_alone(root: Path) -> None:
     clip = evaluation(root, geometry=EDVR, max_frames=7)
     assert [time for time, _ in clip.targets(filled=False)] == [2, 3, 4]
-    with pytest.raises(UserError, match=r"Clip clip has 4 input frames, fewer than a window .*raise data\.test_frames"):
+    with pytest.raises(
+        UserError, match=r"Clip clip has 4 input frames, fewer than the 5 of a window .*raise data\.test_frames"
+    ):
         list(evaluation(root, geometry=EDVR, max_frames=4).targets(filled=False))
 
 
