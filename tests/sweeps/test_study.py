@@ -176,7 +176,7 @@ def test_every_study_sweeps_over_the_papers_rows(name):
 
 
 OWN = {  # columns of ours that no paper has beside it
-    "psnr", "ssim", "psnr of one", "parameters", "gflops", "seconds a step", "padding", "frames a second",
+    "psnr", "ssim", "psnr of one", "parameters", "gflops", "seconds a step", "padding", "frames", "frames a second",
     "peak memory", "ssim_input_scale", "pulsing, dB a frame", "swing of PSNR", "swing of SSIM",
 }  # fmt: skip
 

@@ -142,8 +142,8 @@ def test_a_restored_file_has_the_score_of_the_same_options(build, options, tmp_p
         inputs = list(reader.tensors())
     truth = {time: torch.rand(3, 288, 384, generator=torch.Generator().manual_seed(7)) for time in whole.times}
 
-    def targets(geometry: Geometry) -> Iterator[tuple[Fraction, torch.Tensor]]:
-        return ((time, truth[time]) for time in geometry.output_times(len(inputs)))
+    def targets(geometry: Geometry, *, filled: bool) -> Iterator[tuple[Fraction, torch.Tensor]]:
+        return ((time, truth[time]) for time in geometry.output_times(len(inputs), filled=filled))
 
     clip = SimpleNamespace(name="clip", index=0, frames=len(inputs), inputs=lambda: iter(inputs), targets=targets)
     restorer = Restorer(network=network, protocol=Protocol("same", **options))

@@ -233,7 +233,7 @@ def test_previews_come_first(tmp_path):
         (["input=nowhere.mp4", "output=x.mp4"], "does not exist"),
         (["input=[a.mp4,b.mp4]", "output=x.mp4"], "does not exist"),
         (["input=in.mp4", "output=in.mp4", "overwrite=true"], "is the input itself"),
-        (["input=in.mp4", "output=x.mp4", "compare=both"], "side or divider"),
+        (["input=in.mp4", "output=x.mp4", "compare=both"], "side, divider or null"),
         (["input=in.mp4", "output=x.mp4", "segment=0"], "at least 1"),
         (["input=in.mp4", "output=x.mp4", "codec=divx"], "divx"),
         (["input=in.mp4", "output=x.xyz"], "x.xyz"),

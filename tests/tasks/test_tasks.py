@@ -247,7 +247,7 @@ def test_user_errors_are_one_line(arguments, sentence, tmp_path):
 def test_a_refused_run_leaves_nothing_behind(clips, tmp_path):
     for crop, fails in ((4096, True), (4096, True), (32, False)):
         log = run(
-            "experiment=vtsr_gopro", *TINY, f"data.root={clips}", f"paths.runs={tmp_path}", "degradation.exposure=8",
+            "experiment=vtsr_gopro", *TINY, f"data.root={clips}", f"paths.runs={tmp_path}", "degradation.exposure=4",
             "data.resize=null", "degradation.mixed=null", "protocol.factor=null", f"data.crop={crop}",
             "trainer.max_steps=1", fails=fails,
         )  # fmt: skip
