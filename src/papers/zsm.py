@@ -171,7 +171,9 @@ class ZSMRestorer(Restorer):
 
     @property
     def needs_reduced_targets(self) -> bool:
-        return self.network.guide is not None
+        return (
+            isinstance(self.network, ZSM) and self.network.guide is not None
+        )  # a checkpoint may be of another network
 
     def losses(self, inputs: Tensor, targets: Tensor, reduced: Tensor | None = None) -> dict[str, Tensor]:
         if self.network.guide is None:

@@ -19,6 +19,7 @@ from src.nn.blocks import count_parameters
 from src.nn.encode import FrameEncoder
 from src.nn.recur import Bidirectional, ConvLSTM, DeformableConvLSTM
 from src.nn.upsample import Reconstruct
+from src.papers.baselines import Bicubic
 from src.papers.zsm import ZSM, DeformableInterpolation, GuidedSynthesis, NaiveInterpolation, ZSMRestorer
 from src.protocols import Protocol
 from tests.conftest import golden_network
@@ -211,3 +212,8 @@ def test_scores_are_no_part_of_the_weights():
     restorer = ZSMRestorer(network=variant("a"), protocol=Protocol(name="rgb", channel="rgb"))
     assert [type(scores) for scores in restorer.scores] == [Scores]
     assert all(name.startswith("network.") for name in restorer.state_dict())
+
+
+def test_other_networks_are_scored_under_its_configuration():
+    restorer = ZSMRestorer(network=Bicubic(), protocol=Protocol(name="rgb"))
+    assert not restorer.needs_reduced_targets
