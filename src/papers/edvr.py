@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.geometry import Geometry
+from src.nn.align import PCD, ChainAlign
 from src.nn.clips import flatten_time, pad_to_multiple, unflatten_time
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
+from src.nn.fuse import TSA, TemporalFuse
 from src.nn.upsample import Reconstruct
 from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import IdentityChannels, init_near_identity
@@ -92,11 +94,11 @@ class EDVR(VideoNetwork):
 
     def motion(self) -> VideoNetwork | None:
         """Return a network of pictures of the offsets of alignment (Figure 8 has optical flow)."""
-        return OffsetPictures(self) if hasattr(self.align, "sampling") else None
+        return OffsetPictures(self) if isinstance(self.align, PCD | ChainAlign) else None
 
     def attention(self) -> VideoNetwork | None:
         """Return a network of pictures of the temporal attention maps (Figure 9)."""
-        return AttentionPictures(self) if hasattr(self.fuse, "weigh") else None
+        return AttentionPictures(self) if isinstance(self.fuse, TemporalFuse | TSA) else None
 
 
 class WindowPictures(VideoNetwork):
