@@ -135,21 +135,27 @@ class Entry:
         )
 
 
-@cache
-def read_catalogue(file: Path = FILE) -> dict[str, Entry]:
+def read_catalogue(file: Path | None = None) -> dict[str, Entry]:
     """Read the entries by name.
 
     Raises:
         CheckpointError: an entry is malformed; the message names it.
     """
-    entries = {}
-    for name, node in (OmegaConf.load(file) or {}).items():
+    return _read(file or FILE)
+
+
+@cache
+def _read(file: Path) -> dict[str, Entry]:
+    entries: dict[str, Any] = {}
+    content: Any = OmegaConf.load(file)
+    for name, node in content.items():
         try:
-            entries[str(name)] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), node, {"name": name}))
+            entries[name] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), node, {"name": name}))
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"The entry {name} of {file} is malformed: {reason}.") from error
-    return entries  # type: ignore[return-value]
+            reason, place = str(error).splitlines()[0].rstrip("."), getattr(error, "full_key", None)
+            where = f" at {place}" if place else ""
+            raise CheckpointError(f"The entry {name} of {file} is malformed{where}: {reason}.") from error
+    return entries
 
 
 def find(name: str) -> Entry:
@@ -161,6 +167,6 @@ def find(name: str) -> Entry:
     entries = read_catalogue()
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "set checkpoint=<a .ckpt, .pth or .safetensors file>, or a name."
     raise CheckpointError(f"There is no checkpoint {name}; {hint}")

@@ -14,6 +14,7 @@ import requests
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from urllib3.exceptions import NewConnectionError
 
 from src.atomic import fsync
 from src.errors import CheckpointError
@@ -25,6 +26,7 @@ TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two packets
 RETRIES = 3  # of an address, in a row without a new byte
 PAUSE = 0.5  # seconds before the first retry, doubled for each further one
 BUSY = (408, 425, 429)  # answers that may change soon, as do those from 500 on
+BLOCK = 2**16  # bytes; a transfer that is cut off loses less than one
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
@@ -34,6 +36,10 @@ class _AddressError(Exception):
 
 class _TransferError(Exception):
     """A transfer that another attempt may complete."""
+
+    def __init__(self, message: str, retries: int | None = None) -> None:
+        super().__init__(message)
+        self.retries = RETRIES if retries is None else retries
 
 
 def fetch(entry: Entry) -> Path:
@@ -70,7 +76,7 @@ def _try_addresses(entry: Entry, target: Path) -> Path:
         except _AddressError as fault:
             faults.append(f"{urlsplit(address).netloc} {fault}")
     tried = "; ".join(faults) or "no address is known"
-    source = next(iter((*entry.by_hand, *entry.addresses)), entry.file or "the file")
+    source = next(iter((*entry.addresses, *entry.by_hand)), entry.file or "the file")
     raise CheckpointError(
         f"{entry.name} cannot be fetched ({tried}): download {source} in a browser or elsewhere ({entry.identity}) and "
         f"put the file, under any name, into {target.parent}."
@@ -119,7 +125,7 @@ def _complete(entry: Entry, session: requests.Session, address: str, part: Path,
         except _TransferError as error:
             attempts = attempts + 1 if _size(part) <= longest else 1
             longest = max(longest, _size(part))
-            if attempts > RETRIES:
+            if attempts > error.retries:
                 raise _AddressError(str(error)) from error
             time.sleep(PAUSE * 2 ** (attempts - 1))
 
@@ -138,9 +144,12 @@ def _transfer(entry: Entry, session: requests.Session, address: str, part: Path,
     try:
         with session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
             return _receive(entry, response, address, part, start, bar)
+    except requests.ConnectionError as error:
+        refused = isinstance(getattr(next(iter(error.args), None), "reason", None), NewConnectionError)
+        raise _TransferError(_explain(error), retries=1 if refused else None) from error
+    except (requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _TransferError(_explain(error)) from error
     except requests.RequestException as error:
-        if isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError):
-            raise _TransferError(_explain(error)) from error
         raise _AddressError(_explain(error)) from error
 
 
@@ -163,7 +172,7 @@ def _receive(entry: Entry, response: requests.Response, address: str, part: Path
     total = int(span[2]) if span else int(length) if length and length.isdigit() else None
     if entry.size and total and total != entry.size:
         raise _AddressError(f"has a file of {total:,} bytes, not {entry.size:,}")
-    blocks = response.iter_content(2**16)
+    blocks = response.iter_content(BLOCK)
     block = next(blocks, b"")
     if not resumed and block[:64].lstrip().lower().startswith(PAGES):
         raise _AddressError("answers with a web page")
@@ -197,7 +206,7 @@ def _explain(error: requests.RequestException) -> str:
         return f"does not answer within {TIMEOUT[1]:g} s"
     if isinstance(error, requests.TooManyRedirects):
         return "redirects without end"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "aborted" in text:
         return "ended the transfer early"
     cause = re.search(r"(?:\[Errno -?\d+\] ?)([A-Z][\w ]+)|(Failed to resolve)", text)
     return f"cannot be reached ({(cause[1] or 'no such host').lower()})" if cause else "cannot be reached"

@@ -1,0 +1,117 @@
+"""The catalogue is valid, complete, and its scores name protocols that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from src import zoo
+from src.config.composition import compose
+from src.errors import CheckpointError
+from src.zoo import cache, catalogue
+from src.zoo.catalogue import find, read_catalogue
+
+ENTRIES = read_catalogue()
+SCORED = [(entry.name, score) for entry in ENTRIES.values() for score in entry.scores]
+GOOD = {"network": "none", "task": "a test", "sha256_prefix": "01234567"}
+
+
+def test_every_published_file_is_an_entry(shared):
+    text = (shared / "weights.md").read_text()
+    files = {entry.file: entry for entry in ENTRIES.values()}
+    addresses = [address for entry in ENTRIES.values() for address in entry.addresses]
+    named = set(re.findall(r"[\w.-]+\.pth", text))
+    assert len(named) >= 16
+    assert [name for name in named if name not in files and not any(a.endswith(f"/{name}") for a in addresses)] == []
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if ".pth |" in row]
+    assert len(rows) == 11
+    for row in rows:
+        entry = files[row[0]]
+        assert (entry.sha256 or entry.sha256_prefix).startswith(Path(row[0]).stem[-8:])
+        assert len(row) == 2 or entry.by_hand == [f"https://drive.google.com/uc?id={row[1]}"]
+        published = [(float(a), float(b)) for a, b in re.findall(r"([\d.]+) / ([\d.]+)", row[-1])]
+        assert [(score.psnr, score.ssim) for score in entry.scores] == published
+    for name, digest in re.findall(r"`(\S+\.pth)` `([0-9a-f]{64})`", text):
+        [entry] = [entry for entry in ENTRIES.values() if any(a.endswith(f"/{name}") for a in entry.addresses)]
+        assert entry.sha256 == digest
+    zsm = files["xiang2020zooming.pth"]
+    assert zsm.git_blob in text
+    assert zsm.addresses[0] in text
+
+
+@pytest.mark.parametrize(("name", "score"), SCORED, ids=[f"{name}-{score.channel}" for name, score in SCORED])
+def test_a_score_names_a_protocol_of_its_channel(name, score):
+    command = [f"data={score.data}", f"protocol={score.protocol}", *score.overrides]
+    config = compose("task=evaluate", f"checkpoint={name}", *command)
+    assert config.protocol.channel == score.channel
+    scale = 1
+    for step in config.degradation.steps:
+        scale *= step.get("scale", 1)
+    assert scale == ENTRIES[name].scale
+
+
+def test_files_are_told_apart():
+    assert len({entry.cached for entry in ENTRIES.values()}) == len(ENTRIES)
+    hashes = [entry.sha256 or entry.sha256_prefix or entry.git_blob for entry in ENTRIES.values()]
+    assert len({digest[:8] for digest in hashes}) == len(hashes)
+
+
+def test_every_shipped_file_is_an_entry_with_its_hash():
+    for path in sorted(catalogue.SHIPPED.glob("*")):
+        assert path.name == f"{path.stem}.safetensors"
+        assert ENTRIES[path.stem].matches(cache.digest(path))
+        assert ENTRIES[path.stem].size == path.stat().st_size
+
+
+def test_gpl_weights_are_not_shipped():
+    assert not any(entry.shipped.exists() for entry in ENTRIES.values() if (entry.licence or "").startswith("GPL"))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"licens": "MIT"}, "licens"),
+        ({"size": "large"}, "large"),
+        ({"sha256": "0123"}, "sha256 is '0123'"),
+        ({"sha256_prefix": None}, "it needs one of sha256"),
+        ({"kind": "netwrk"}, "kind is 'netwrk'"),
+        ({"addresses": ["ftp://a/b"]}, "'ftp://a/b' is no address"),
+        ({"scores": [{"data": "vid4"}]}, "psnr|protocol|channel|source"),
+        (
+            {"scores": [{"data": "v", "protocol": "p", "channel": "luma", "psnr": 30.0, "source": "s"}]},
+            "channel is 'luma'",
+        ),
+        ({"network": None}, "network"),
+    ],
+)
+def test_a_malformed_entry_is_named(change, complaint, tmp_path):
+    file = tmp_path / "entries.yaml"
+    OmegaConf.save({"good": GOOD, "odd": {**GOOD, **change}}, file)
+    with pytest.raises(CheckpointError, match=rf"^The entry odd of .*({complaint})"):
+        read_catalogue(file)
+
+
+def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert zoo.is_name("edvr_m_reds")
+    (tmp_path / "edvr_m_reds").write_bytes(b"mine")
+    assert not zoo.is_name("edvr_m_reds")
+    assert zoo.locate("edvr_m_reds") == Path("edvr_m_reds")
+    (tmp_path / "edvr_l_reds").mkdir()  # a folder is no checkpoint
+    assert zoo.is_name("edvr_l_reds")
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"), [("edvr_m_red", "edvr_m_reds"), ("edvr_l_deblur", "edvr_l_reds_deblur"), ("zsm", "zsm_vimeo")]
+)
+def test_a_mistyped_name_gets_its_nearest(typed, near):
+    with pytest.raises(CheckpointError, match=rf"^There is no checkpoint {typed}; did you mean {near}\?$"):
+        find(typed)
+
+
+def test_a_path_that_does_not_exist_is_no_name():
+    with pytest.raises(CheckpointError, match=r"^There is no checkpoint runs/last.ckpt; set checkpoint="):
+        zoo.locate("runs/last.ckpt")
