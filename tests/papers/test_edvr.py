@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +15,7 @@ from src.config.build import build_inference_network, build_training_network
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
 from src.engine.stream import slide_windows, stream
-from src.errors import UserError
+from src.errors import CheckpointError, UserError
 from src.nn.align import PCD, ChainAlign, TDANAlign
 from src.nn.blocks import count_parameters
 from src.nn.encode import BlurredFrameEncoder, FrameEncoder
@@ -62,6 +63,35 @@ def test_equals_the_published_implementation(case, dtype, tolerance):
     assert frames.dtype == dtype
     assert frames[:, 0].shape == expected.shape
     assert (frames[:, 0].double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def to_mmagic(name: str) -> str:
+    """The name that mmagic gives to a parameter of BasicSR's EDVR without a pre-deblurring module."""
+    plain = ("conv_offset", "dcn", "temporal_attn", "attn5", "attn_add2", "conv_hr", "conv_last", "conv_first")
+    plain += ("feature_extraction", "reconstruction", "upconv", "fusion.weight", "fusion.bias")
+    if not any(part in name for part in plain):
+        name = re.sub(r"\.(weight|bias)$", r".conv.\1", name)
+    name = re.sub(r"^conv_l(\d)_(\d)", r"feat_l\1_conv\2", name)
+    name = re.sub(r"^upconv(\d)", r"upsample\1.upsample_conv", name)
+    return name.replace("pcd_align.", "pcd_alignment.")
+
+
+@pytest.mark.parametrize("copy", ["generator.", "generator_ema.", "generator_ema.module.", "ema_module.generator."])
+@pytest.mark.parametrize("case", ["tsa", "no_tsa"])
+def test_the_names_of_mmagic_load_and_averaged_weights_win(case, copy):
+    state, clip, expected, _ = golden_network(f"edvr_{case}")
+    theirs = {to_mmagic(name): value.float() for name, value in state.items()}
+    assert len(theirs.keys() & state.keys()) < len(state) / 2
+    content = {copy + name: value for name, value in theirs.items()}
+    if copy != "generator.":
+        content |= {f"generator.{name}": torch.zeros_like(value) for name, value in theirs.items()}
+    content |= {"step_counter": torch.tensor(600_000), "generator_ema.steps": torch.tensor(1)}
+    with torch.no_grad():
+        frames = from_reference({"meta": {"iter": 600_000}, "state_dict": content})(clip.float())
+    assert (frames[:, 0].double() - expected).abs().max() <= 1e-4 * expected.abs().max()
+    lacking = f"{copy}pcd_alignment.offset_conv3.l1.conv.bias"
+    with pytest.raises(CheckpointError, match=r"mmagic's EDVR .* missing: align\.align\.refine\.0\.bias"):
+        from_reference({name: value for name, value in content.items() if name != lacking})
 
 
 @pytest.mark.parametrize(
