@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from src.data.draws import draw_integer
 from src.errors import UserError
 from src.ops.resize import imresize
 
@@ -38,14 +39,22 @@ class Corruption(Protocol):
     """
 
     kind: ClassVar[str]
-    group_size: ClassVar[int]
 
+    @property
+    def group_size(self) -> int: ...
     @property
     def scale(self) -> int: ...
     @property
     def margin(self) -> int: ...
     @property
     def alignment(self) -> int: ...
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        """Return the corruptions of one clip, all frames alike, with no more than fields of noise left to draw.
+
+        Drawing from what was drawn uses no random numbers and changes nothing.
+        """
+        ...
+
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor: ...
 
 
@@ -69,6 +78,9 @@ class Bicubic:
     @property
     def alignment(self) -> int:
         return self.scale
+
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        return (self,)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         return quantise(imresize(clip.double(), Fraction(1, self.scale))).to(clip.dtype)
@@ -103,6 +115,9 @@ class Noise:
         if self.gaussian < 0 or not 0 <= self.salt_pepper <= 1:
             raise UserError(f"Noise needs a standard deviation of 0 or more and a fraction within [0, 1], got {self}")
 
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        return (self,)
+
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         shape = tuple(clip.shape)
         noisy = clip + self.gaussian * torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(clip)
@@ -120,8 +135,7 @@ class Jpeg:
     """Compression of each frame by a real JPEG codec (libjpeg through Pillow).
 
     Args:
-        quality: libjpeg's quality factor, 1 to 100; or a range to draw from once per call (a training clip; in
-            evaluation, a frame).
+        quality: libjpeg's quality factor, 1 to 100; or a range to draw from once per clip.
         subsampling: chroma subsampling; 4:2:0 is libjpeg's default.
     """
 
@@ -149,9 +163,11 @@ class Jpeg:
             raise UserError(f"A JPEG quality must be one number or a pair, got {self.quality}")
         return self.quality[0], self.quality[1]
 
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        return (Jpeg(draw_integer(self.quality, rng), self.subsampling),)
+
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        low, high = self._range
-        quality = low if low == high else int(rng.integers(low, high + 1))
+        quality = draw_integer(self.quality, rng)
         levels = (quantise(clip) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (T, H, W, C)
         decoded = np.stack([self._compress(frame, quality) for frame in levels])
         return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(clip) / 255).contiguous()
@@ -189,6 +205,9 @@ class Mpeg4:
     def __post_init__(self) -> None:
         if not 1 <= self.quantiser <= 31:
             raise UserError(f"An MPEG-4 quantiser must be a number from 1 to 31, got {self.quantiser}")
+
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        return (self,)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         height, width = clip.shape[-2:]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -233,6 +234,10 @@ class Degradation:
             )
         self.timeline(geometry)
 
+    def draw(self, rng: np.random.Generator) -> Degradation:
+        """Return the degradation of one clip, all frames alike; only noise still differs from frame to frame."""
+        return replace(self, steps=tuple(chain.from_iterable(step.draw(rng) for step in self.steps)))
+
     @property
     def group_size(self) -> int:
         """Frames of a whole clip to degrade at a time."""
@@ -265,8 +270,8 @@ class Degradation:
         return light.mul(255).add(0.5 + TIE).floor().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Degrade whole frames: (T, C, H, W) -> (T, C, h, w)."""
-        for step in self.steps:
+        """Degrade whole frames of one clip: (T, C, H, W) -> (T, C, h, w)."""
+        for step in self.draw(rng).steps:
             clip = step(clip, rng)
         return clip
 
@@ -281,7 +286,7 @@ class Degradation:
     ) -> Tensor:
         """Degrade a patch.
 
-        Equal to cropping the degraded full frame (except for noise), but computes only the patch.
+        Equal to cropping the degraded full frame (except for noise and video codecs), but computes only the patch.
 
         Args:
             frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
@@ -292,11 +297,12 @@ class Degradation:
         Returns:
             float32 (T, C, side, side) in [0, 1].
         """
-        rows = self._pixel_ranges(PixelRange(top, top + side), frames.shape[1])
-        columns = self._pixel_ranges(PixelRange(left, left + side), frames.shape[2])
+        drawn = self.draw(rng)
+        rows = drawn._pixel_ranges(PixelRange(top, top + side), frames.shape[1])
+        columns = drawn._pixel_ranges(PixelRange(left, left + side), frames.shape[2])
         cut = frames[:, slice(*rows[0]), slice(*columns[0])]
         clip = to_clip(cut if prepare is None else prepare(cut))
-        for k, step in enumerate(self.steps):
+        for k, step in enumerate(drawn.steps):
             clip = step(clip, rng)
             outer = [PixelRange(r.start // step.scale, r.stop // step.scale) for r in (rows[k], columns[k])]
             clip = clip[..., rows[k + 1].within(outer[0]), columns[k + 1].within(outer[1])]

@@ -1,7 +1,7 @@
 """Whole clips to evaluate on, streamed frame by frame.
 
-Noise is a function of (seed, clip, frame). A damaged clip raises an error instead of being skipped, since a mean over
-fewer clips would not be comparable.
+A degradation is drawn once per clip, a function of (seed, clip); noise is one of (seed, clip, frame). A damaged clip
+raises an error instead of being skipped, since a mean over fewer clips would not be comparable.
 
 Shapes: C channels, H and W target pixels, h and w input pixels.
 """
@@ -35,7 +35,7 @@ class EvaluationClip:
         clip: source clip.
         geometry: geometry of the network.
         degradation: degradation that produces the inputs.
-        seed: random seed of the noise, a function of (seed, clip name, frame).
+        seed: random seed of the draws and the noise, functions of (seed, clip name) and (seed, clip name, frame).
         max_frames: maximum number of input frames; None: all.
         index: number of the clip in the data set, the key of its scores.
     """
@@ -132,7 +132,10 @@ class EvaluationClip:
         ranges = [self.timeline.input_frames(i) for i in range(self.frames)]
         if precomputed:
             ranges = [range(self.timeline.centre(i), self.timeline.centre(i) + 1) for i in range(self.frames)]
-        name, count = zlib.crc32(self.name.encode()), degradation.group_size
+        name = zlib.crc32(self.name.encode())
+        # Four numbers: SeedSequence ignores trailing zeros, so [seed, name] would be the noise of the first frame.
+        degradation = degradation.draw(np.random.default_rng([self.seed, name, 0, 1]))
+        count = degradation.group_size
         exposed = self._expose(path, ranges, degradation)
         for first in range(0, self.frames, count):
             frames = torch.stack(list(islice(exposed, count)))
