@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from src.engine.stream import find_first_frame, slide_windows, stream
+from src.engine.stream import find_first_frame, stream
+from src.engine.windows import slide_windows
 from src.geometry import MOST_ROUNDS, Geometry, evenly
 
 EDVR = Geometry(4, 5, (2,))

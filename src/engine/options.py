@@ -30,7 +30,8 @@ class InferenceOptions:
         edges: frames of windows that reach beyond the first or the last frame: ``replicate`` repeats it, ``reflect``
             mirrors the video, ``new_info`` takes the frames that follow the window's other end (EDVR's published
             tests); ``none``: such windows are left out, and with them the outputs that no whole window makes.
-        ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8.
+        ensemble: flipped and transposed copies of the input whose results are averaged: 1 (none), 2, 4 or 8; in a
+            cascade after every stage.
         factor: output frames for each input frame, by applying the network to its own output (VTSR); None: once.
         tile: side of square tiles in input pixels; 0: whole frames; None: as large as memory allows.
         overlap: input pixels that neighbouring tiles share; None: as many as the network needs.

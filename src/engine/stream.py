@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial, reduce
-from itertools import chain, islice, tee
-from typing import Any, TypeVar
+from itertools import chain, tee
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ from src.engine.cascade import Cascade, apply_recursively
 from src.engine.ensemble import FLIPS, apply_flip
 from src.engine.options import Edges, InferenceOptions
 from src.engine.tiles import Tiles
+from src.engine.windows import extend, locate_frame, locate_window, measure_overhang, slide, slide_with_new_info
 from src.geometry import Geometry
 from src.nn.clips import cat_clips
 from src.nn.video_network import VideoNetwork, as_video_network
 from src.ops.allocator import keep_freed_memory
 
-Frame = TypeVar("Frame")  # or anything else that is kept of one
 Watch = Callable[[int, Fraction, Tensor], None]
 DEFAULTS = InferenceOptions()
 
@@ -44,7 +44,8 @@ def stream(
     """Restore a video frame by frame.
 
     Features that windows share (:meth:`src.nn.video_network.VideoNetwork.encode_frames`) are computed once. Stages of a
-    cascade stream one after the other.
+    cascade, and rounds of ``factor``, stream one after the other, each with an ensemble of its own: the next one gets
+    the mean of the copies, as from a file (EDVR's published tests).
 
     Args:
         network: maps (1, T, 3, H, W) to (1, T', 3, s*H, s*W) as its ``geometry`` says.
@@ -76,10 +77,10 @@ def stream(
     geometry = resolve_passes(network, options, length)
     if options.tile:
         yield from _stream_tiles(network, frames, options, watch, after=after, length=length)
+    elif isinstance(network, Cascade):  # before the ensemble: each stage has its own
+        yield from _stream_stages(network.networks, frames, options, watch, after, network.hand_on)
     elif options.ensemble > 1:
         yield from _stream_ensemble(network, frames, options, watch, after=after, length=length)
-    elif isinstance(network, Cascade):
-        yield from _stream_stages(network.networks, frames, options, watch, after, network.hand_on)
     else:
         yield from _stream_windows(network, frames, options, geometry, after)
 
@@ -111,9 +112,9 @@ def _run_passes(
     decode: Any = network.decode_window
     if options.padding is not None:
         decode = partial(decode, padding=options.padding)
-    lead = _overhang(geometry, options.edges)[0]
-    begin = _first_window(geometry, after, _discarded_frames(options), options.edges)
-    total = _first_frame(geometry, begin, options.edges)
+    lead = measure_overhang(geometry, options.edges)[0]
+    begin = locate_window(geometry, after, _discarded_frames(options), options.edges)
+    total = locate_frame(geometry, begin, options.edges)
 
     def counted() -> Iterator[Tensor]:
         nonlocal total
@@ -128,17 +129,17 @@ def _run_passes(
     def encoded(frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         previous: list[Tensor] = []
         features: tuple[Tensor, ...] = ()
-        for _, neighbours in _slide(frames, network.encode_window, 1):
+        for _, neighbours in slide(frames, network.encode_window, 1):
             if [*map(id, neighbours)] != [*map(id, previous)]:  # frames beyond the ends of the video repeat
                 features = infer(network.encode_frames, cat_clips(neighbours))
             previous = neighbours
             yield features
 
     if options.edges == "new_info":
-        windows = _slide_with_new_info(encoded(counted()), geometry, begin)
+        windows = slide_with_new_info(encoded(counted()), geometry, begin)
     else:
-        extended = _extended(counted(), geometry, begin, options.edges)
-        windows = _slide(encoded(extended), geometry.window - network.encode_window + 1, geometry.stride)
+        extended = extend(counted(), geometry, begin, options.edges)
+        windows = slide(encoded(extended), geometry.window - network.encode_window + 1, geometry.stride)
     for number, window in windows:
         start = begin + number - lead
         if after is not None and start + geometry.times[-1] <= after:
@@ -245,30 +246,7 @@ def find_first_frame(
     if isinstance(network, Cascade):
         return _first_frames(network.networks, after, options.edges)[0]
     geometry = resolve_passes(network, replace(options, factor=None))
-    return _first_frame(geometry, _first_window(geometry, after, options.context, options.edges), options.edges)
-
-
-def _overhang(geometry: Geometry, edges: Edges) -> tuple[int, int]:
-    """Frames by which windows reach beyond the first and the last frame of the video."""
-    return (0, 0) if edges == "none" else (geometry.lead, geometry.trail)
-
-
-def _first_window(geometry: Geometry, after: Fraction | None, context: int, edges: Edges) -> int:
-    """Place, in the extended video, of the window before the first with outputs later than ``after``.
-
-    The first alone is not enough: at the end of the video the last window is moved back.
-    """
-    if after is None:
-        return 0
-    lead = _overhang(geometry, edges)[0]
-    beyond = math.floor((after + lead - geometry.times[-1] + context) / geometry.stride) + 1
-    return max(0, beyond - 1) * geometry.stride
-
-
-def _first_frame(geometry: Geometry, window: int, edges: Edges) -> int:
-    """Number of the first frame that windows from ``window`` on, a place in the extended video, take."""
-    behind = geometry.trail if edges == "new_info" else 0  # the last windows are filled up with earlier frames
-    return max(0, window - _overhang(geometry, edges)[0] - behind)
+    return locate_frame(geometry, locate_window(geometry, after, options.context, options.edges), options.edges)
 
 
 # --- side by side: tiles, self-ensemble ------------------------------------------------------------------------------
@@ -341,7 +319,7 @@ def _stream_stages(
     hand_on: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """Stream each stage over the frames of the one before it."""
-    options = InferenceOptions(edges=options.edges, precision=options.precision)
+    options = InferenceOptions(edges=options.edges, ensemble=options.ensemble, precision=options.precision)
     *before, last = stages
     if not before:
         yield from stream(last, frames, options, after=after)
@@ -387,90 +365,3 @@ def _frame_time(stages: Sequence[VideoNetwork], number: int, edges: Edges) -> Fr
     """Return the time of output frame ``number`` of a cascade; None before the first."""
     geometry, first = _first_output(stages, edges)
     return first + number * geometry.spacing if number >= 0 else None
-
-
-# --- windows ---------------------------------------------------------------------------------------------------------
-
-
-def slide_windows(frames: Iterable[Frame], geometry: Geometry) -> Iterator[tuple[int, list[Frame]]]:
-    """Slide windows of ``geometry.window`` frames over a video, so that they cover every output time.
-
-    The last window is moved back so that it ends with the video instead of being filled up.
-
-    Yields:
-        The number, in the video, of the window's first frame (negative before its start), and the window's items.
-    """
-    for start, held in _slide(_extended(frames, geometry), geometry.window, geometry.stride):
-        yield start - geometry.lead, held
-
-
-def _slide(items: Iterable[Frame], window: int, stride: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Yield every ``stride``-th window of items with the number of its first; the last window ends with them.
-
-    Fewer items than a window yield nothing.
-    """
-    held: deque[Frame] = deque(maxlen=window)
-    start, latest = 0, None
-    for pushed, item in enumerate(items, start=1):
-        held.append(item)
-        start = pushed - window
-        if start >= 0 and start % stride == 0:
-            latest = start
-            yield start, list(held)
-    if start >= 0 and len(held) == window and start != latest:
-        yield start, list(held)
-
-
-def _extended(
-    frames: Iterable[Frame], geometry: Geometry, begin: int = 0, edges: Edges = "replicate"
-) -> Iterator[Frame]:
-    """Extend the video from ``begin`` on by the frames that windows reach beyond its ends; at least one window."""
-    if edges == "none":
-        yield from frames
-        return
-    before = max(0, geometry.lead - begin)
-    frames = iter(frames)
-    if not (head := list(islice(frames, before + 1 if edges == "reflect" else 1))):
-        return
-    yield from (_mirrored(head, before) if edges == "reflect" else head[:1] * before)
-    tail: deque[Frame] = deque(maxlen=geometry.trail + 1)
-    length = before
-    for frame in chain(head, frames):
-        length += 1
-        tail.append(frame)
-        yield frame
-    missing = max(geometry.trail, geometry.window - length)
-    yield from (reversed(_mirrored([*tail][::-1], missing)) if edges == "reflect" else [tail[-1]] * missing)
-
-
-def _slide_with_new_info(frames: Iterable[Frame], geometry: Geometry, begin: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Slide the window over a video, filling it up with the frames that follow its other end.
-
-    Of five frames around frame 0 the window is 4, 3, 0, 1, 2; around the last, n, it is n-2, n-1, n, n-3, n-4.
-    """
-    held: dict[int, Frame] = {}
-    next_start, count = begin - geometry.lead, _first_frame(geometry, begin, "new_info")
-
-    def fill(start: int) -> list[Frame]:
-        end = start + geometry.window - 1
-        places = (end - i if i < 0 else start - (i - count) - 1 if i >= count else i for i in range(start, end + 1))
-        return [held[min(max(place, 0), count - 1)] for place in places]
-
-    for frame in frames:
-        held[count] = frame
-        count += 1
-        while next_start + geometry.window - 1 - min(next_start, 0) < count:
-            yield next_start + geometry.lead - begin, fill(next_start)
-            next_start += geometry.stride
-            for place in [place for place in held if place < next_start - geometry.trail]:
-                del held[place]
-    if not held:
-        return
-    last = max(0, count + geometry.lead + geometry.trail - geometry.window) - geometry.lead
-    for start in [*range(next_start, last, geometry.stride), *([last] if next_start <= last else [])]:
-        yield start + geometry.lead - begin, fill(start)
-
-
-def _mirrored(frames: list[Frame], count: int) -> list[Frame]:
-    """Mirror ``count`` frames in the first; the farthest repeats if there are not enough."""
-    return [frames[min(k, len(frames) - 1)] for k in range(count, 0, -1)]

@@ -13,7 +13,8 @@ from torch import nn
 from src.config.build import build_inference_network
 from src.config.composition import compose, to_plain
 from src.engine.cascade import Cascade
-from src.engine.stream import stream
+from src.engine.ensemble import Ensemble
+from src.engine.stream import find_first_frame, stream
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.nn.blocks import count_parameters
@@ -92,6 +93,46 @@ def test_frames_between_stages_are_rounded():
     assert torch.equal(torch.autograd.grad(restored.sum(), clip)[0], torch.ones_like(clip))
     (streamed,) = (frame for _, frame in stream(cascade, list(clip.detach()[0])))
     assert torch.allclose(streamed, restored[0, 0])
+
+
+@pytest.mark.parametrize("copies", [4, 8])
+def test_each_stage_has_an_ensemble_of_its_own(copies):
+    """The second stage reads the mean of the first's copies in 8 bits, as the published one reads its files."""
+    cascade = Cascade(stages={"first": edvr(), "second": edvr(shrink=4)}, eight_bits=True).eval()
+    awaken(cascade)
+    frames = torch.rand(7, 3, 8, 12)
+    first, second = cascade.networks
+    between = [cascade.hand_on(frame) for _, frame in stream(first, frames, ensemble=copies)]
+    expected = [frame for _, frame in stream(second, between, ensemble=copies)]
+    watched = []
+    streamed = list(stream(cascade, frames, ensemble=copies, watch=lambda *item: watched.append(item)))
+    assert [time for time, _ in streamed] == list(range(7))
+    assert all(torch.equal(a, b) for (_, a), b in zip(streamed, expected, strict=True))
+    assert all(torch.equal(cascade.hand_on(seen), b) for (*_, seen), b in zip(watched, between, strict=True))
+    begin = find_first_frame(cascade, Fraction(5), ensemble=copies)
+    rest = list(stream(cascade, frames[begin:], ensemble=copies, after=Fraction(5)))
+    assert begin > 0
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, streamed[6:], strict=True))
+    whole = [frame for _, frame in stream(Ensemble(cascade, copies=copies), frames)]  # averaged once, at the end
+    assert all((whole[k] - expected[k]).abs().max() > 1e-4 for k in range(2, 5))
+
+
+def test_each_round_has_an_ensemble_of_its_own():
+    """Two rounds are the same as two commands, of which the second gets what the first has written."""
+
+    class Uneven(nn.Module):
+        geometry = Geometry(1, 2, evenly("3/4", "1/2", 2), exposures=(Fraction(1, 2),) * 2)
+
+        def forward(self, clip):
+            ramp = torch.linspace(0.5, 1, clip.shape[-1])
+            return torch.stack([(clip[:, 0] * ramp).square(), (clip[:, 1] * ramp).square()], dim=1)
+
+    frames, network = torch.rand(3, 3, 6, 6), Uneven()
+    once = [frame for _, frame in stream(network, frames, ensemble=4)]
+    expected = [frame for _, frame in stream(network, once, ensemble=4)]
+    twice = list(stream(network, frames, ensemble=4, factor=4))
+    assert len(twice) == 12
+    assert all(torch.equal(a, b) for (_, a), b in zip(twice, expected, strict=True))
 
 
 @pytest.mark.parametrize("frozen", [0, 1])

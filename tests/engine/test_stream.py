@@ -11,7 +11,8 @@ from torch import nn
 
 from src.engine.cascade import apply_recursively
 from src.engine.ensemble import Ensemble
-from src.engine.stream import find_first_frame, slide_windows, stream
+from src.engine.stream import find_first_frame, stream
+from src.engine.windows import slide_windows
 from src.geometry import Geometry, evenly
 from src.nn.video_network import VideoNetwork
 from src.papers.baselines import Bicubic, Blend, Repeat

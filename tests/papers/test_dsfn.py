@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from src.config.build import build_restorer
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
-from src.engine.stream import find_first_frame, slide_windows, stream
+from src.engine.stream import find_first_frame, stream
+from src.engine.windows import slide_windows
 from src.errors import UserError
 from src.nn.blocks import count_parameters
 from src.papers.dsfn import DSFN, Level, SingleDSFN, first_maps

@@ -14,7 +14,8 @@ from src.checkpoints import from_reference
 from src.config.build import build_inference_network, build_training_network
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
-from src.engine.stream import slide_windows, stream
+from src.engine.stream import stream
+from src.engine.windows import slide_windows
 from src.errors import CheckpointError, UserError
 from src.nn.align import PCD, ChainAlign, TDANAlign
 from src.nn.blocks import count_parameters

@@ -12,7 +12,8 @@ from torch import nn
 from src.config.build import build_data, build_restorer, build_training_network
 from src.config.composition import compose
 from src.engine.cascade import apply_recursively
-from src.engine.stream import slide_windows, stream
+from src.engine.stream import stream
+from src.engine.windows import slide_windows
 from src.errors import UserError
 from src.nn.backbones import VGG16
 from src.papers.vtsr import PAIR, Multilevel

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from src.config.composition import compose
+from src.engine.cascade import Cascade
 from src.engine.file_job import FileRestoration
 from src.engine.memory import fit_to_memory
 from src.engine.options import InferenceOptions, RestoreOptions
@@ -122,8 +123,16 @@ def window() -> EDVR:
     return network.eval()
 
 
+def two_stages() -> Cascade:
+    torch.manual_seed(0)
+    network = instantiate(compose("model=edvr_s2", "size=mini", "size.width=0.125", "size.depth=0.1").model.network)
+    awaken(network)
+    return network.eval()
+
+
 CASES = [
     (window, {}),
+    (two_stages, {"ensemble": 4}),
     (window, {"ensemble": 4, "tile": 64, "overlap": 16}),
     (recurrent, {"context": 1}),
     (recurrent, {"clip_length": "all"}),
