@@ -40,7 +40,7 @@ def test_data_sets_state_no_recipe():
         ("edvr", 256, 32, None),
         ("zsm", 128, 24, None),
         ("wdvr", 256, 32, None),
-        ("wdvr3d", 192, 4, None),
+        ("wdvr3d", 256, 4, None),
         ("vtsr", 224, 8, [512, 512]),
         ("dsfn", 256, 24, None),
     ],
