@@ -15,7 +15,7 @@ from src.config.composition import compose
 from src.config.overrides import PATH_OPTIONS
 from src.config.run_directory import NO_EFFECT, name_overrides
 from src.report.runs import Run
-from src.sweeps.aggregate import Row, group_by_row, tabulate
+from src.sweeps.aggregate import Row, group_by_row, subtract_rows, tabulate
 from src.sweeps.published import Sweepable
 
 
@@ -48,6 +48,12 @@ class StudyResult:
         study = self.study
         rows = tabulate(self.runs, study.columns, study.published, study.varied, study.across, study.hide)
         return {str(row["point"]): row for row in rows}
+
+    @cached_property
+    def difference(self) -> Row:
+        """The first of two rows minus the second, in studies with ``differences``; empty in others."""
+        rows = list(self.rows.values())
+        return subtract_rows(rows) if self.study.options.get("differences") and len(rows) == 2 else {}
 
     @cached_property
     def point_by_row(self) -> dict[int, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.report.study_results import StudyResult
-from src.sweeps.aggregate import describe_ranking, rank_correlation
+from src.sweeps.aggregate import DIFFERENCE, Row, describe_ranking, rank_correlation
 from src.sweeps.published import Table
 
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -88,14 +88,29 @@ def _group_row(
     lines = [TableLine("paper", theirs, "paper", theirs)]
     if result and (point := result.point_by_row.get(index)) is not None:
         lines.append(_format_ours(result, point, [*printed, *extra], table))
-        differences = []
-        for name in printed:
-            ours, _ = result.value(name, index)
-            comparable = isinstance(ours, int | float) and isinstance(row[name], int | float)
-            differences.append(format_cell(ours - row[name], table.decimals(name), sign=True) if comparable else "")
-        differences += [""] * len(extra)
-        lines.append(TableLine("difference", differences, "difference", differences))
+        lines.append(_subtract_paper(table, row, {name: result.value(name, index)[0] for name in printed}, extra))
+    elif result and result.difference and row[table.columns[0]] == DIFFERENCE:
+        names = [*printed, *extra]
+        cells = [format_cell(result.difference.get(name), _decimals(table, name)) for name in names]
+        exact = [format_cell(result.difference.get(name), None) for name in names]
+        rows = " - ".join(result.rows)
+        lines.append(TableLine("here", cells, "here", exact, rows))
+        lines.append(_subtract_paper(table, row, {name: result.difference.get(name) for name in printed}, extra))
     return TableGroup([format_cell(row.get(name), None) for name in words], lines)
+
+
+def _subtract_paper(table: Table, row: Row, ours: Row, extra: Sequence[str]) -> TableLine:
+    """Return the line of differences between our values of a row and the paper's."""
+    cells = []
+    for name, value in ours.items():
+        comparable = isinstance(value, int | float) and isinstance(row[name], int | float)
+        cells.append(format_cell(value - row[name], table.decimals(name), sign=True) if comparable else "")
+    cells += [""] * len(extra)
+    return TableLine("difference", cells, "difference", cells)
+
+
+def _decimals(table: Table, name: str) -> int | None:
+    return table.decimals(name) if name in table.columns else None
 
 
 def _format_ours(result: StudyResult, point: str, columns: Sequence[str], table: Table) -> TableLine:
@@ -106,7 +121,7 @@ def _format_ours(result: StudyResult, point: str, columns: Sequence[str], table:
             value, spread = result.value(name, index)
         else:
             value, spread = row.get(name), row.get(f"{name} deviation")
-        places = table.decimals(name) if name in table.columns else None
+        places = _decimals(table, name)
         cells.append(format_cell(value, places) + (f" ± {format_cell(spread, places)}" if spread is not None else ""))
         exact.append("" if value is None else f"{value}" + (f" ± {spread}" if spread is not None else ""))
     first, seeds = runs[0], {run.directory.name for run in runs}  # a seed may be tested several times

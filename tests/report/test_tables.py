@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from fractions import Fraction
 
-from src.report.study_results import StudyResult
-from src.report.tables import compare_table
+import pytest
+from omegaconf import OmegaConf
+
+from src.config.composition import compose
+from src.metrics import FrameScore
+from src.protocols import Protocol, results, write_results
+from src.report.study_results import StudyResult, load_results
+from src.report.tables import MINUS, MISSING, compare_table
 from src.sweeps.aggregate import rank_correlation
 from src.sweeps.published import studies
-from tests.report.examples import TABLES, load_block_design
+from tests.report.examples import TABLES, load_block_design, write_point
 
 
 def test_our_values_follow_the_papers_with_difference_and_deviation(runs):
@@ -26,6 +32,32 @@ def test_our_values_follow_the_papers_with_difference_and_deviation(runs):
     assert result.rows_done == 3
     assert result.study.expected == 4
     assert [status for _, status, _ in result.unfinished] == ["failed"]
+
+
+def test_the_papers_row_of_differences_has_ours(tmp_path):
+    scores = {"edvr_reds_sr_clean": (28.5, 25.25), "edvr_vimeo": (27.5, 25.75)}
+    for experiment, values in scores.items():
+        for test, psnr in zip(("reds4", "vid4_rgb"), values, strict=True):
+            given = [f"experiment={experiment}", f"test={test}", "size=mini", "checkpoint=x", "seed=0"]
+            directory = tmp_path / experiment / test / "seed=0"
+            directory.mkdir(parents=True)
+            OmegaConf.save(compose(*given, f"paths.runs={tmp_path}"), directory / "config.yaml", resolve=True)
+            frame = FrameScore(clip=0, time=Fraction(0), psnr=psnr, ssim=0.9, temporal_difference_error=None)
+            content = results({0: [frame]}, protocol=Protocol(test), names=["000"], degradation={}, data="x", commit="")
+            write_results(directory / "results.json", content)
+            points = tmp_path / "ablations" / "edvr_dataset_bias" / "size=mini" / "points"
+            overrides = ["ablation=edvr_dataset_bias", *given[:3], given[-1]]
+            write_point(points / f"{experiment}-{test}.json", overrides, directory, "finished")
+    table = next(table for table in TABLES if table.key == "table4_dataset_bias")
+    (study,) = studies(table)
+    (result,) = load_results(study, tmp_path)
+    shown = compare_table(table, result)
+    lines = {line.kind: line.cells for line in shown.groups[2].lines}
+    assert shown.groups[2].names == ["\N{GREEK CAPITAL LETTER DELTA}"]
+    columns = [shown.metrics.index(name) for name in ("reds4", "vid4", "vimeo90k")]
+    assert [lines["paper"][k] for k in columns] == ["0.60", f"{MINUS}0.46", f"{MINUS}1.46"]
+    assert [lines["here"][k] for k in columns] == ["1.00", f"{MINUS}0.50", MISSING]
+    assert [lines["difference"][k] for k in columns] == ["+0.40", f"{MINUS}0.04", ""]
 
 
 def test_values_equal_in_print_rank_alike_in_the_table_and_in_the_remark(runs):
