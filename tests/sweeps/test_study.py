@@ -170,14 +170,14 @@ def test_every_study_sweeps_over_the_papers_rows(name):
         assert (
             not study.published
             or title in OWN
-            or title.endswith("SSIM")
+            or title.endswith(("SSIM", " flicker", " pulsing"))
             or title in next(iter(study.published.values()))
         ), title
 
 
 OWN = {  # columns of ours that no paper has beside it
     "psnr", "ssim", "psnr of one", "parameters", "gflops", "seconds a step", "padding", "frames", "frames a second",
-    "peak memory", "ssim_input_scale", "pulsing, dB a frame", "swing of PSNR", "swing of SSIM",
+    "peak memory", "seconds a pass", "ssim_input_scale", "pulsing, dB a frame", "swing of PSNR", "swing of SSIM",
 }  # fmt: skip
 
 
