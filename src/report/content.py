@@ -18,7 +18,7 @@ from src.report.study_results import StudyResult, format_command, load_results
 from src.report.tables import ComparisonTable, compare_table
 from src.sweeps.published import Paper, Table, studies
 
-PAIRS_PER_STUDY = 3
+PAIRS_PER_STUDY = 6  # the variants of the longest study that papers show frames of (ZSM, Table 5 and Figures 9 to 12)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class ReportOptions:
 class PageOptions:
     """Options ``report.*``, of the page; conf/task/report.yaml explains them."""
 
-    pictures: Annotated[int, Ge(0)] = 16
+    pictures: Annotated[int, Ge(0)] = 48
     clips: Annotated[int, Ge(0)] = 3
 
 

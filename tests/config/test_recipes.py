@@ -101,3 +101,14 @@ def test_clips_of_zooming_slowmo_are_reversed_at_random(experiment, tmp_path):
     config = compose(f"experiment={experiment}", f"data.root={tmp_path}")
     data = build_data(config, build_restorer(config, build_training_network(config)))
     assert data.augmentation == Augmentation(flip=True, rotate=True, reverse=True, jitter=Jitter())
+
+
+@pytest.mark.parametrize("experiment", ["zsm_vimeo", "zsm_adobe240", "dsfn_adobe240", "cascade_adobe240"])
+def test_networks_of_papers_without_bfloat16_train_in_single_precision(experiment):
+    assert compose(f"experiment={experiment}", "trainer=ddp").trainer.precision == "32-true"
+    assert compose(f"experiment={experiment}", "trainer.precision=auto").trainer.precision == "auto"
+
+
+def test_all_clips_of_vimeo90k_train():
+    assert compose("experiment=zsm_vimeo").data.layout.hold_back == 0
+    assert compose("experiment=zsm_vimeo", "data=folder", "data.root=x").data.layout.hold_back == 0.2

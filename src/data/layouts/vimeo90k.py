@@ -21,7 +21,7 @@ TINY = 8192  # bytes; a PNG of one colour has about 1 kB at 448x256, a picture t
 SUBSETS = ("fast", "medium", "slow")
 
 
-def vimeo90k(root: Path | str, test_list: str = "all", hold_back: int = 64) -> Splits:
+def vimeo90k(root: Path | str, test_list: str = "all", hold_back: int = 0) -> Splits:
     """Return the septuplets of Vimeo-90K.
 
     The test clips are those of ``fast_testset.txt``, ``medium_testset.txt`` and ``slow_testset.txt``, published with
