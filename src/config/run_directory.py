@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
@@ -48,7 +50,7 @@ def _shorten(key: str, value: str) -> str:
 
 @contextmanager
 def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) -> Iterator[None]:
-    """Lock ``directory`` for this run, and record the configuration and the commit in it.
+    """Lock ``directory`` for this run, and record the configuration, the command and the commit in it.
 
     A run that ends with a ``UserError`` before it has weights or results removes a directory that it has made, so that
     the corrected command finds it free.
@@ -79,6 +81,9 @@ def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) 
             file.flush()
             with atomic_write(directory / "config.yaml") as text:
                 text.write(OmegaConf.to_yaml(config, resolve=True))
+            if HydraConfig.initialized():
+                with atomic_write(directory / "command.txt") as text:
+                    text.write(shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task]) + "\n")
             yield
     except UserError:
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
@@ -103,6 +108,27 @@ def is_begun(config: DictConfig, directory: Path) -> bool:
 def is_finished(config: DictConfig, directory: Path) -> bool:
     """Return True if ``directory`` holds the results of this configuration."""
     return (directory / "results.json").exists() and is_begun(config, directory)
+
+
+def read_command(directory: Path) -> str:
+    """Return the command of a run without options that do not affect its results, and with folders by name alone.
+
+    Empty for runs that recorded none.
+    """
+    file = directory / "command.txt"
+    if not file.is_file():
+        return ""
+    words = shlex.split(file.read_text(encoding="utf-8"))
+    unimportant = (*NO_EFFECT, "paths.", "hydra.", "hydra/", "data.workers", "data.timeout", "callbacks.progress")
+    kept = [word for word in words if not word.lstrip("+~").startswith(unimportant)]
+    return " ".join(_name_folders(word) for word in kept)
+
+
+def _name_folders(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if key not in PATH_OPTIONS:
+        return shlex.quote(override)
+    return f"{key}{equals}<{'> <'.join(Path(path.strip(chr(39) + chr(34))).name for path in split_paths(value))}>"
 
 
 def read_commit() -> str:

@@ -1,5 +1,7 @@
 """Baselines: bicubic upscaling, with frames in between held or blended; and doing nothing.
 
+:class:`Interpolation` is each of these at the output times of any network, so that both have the same frames to score.
+
 Shapes: B batch, T input frames, H height, W width, s scale.
 """
 
@@ -68,3 +70,49 @@ class Blend(Repeat):
 
     def between(self, before: Tensor, after: Tensor) -> Tensor:
         return torch.lerp(before, after, 0.5)
+
+
+class Interpolation(VideoNetwork):
+    """Bicubic upscaling at the output times of another network, (B, T, 3, H, W) to (B, T', 3, s*H, s*W).
+
+    An output between two frames blends them, and one within the exposure of a frame is that frame.
+
+    Args:
+        geometry: that of the other network.
+    """
+
+    def __init__(self, *, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    @property
+    def name(self) -> str:
+        """What it does, for a table."""
+        between = any(time.denominator > 1 for time in self.geometry.times) and not self.geometry.exposures
+        parts = ["bicubic"] * (self.geometry.scale > 1) + ["blending"] * between
+        return " and ".join(parts) or "doing nothing"
+
+    def forward(self, clip: Tensor) -> Tensor:
+        geometry, frames = self._fitted(clip.shape[1]), dict[int, Tensor]()
+
+        def enlarge(number: int) -> Tensor:
+            if number not in frames:
+                frame = clip[:, number]
+                frames[number] = frame if geometry.scale == 1 else imresize(frame, geometry.scale)
+            return frames[number]
+
+        outputs = []
+        for time in geometry.times:
+            whole, part = int(time), time % 1
+            frame = enlarge(whole)
+            blended = part and not geometry.exposures
+            outputs.append(torch.lerp(frame, enlarge(whole + 1), float(part)) if blended else frame)
+        return torch.stack(outputs, dim=1)
+
+    def _fitted(self, frames: int) -> Geometry:
+        """Return the geometry of a pass over this number of frames."""
+        geometry = self.geometry
+        if frames == geometry.window:
+            return geometry
+        covered = frames - geometry.lead - geometry.trail
+        return geometry.lengthened(int((covered - 1) / geometry.spacing) + 1)

@@ -51,12 +51,29 @@ def score(
     checkpoint: str | Path | None,
 ) -> dict[str, Any]:
     """Run every test clip through the network and write the scores into ``directory``."""
+    outcome = measure(config, trainer, restorer, data, checkpoint)
+    if trainer.is_global_zero:
+        write_results(directory / "results.json", outcome)
+        console = Console()
+        (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
+        print(f"Scores: {directory / 'results.json'}")
+    return outcome
+
+
+def measure(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    restorer: Any,
+    data: pl.LightningDataModule,
+    checkpoint: str | Path | None,
+) -> dict[str, Any]:
+    """Run every test clip through the network; return the scores as in ``results.json``."""
     trainer.test(restorer, datamodule=data, verbose=False)
     protocol, network = restorer.protocol, as_video_network(restorer.network)
     geometry = resolve_passes(network, protocol)
     whole = protocol.clip_length == "all"
     clips = data.splits.test  # type: ignore[attr-defined]
-    outcome = results(
+    return results(
         restorer.measured[-1],
         levels={int(1 / g.spacing): m for g, m in zip(restorer.geometries, restorer.measured, strict=True)}
         if protocol.factor
@@ -74,9 +91,3 @@ def score(
         checkpoint=str(checkpoint) if checkpoint else None,
         commit=read_commit(),
     )
-    if trainer.is_global_zero:
-        write_results(directory / "results.json", outcome)
-        console = Console()
-        (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
-        print(f"Scores: {directory / 'results.json'}")
-    return outcome

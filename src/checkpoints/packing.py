@@ -1,0 +1,59 @@
+"""Pack a checkpoint of training into a small file of weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.atomic import atomic_write
+from src.checkpoints.descriptions import build
+from src.checkpoints.files import read_contents
+from src.checkpoints.safetensors_files import describe_geometry, to_safetensors
+from src.errors import CheckpointError
+from src.nn.video_network import as_video_network
+
+
+def read_description(path: Path) -> Any:
+    """Return the description of the network in a checkpoint of the suite.
+
+    Raises:
+        CheckpointError: the file is none, or describes a network whose parts lie in other checkpoints.
+    """
+    content = read_contents(path)
+    if "network" not in content or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of this suite, and only these describe their network.")
+    build(content["network"], path)
+    return content["network"]
+
+
+def round_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round weights to float16, except tensors with values beyond its range; counters stay as they are."""
+    rounded = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return {name: tensor if tensor.isfinite().all() else weights[name] for name, tensor in rounded.items()}
+
+
+def write_weights(path: Path, network: nn.Module, description: Any, *, half: bool, card: Mapping[str, Any]) -> None:
+    """Write the weights of a network as safetensors. Equal arguments give equal bytes.
+
+    Args:
+        path: the file; it is replaced at once, or not at all.
+        network: the network.
+        description: how :func:`src.checkpoints.build` builds it.
+        half: whether to round to float16.
+        card: facts about the weights, ready for JSON.
+    """
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _state(network)}
+    geometry = describe_geometry(as_video_network(network).geometry)
+    data = to_safetensors(
+        round_weights(weights) if half else weights, network=description, geometry=geometry, card=card
+    )
+    with atomic_write(path, "wb") as stream:
+        stream.write(data)
+
+
+def _state(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return sorted((name, tensor.detach().to(torch.device("cpu"))) for name, tensor in network.state_dict().items())

@@ -1,0 +1,60 @@
+"""Sources, licences and credits of clips: ``credits.yaml`` in the folder of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from src.errors import UserError
+
+FILE = "credits.yaml"
+UNSTATED = "licence not stated"
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The terms of a clip.
+
+    Args:
+        source: where it comes from.
+        licence: its licence.
+        credit: whom to name.
+    """
+
+    source: str = ""
+    licence: str = UNSTATED
+    credit: str = ""
+
+
+def read_credits(root: Path, clips: Iterable[str]) -> dict[str, Credit]:
+    """Return the terms of clips by name. An entry belongs to a clip, a file of that name, or a folder of clips.
+
+    Raises:
+        UserError: ``credits.yaml`` is not a mapping of names to ``source``, ``licence`` and ``credit``.
+    """
+    file = root / FILE
+    entries = _read(file) if file.is_file() else {}
+    stems = {Path(name).with_suffix("").as_posix(): name for name in entries}
+    terms = {}
+    for clip in clips:
+        places = [clip, *(folder.as_posix() for folder in Path(clip).parents)]
+        name = next((found for place in places if (found := place if place in entries else stems.get(place))), None)
+        terms[clip] = entries[name] if name else Credit()
+    return terms
+
+
+def _read(file: Path) -> dict[str, Credit]:
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        return {str(name): Credit(**{key: str(text) for key, text in entry.items()}) for name, entry in content.items()}
+    except (AttributeError, TypeError, YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{file} must map names of clips to source, licence and credit, as a.mp4: {{licence: CC0-1.0}} ({reason})."
+        ) from error
