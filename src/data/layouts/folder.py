@@ -64,7 +64,7 @@ def folder(
         return Splits(train=clips)
     if by == "video":
         return _split_by_video(clips, hold_back)
-    return _split_by_time(clips, hold_back, gap, DamagedClips(skip))
+    return split_by_time(clips, hold_back, gap, DamagedClips(skip))
 
 
 def _no_videos(root: Path) -> UserError:
@@ -86,7 +86,12 @@ def _find_clips(root: Path, step: int, low: Path | None) -> list[Clip]:
     return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
 
 
-def _split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: DamagedClips) -> Splits:
+def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: DamagedClips) -> Splits:
+    """Hold back the end of every clip: its first half for validation, its second for the test; a short one is trained on.
+
+    Raises:
+        UserError: all clips are too short.
+    """
     train, validate, test = [], [], []
     for clip in clips:
         try:
