@@ -87,7 +87,7 @@ def _find_clips(root: Path, step: int, low: Path | None) -> list[Clip]:
 
 
 def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: DamagedClips) -> Splits:
-    """Hold back the end of every clip: its first half for validation, its second for the test; a short one is trained on.
+    """Hold back the end of every clip, half for validation, half for the test; clips that are too short are trained on.
 
     Raises:
         UserError: all clips are too short.
