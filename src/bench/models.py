@@ -50,6 +50,7 @@ def measure_model(config: DictConfig, options: BenchOptions, device: torch.devic
     metrics["ensemble"] = config.protocol.ensemble
     metrics["seconds_per_frame"], metrics["floor_per_frame"] = timing
     metrics["frames_per_second"] = 1 / timing.seconds
+    metrics["seconds_per_pass"] = float(timing.seconds * network.geometry.stride / network.geometry.spacing)
     if options.clips:
         with autocast:
             metrics |= time_clips(config, network, device)

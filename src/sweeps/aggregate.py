@@ -88,8 +88,8 @@ class Point:
                     return None
                 node = [*node.values()][number - 1]
                 continue
-            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/"))):
-                return None  # not measured by this protocol, or a clip of another data set
+            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/", "models/"))):
+                return None  # not measured by this protocol or version, or a clip of another data set
             node = node[part]
         return node
 

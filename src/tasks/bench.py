@@ -33,6 +33,7 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
     - ``flops``: two per multiply-add, for one window; deformable convolutions count as their multiplications.
     - ``seconds_per_frame``: time of streaming per output frame, with all copies of ``protocol.ensemble``, which is
       repeated as ``ensemble``; ``frames_per_second`` is its inverse.
+    - ``seconds_per_pass``: time from the last input frame of a pass to its new output frames, the latency.
     - ``seconds_per_step``: time of a training step on ``bench.batch`` crops of ``bench.crop`` input pixels, with all
       losses; weights that training would load (``model.imagenet``) are random.
     - ``hours``: time of ``bench.steps`` of them.

@@ -116,6 +116,14 @@ def test_streaming_time_includes_every_copy_of_the_ensemble(monkeypatch):
     assert measure_model(compose("model=bicubic", "protocol.ensemble=4"), SMALL, torch.device("cpu"))["ensemble"] == 4
 
 
+@pytest.mark.parametrize(("model", "frames"), [("wdvr3d", 20), ("zsm", 6), ("wdvr2d", 1)])
+def test_latency_is_the_time_of_the_new_frames_of_a_pass(model, frames):
+    """WDVR, Section 4.1.4: 20 frames a pass, 20 frames a second, one second of latency."""
+    options = ["size=mini", "size.width=0.125", "size.depth=0.05", *["model.network.clip=20"] * (model == "wdvr3d")]
+    metrics = measure_model(compose(f"model={model}", *options), SMALL, torch.device("cpu"))
+    assert metrics["seconds_per_pass"] == pytest.approx(frames / metrics["frames_per_second"])
+
+
 def test_flops_match_table_4_of_edvr():
     """939.3 G for Model 3, with published parts; the parts of Models 1 and 2 are not published, ours come close."""
     for change, paper, tolerance in (("", 939.3, 0.02), (" model/network/align=one", 640.2, 0.02)):
