@@ -42,7 +42,7 @@ def test_missing_and_ambiguous_videos_are_named(tmp_path: Path) -> None:
 
 
 def test_every_clip_of_released_weights_has_a_licence_that_allows_it() -> None:
-    layout = instantiate(compose("experiment=release_real_x2").data.layout)
+    layout = instantiate(compose("experiment=release_wdvr_real_x2").data.layout)
     free = ("CC0-1.0", "CC-BY-3.0", "Apache-2.0", "MIT", "BSD-2-Clause-Patent", "BSD-3-Clause")
     for name, clip in layout.keywords["clips"].items():
         assert clip.licence.startswith(free), name
