@@ -214,6 +214,7 @@ def expected_summary(clips: dict[int, int], luma: bool = False, crop: int = 0) -
             "temporal_difference_error": temporal_difference_error(estimate, target, luma, crop).mean(),
             "psnr_existing": decibels[::2].mean(),
             "psnr_interpolated": decibels[1::2].mean(),
+            "psnr_balanced": (decibels[::2].mean() + decibels[1::2].mean()) / 2,
         }
         for name, value in figures.items():
             sums.setdefault(name, []).append(value.item())
@@ -286,6 +287,20 @@ def test_frames_on_input_frames_are_measured_at_the_size_of_the_input() -> None:
     assert scores.compute()["psnr_input_scale"].item() == pytest.approx(psnr(*small).mean().item(), rel=1e-9)
     assert scores.compute()["ssim_input_scale"].item() == pytest.approx(ssim(*small).mean().item(), rel=1e-9)
     assert "psnr_input_scale" not in summarise(frames[1:2])
+    same = Scores(reduction=1)  # the output of a network that does not enlarge has the size of its input
+    same.update(0, Fraction(0), estimate[0], target[0])
+    (frame,) = same.frames()[0]
+    assert (frame.psnr_input_scale, frame.ssim_input_scale) == (frame.psnr, frame.ssim)
+
+
+def test_existing_and_interpolated_frames_count_alike_in_the_balanced_mean() -> None:
+    frames = [FrameScore(0, Fraction(n, 2), psnr, psnr / 100) for n, psnr in enumerate([30.0, 20.0, 40.0])]
+    figures = summarise(frames)
+    assert (figures["psnr_balanced"], figures["psnr"]) == (27.5, 30.0)
+    assert figures["ssim_balanced"] == pytest.approx(0.275)
+    assert "psnr_balanced" not in summarise(frames[::2])
+    exact = [FrameScore(0, Fraction(0), float("inf"), 1.0), *frames[1:2]]
+    assert summarise(exact)["psnr_balanced"] is None
 
 
 def test_an_exact_frame_leaves_a_mean_finite() -> None:

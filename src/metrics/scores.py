@@ -63,7 +63,8 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         - ``exact_frames``, the number of frames of infinite PSNR, if there are any. They have no part in a mean of PSNR
           or in its changes, nor can they make one infinite; a mean over such frames alone is None. SSIM has them all;
         - ``psnr_existing``, ``ssim_existing``, ``psnr_interpolated`` and ``ssim_interpolated``, if some frames lie on
-          input frames and others between them;
+          input frames and others between them; ``psnr_balanced`` and ``ssim_balanced`` are the means of both kinds,
+          which count alike (last column of DSFN's Table 1);
         - ``psnr_input_scale`` and ``ssim_input_scale``, if frames were measured at the size of the input;
         - ``psnr_swing`` and ``ssim_swing``, if no frame lies on an input frame but several share the exposure of one:
           the range, over the positions within an exposure, of the mean at each position (the pulsing in Figure 4.4 of
@@ -87,6 +88,10 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float | None]:
         for kind, group in (("existing", existing), ("interpolated", between)):
             figures[f"psnr_{kind}"] = _mean(frame.psnr for frame in group)
             figures[f"ssim_{kind}"] = _mean(frame.ssim for frame in group)
+        for name in ("psnr", "ssim"):
+            kinds = [figures[f"{name}_{kind}"] for kind in ("existing", "interpolated")]
+            known = [mean for mean in kinds if mean is not None]
+            figures[f"{name}_balanced"] = _mean(known) if len(known) == len(kinds) else None
     positions: dict[Fraction, list[FrameScore]] = {}
     for frame in frames:
         positions.setdefault(frame.time % 1, []).append(frame)
@@ -168,7 +173,8 @@ class Scores(_Rows):
     Args:
         luma, crop: as for :func:`src.metrics.psnr`.
         reduction: factor by which frames on input frames are reduced for a second measurement (MATLAB's bicubic, in
-            8 bits), which isolates deblurring from super-resolution (DSFN, Section 5.1); 1: no second measurement.
+            8 bits), which isolates deblurring from super-resolution (DSFN, Section 5.1); 1: they are measured as they
+            are; None: no second measurement.
         per_channel: as for :func:`src.metrics.psnr`.
         kwargs: options of :class:`torchmetrics.Metric`.
     """
@@ -176,7 +182,7 @@ class Scores(_Rows):
     OPEN_CLIPS = 8  # clips with a remembered last frame, for callers that interleave clips
 
     def __init__(
-        self, luma: bool = False, crop: int = 0, reduction: int = 1, per_channel: bool = False, **kwargs: Any
+        self, luma: bool = False, crop: int = 0, reduction: int | None = None, per_channel: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(columns=10, **kwargs)
         self.luma, self.crop, self.reduction, self.per_channel = luma, crop, reduction, per_channel
@@ -213,7 +219,7 @@ class Scores(_Rows):
 
     def _measure_reduced(self, time: Fraction, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Compute PSNR and SSIM at the size of the input; NaN without a reduction or between input frames."""
-        if self.reduction == 1 or time.denominator != 1:
+        if self.reduction is None or time.denominator != 1:
             nan = torch.tensor(math.nan, device=estimate.device)
             return nan, nan
         small = [

@@ -90,7 +90,7 @@ class Restorer(LightningModule):
         applied = apply_recursively(network, protocol.factor)
         rounds = len(applied.networks) if protocol.factor and isinstance(applied, Cascade) else 1
         self.geometries = [geometry.again(n + 1) for n in range(rounds)]
-        reduction = geometry.scale if protocol.input_scale else 1
+        reduction = geometry.scale if protocol.input_scale else None
         self.scores: Any = nn.ModuleList(
             Scores(protocol.luma, protocol.crop, reduction, protocol.per_channel) for _ in self.geometries
         )
