@@ -45,8 +45,13 @@ def write_weights(path: Path, network: nn.Module, description: Any, *, half: boo
         description: how :func:`src.checkpoints.build` builds it.
         half: whether to round to float16.
         card: facts about the weights, ready for JSON.
+
+    Raises:
+        CheckpointError: a weight is not a finite number.
     """
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _state(network)}
+    if infinite := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"The weights have diverged, the first in {infinite[0]}: pack an earlier checkpoint.")
     geometry = describe_geometry(as_video_network(network).geometry)
     data = to_safetensors(
         round_weights(weights) if half else weights, network=description, geometry=geometry, card=card

@@ -132,6 +132,7 @@ def collect_facts(
         "protocol": _describe_protocol(evidence.ours) if evidence.ours else "",
         "scores": _compare(evidence),
         "clips": [_clip_scores(evidence, clip, gain) for clip, gain in gains.items()],
+        "tests": _other_tests(run),
         "weakest": [clip for clip, gain in list(gains.items())[:WEAKEST] if gain < mean_gain],
         "baseline": evidence.baseline_name if evidence.baseline else "",
         "picture": {"clip": evidence.clip, "time": evidence.time} if evidence.clip else None,
@@ -152,6 +153,7 @@ def summarise_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "protocol",
         "scores",
         "baseline",
+        "tests",
         "licence",
         "limits",
     )
@@ -232,6 +234,21 @@ def _clip_scores(evidence: Evidence, clip: str, gain: float) -> dict[str, Any]:
     ours, theirs = evidence.ours["clips"][clip], evidence.baseline["clips"][clip]
     values = {"psnr": ours["psnr"], "ssim": ours["ssim"], "psnr_baseline": theirs["psnr"], "gain": gain}
     return {"name": clip, **{name: _rounded(value) for name, value in values.items()}}
+
+
+def _other_tests(run: Path) -> list[dict[str, Any]]:
+    """Return the scores of other tests of the same weights: runs of the same experiment with ``test=``."""
+    tests = []
+    for file in sorted(run.parent.parent.glob("*/seed=*/results.json")):
+        test = Run(file.parent)
+        if file.parent == run or not test.readable or "protocol" not in test.results:
+            continue
+        protocol, checkpoint = test.results["protocol"], test.config.get("checkpoint")
+        if checkpoint and Path(checkpoint).absolute() == run.absolute() / "checkpoints" / "last.ckpt":
+            scores = {name: _rounded(test.results["summary"].get(name)) for name in ("psnr", "ssim")}
+            data = Path(str(protocol.get("data"))).name
+            tests.append({"data": data, "protocol": _describe_protocol(test.results), **scores})
+    return tests
 
 
 def _rounded(value: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,8 +158,7 @@ def _measure(
     clips = data.test_dataloader().dataset
     clip = next((clip for clip in clips if clip.name == gains[len(gains) // 2]), clips[0]) if gains else clips[0]
     time = draw_before_after(picture, versions[half].cpu(), baseline.cpu(), clip)
-    evidence = Evidence(**{**vars(evidence), "clip": clip.name, "time": float(time)})
-    return half, evidence, _list_clips(data)
+    return half, replace(evidence, clip=clip.name, time=float(time)), _list_clips(data)
 
 
 def _settings(config: DictConfig, training: DictConfig) -> DictConfig:
@@ -201,7 +200,7 @@ def _baseline(network: nn.Module, protocol: Protocol) -> tuple[Interpolation, Pr
     if protocol.clip_length == "all" or protocol.factor:
         return Interpolation(geometry=network.geometry), protocol  # type: ignore[arg-type]
     changes: dict[str, Any] = {"clip_length": None, "padding": None, "context": 0, "ensemble": 1}
-    return Interpolation(geometry=resolve_passes(network, protocol)), Protocol(**{**vars(protocol), **changes})
+    return Interpolation(geometry=resolve_passes(network, protocol)), replace(protocol, **changes)
 
 
 def _list_clips(data: Any) -> TrainingData:

@@ -135,6 +135,39 @@ def test_weights_that_rounding_harms_stay_in_float32(checkpoint, tmp_path, capsy
     assert full - rounded > 0.01
 
 
+def test_other_tests_of_the_same_weights_are_listed(checkpoint, data, tmp_path):
+    directory = shutil.copytree(checkpoint.parents[1], tmp_path / "experiment" / "own" / "seed=0")
+    last = directory / "checkpoints" / "last.ckpt"
+    for name, tested in (("vid4", last), ("others", tmp_path / "another.ckpt")):
+        test = tmp_path / "experiment" / f"test={name}" / "seed=0"
+        test.mkdir(parents=True)
+        text = (directory / "config.yaml").read_text()
+        (test / "config.yaml").write_text(
+            re.sub("^checkpoint: null$", f"checkpoint: {tested}", text, flags=re.MULTILINE)
+        )
+        results = json.loads((directory / "results.json").read_text())
+        results["summary"] |= {"psnr": 24.68, "ssim": 0.79}
+        results["protocol"] |= {"data": f"/somewhere/{name}", "name": name, "channel": "y"}
+        (test / "results.json").write_text(json.dumps(results))
+    output = packed(last, tmp_path / "a.safetensors", half=False)
+    (listed,) = read_contents(output)["card"]["tests"]
+    assert (listed["data"], listed["psnr"], listed["ssim"]) == ("vid4", 24.68, 0.79)
+    assert "| vid4 | 24.68 / 0.7900 | vid4: Y; whole frames; " in output.with_suffix(".md").read_text()
+
+
+def test_diverged_weights_are_refused(checkpoint, tmp_path):
+    directory = shutil.copytree(checkpoint.parents[1], tmp_path / "run")
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["network.skip.bias"][0] = float("nan")
+    torch.save(content, directory / "checkpoints" / "last.ckpt")
+    config = directory / "config.yaml"
+    for half, sentence in ((True, "have diverged"), ("auto", "not a number|have diverged")):
+        with pytest.raises(UserError, match=sentence):
+            packed(directory / "checkpoints" / "last.ckpt", tmp_path / "a.safetensors", half=half)
+        config.write_text(config.read_text().replace("edges: replicate", "edges: reflect"))
+    assert not list(tmp_path.glob("a.*"))
+
+
 def test_files_are_not_overwritten(checkpoint, small, tmp_path):
     for suffix in (".safetensors", ".md", ".jpg"):
         folder = tmp_path / suffix[1:]
