@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,21 @@ class Credit:
     credit: str = ""
 
 
-def read_credits(root: Path, clips: Iterable[str]) -> dict[str, Credit]:
+def read_credits(root: Path, clips: Iterable[str], listed: Mapping[str, Any] | None = None) -> dict[str, Credit]:
     """Return the terms of clips by name. An entry belongs to a clip, a file of that name, or a folder of clips.
 
+    Args:
+        root: folder of the data set; its ``credits.yaml`` maps names to ``source``, ``licence`` and ``credit``.
+        clips: their names.
+        listed: terms from :func:`src.data.layouts.listed.listed`, which those of the file replace.
+
     Raises:
-        UserError: ``credits.yaml`` is not a mapping of names to ``source``, ``licence`` and ``credit``.
+        UserError: ``credits.yaml`` is no such mapping.
     """
-    file = root / FILE
-    entries = _read(file) if file.is_file() else {}
+    file, names = root / FILE, [field.name for field in fields(Credit)]
+    stated = {name: entry for name, entry in (listed or {}).items() if isinstance(entry, Mapping)}
+    entries = {name: Credit(**{key: str(entry.get(key) or "") for key in names}) for name, entry in stated.items()}
+    entries |= _read(file) if file.is_file() else {}
     stems = {Path(name).with_suffix("").as_posix(): name for name in entries}
     terms = {}
     for clip in clips:

@@ -158,7 +158,11 @@ def _measure(
     clips = data.test_dataloader().dataset
     clip = next((clip for clip in clips if clip.name == gains[len(gains) // 2]), clips[0]) if gains else clips[0]
     time = draw_before_after(picture, versions[half].cpu(), baseline.cpu(), clip)
-    return half, replace(evidence, clip=clip.name, time=float(time)), _list_clips(data)
+    return (
+        half,
+        replace(evidence, clip=clip.name, time=float(time)),
+        _list_clips(data, OmegaConf.to_container(settings.data.layout)),
+    )
 
 
 def _settings(config: DictConfig, training: DictConfig) -> DictConfig:
@@ -203,12 +207,13 @@ def _baseline(network: nn.Module, protocol: Protocol) -> tuple[Interpolation, Pr
     return Interpolation(geometry=resolve_passes(network, protocol)), replace(protocol, **changes)
 
 
-def _list_clips(data: Any) -> TrainingData:
+def _list_clips(data: Any, layout: Any) -> TrainingData:
+    """Return the clips of a data set with their terms, from its folder or from the list that the layout is."""
     uses: dict[str, list[str]] = {}
     for use, split in (("training", "train"), ("validation", "validate"), ("test", "test")):
         for clip in getattr(data.splits, split):
             uses.setdefault(clip.name, []).append(use)
-    return TrainingData(uses=uses, credits=read_credits(Path(data.root), uses))
+    return TrainingData(uses=uses, credits=read_credits(Path(data.root), uses, layout.get("clips")))
 
 
 def _read_steps(checkpoint: Path) -> int | None:

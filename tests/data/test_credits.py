@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from src.config.composition import compose, to_plain
 from src.data.credits import Credit, read_credits
 from src.errors import UserError
 
@@ -21,6 +22,15 @@ def test_terms_of_clips_files_and_folders(tmp_path):
         "train/street/0001": Credit("", "MIT", "Someone"),
         "other": Credit("", "licence not stated"),
     }
+
+
+def test_terms_that_a_list_of_clips_states(tmp_path):
+    listed = to_plain(compose("data=free_clips", f"data.root={tmp_path}").data.layout.clips)
+    terms = read_credits(tmp_path, listed, listed)
+    assert "CC0-1.0" in terms["mdn_flower"].licence
+    assert all(credit.source and credit.licence != "licence not stated" for credit in terms.values())
+    (tmp_path / "credits.yaml").write_text("mdn_flower.mp4: {licence: MIT}\n")
+    assert read_credits(tmp_path, listed, listed)["mdn_toy_rabbit"] == terms["mdn_toy_rabbit"]
 
 
 def test_without_a_table_no_licence_is_stated(tmp_path):
