@@ -28,6 +28,7 @@ from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention
 from src.protocols import COLUMNS
 from src.training.checkpointing import DurableIO, MetricsFile
+from src.zoo import is_name, locate
 
 
 def build_inference_network(config: DictConfig) -> nn.Module:
@@ -71,6 +72,10 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
         UserError: the optimiser, the schedule or a rate fails when called.
     """
     model = to_plain(config.model)
+    if _trains(config):  # weights by name that the training starts from, beside those of the network
+        model |= {
+            name: str(locate(value)) for name, value in model.items() if name.endswith("_weights") and is_name(value)
+        }
     description = model.pop("network")
     restorer = instantiate(model, _partial_=True)(
         network=network, protocol=instantiate(config.protocol), description=description

@@ -11,10 +11,12 @@ from omegaconf import OmegaConf
 
 from src.config.suggestions import end_with_suggestion
 from src.errors import UserError
+from src.zoo import is_name
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 PATH_OPTIONS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
+CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names
     "size.imagenet": "size.pretrained",
@@ -136,6 +138,13 @@ def split_paths(value: str) -> list[str]:
     """Split ``[a.ckpt,b.pth]``; a single path is a list of one. Paths of checkpoints may contain commas."""
     if not (value.startswith("[") and value.endswith("]")):
         return [value]
-    if not re.search(r"\.(ckpt|pth)\b", value):
-        return [path.strip() for path in value[1:-1].split(",")]
-    return re.split(r"(?<=\.ckpt),|(?<=\.ckpt['\"]),|(?<=\.pth),|(?<=\.pth['\"]),", value[1:-1])
+    parts = [part.strip() for part in value[1:-1].split(",")]
+    if not any(suffix in value for suffix in CHECKPOINTS):
+        return parts
+    paths, begun = [], ""
+    for part in parts:
+        begun = f"{begun},{part}" if begun else part
+        if begun.strip("'\"").endswith(CHECKPOINTS) or is_name(begun.strip("'\"")):
+            paths.append(begun)
+            begun = ""
+    return [*paths, begun] if begun else paths

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.atomic import atomic_write, file_lock
 from src.config.overrides import PATH_OPTIONS, by_place, split_paths
 from src.errors import UserError
+from src.zoo import is_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug")  # options that do not affect results
@@ -41,11 +42,17 @@ def name_overrides(overrides: Sequence[str]) -> str:
 
 
 def _shorten(key: str, value: str) -> str:
-    """Shorten a path to its last part and a hash of the whole path; return other values as they are."""
+    """Shorten a path to its last part and a hash of the whole path; return names of weights and other values as is."""
     if key not in PATH_OPTIONS or not value:
         return value
-    paths = [Path(path.strip("'\"")).expanduser().resolve() for path in split_paths(value)]
-    return "+".join(f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}" for path in paths)
+    return "+".join(_shorten_path(path.strip("'\"")) for path in split_paths(value))
+
+
+def _shorten_path(text: str) -> str:
+    if is_name(text):
+        return text
+    path = Path(text).expanduser().resolve()
+    return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
 
 
 @contextmanager

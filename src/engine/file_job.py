@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import cached_property
@@ -311,9 +311,9 @@ def _gather(parts: Sequence[Path], folder: Path) -> None:
     replace_folder(draft, folder)
 
 
-def fingerprint(file: str | Path | None, description: Mapping[str, Any]) -> str:
-    """Identify a network by the content of its checkpoint and its description."""
+def fingerprint(files: Iterable[Path], description: Mapping[str, Any]) -> str:
+    """Identify a network by the content of its checkpoints and its description."""
     digest = hashlib.sha256(repr(description).encode())
-    if file:
-        digest.update(Path(file).expanduser().read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

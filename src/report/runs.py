@@ -23,6 +23,7 @@ from src.nn.blocks import count_parameters
 from src.nn.flops import count
 from src.sweeps.aggregate import FLOPS_INPUT_SIZE, Point
 from src.sweeps.run_files import Configuration, Results, read_configuration
+from src.zoo import without_fetching
 
 
 class Run(Point):
@@ -232,7 +233,8 @@ def _count(key: str) -> dict[str, int]:
 
 
 def _build(key: str) -> Any:
-    return build(json.loads(key), "its config.yaml", allow_cascade=True)
+    with without_fetching():
+        return build(json.loads(key), "its config.yaml", allow_cascade=True)
 
 
 @cache

@@ -23,6 +23,7 @@ from src.config.run_directory import NO_EFFECT
 from src.nn.flops import count
 from src.protocols import COLUMNS
 from src.sweeps.run_files import read_configuration
+from src.zoo import without_fetching
 
 Row = dict[str, Any]
 METRICS = {name for names in COLUMNS.values() for name in names}
@@ -55,7 +56,8 @@ class Point:
 
     def _network(self) -> Any:
         description = OmegaConf.to_container(self.config.model.network)
-        return build(description, self.directory / "config.yaml", allow_cascade=True)
+        with without_fetching():
+            return build(description, self.directory / "config.yaml", allow_cascade=True)
 
     def value(self, source: str) -> Any:
         """Return the value of a column's source (see :class:`src.sweeps.callback.Study`) for this run."""

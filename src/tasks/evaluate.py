@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
+from src.config.comparison import describe_published
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
 from src.engine.stream import resolve_passes
@@ -39,7 +40,10 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     if trainer.is_global_zero:  # the other ranks find the files of the first
         data.prepare_data()  # reports a missing data set before anything is written
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
-        return score(config, directory, trainer, restorer, data, config.checkpoint)
+        outcome = score(config, directory, trainer, restorer, data, config.checkpoint)
+        if trainer.is_global_zero:
+            print("".join(f"{line}\n" for line in describe_published(config, outcome["summary"])), end="")
+        return outcome
 
 
 def score(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-from src.zoo import cache, download
+from src.errors import CheckpointError
+from src.zoo import cache
 from src.zoo.catalogue import find, read_catalogue
+
+_fetching = ContextVar("_fetching", default=True)
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -18,7 +24,23 @@ def locate(checkpoint: str | Path) -> Path:
     if path.is_file():
         return path
     entry = find(str(checkpoint))
-    return cache.find_file(entry) or download.fetch(entry)
+    if here := cache.find_file(entry):
+        return here
+    if not _fetching.get():
+        raise CheckpointError(f"The weights {entry.name} are not here: task=weights fetch={entry.name} fetches them.")
+    from src.zoo import download  # imported late, because it is slow
+
+    return download.fetch(entry)
+
+
+@contextmanager
+def without_fetching() -> Iterator[None]:
+    """Let :func:`locate` find files that are here, and fetch none."""
+    token = _fetching.set(False)
+    try:
+        yield
+    finally:
+        _fetching.reset(token)
 
 
 def is_name(checkpoint: object) -> bool:

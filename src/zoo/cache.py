@@ -38,14 +38,18 @@ def find_file(entry: Entry) -> Path | None:
 
 def _list_candidates(entry: Entry, named: Path) -> list[Path]:
     """List the files that may be the one of an entry, the one with its name first."""
-    found = []
-    with suppress(OSError):  # no such folder, or no permission
-        for path in sorted(folder().iterdir(), key=lambda path: (path != named, path.name)):
-            if path.name[0] == "." or path.suffix in UNFINISHED or not path.is_file():
-                continue
-            if path.stat().st_size == entry.size or (entry.size is None and path.stat().st_size <= LARGEST):
-                found.append(path)
-    return found
+    fitting = [path for path in list_files() if entry.size in (None, path.stat().st_size)]
+    return sorted(fitting, key=lambda path: path != named)
+
+
+def list_files() -> list[Path]:
+    """List the complete files in the cache."""
+    try:
+        paths = sorted(folder().iterdir())
+    except OSError:  # no such folder, or no permission
+        return []
+    files = [path for path in paths if path.name[0] != "." and path.suffix not in UNFINISHED and path.is_file()]
+    return [path for path in files if path.stat().st_size <= LARGEST]
 
 
 def digest(path: Path, *, anew: bool = False) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from src import zoo
 from src.config.composition import compose
 from src.errors import CheckpointError
+from src.nn.blocks import count_parameters
 from src.zoo import cache, catalogue
 from src.zoo.catalogue import find, read_catalogue
 
@@ -51,6 +54,24 @@ def test_a_score_names_a_protocol_of_its_channel(name, score):
     for step in config.degradation.steps:
         scale *= step.get("scale", 1)
     assert scale == ENTRIES[name].scale
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    {
+        "edvr_m_reds": "model=edvr_m",
+        "edvr_m_no_tsa_reds": "model=edvr_m model/network/fuse=conv",
+        "edvr_l_reds": "model=edvr_l",
+        "edvr_l_vimeo": "model=edvr_l model.network.frames=7",
+        "edvr_l_reds_blur": "model=edvr_blur",
+        "edvr_l_reds_deblur": "model=edvr_deblur",
+        "edvr_l_no_tsa_reds_mmagic": "model=edvr_l_no_tsa",
+        "zsm_vimeo": "model=zsm_unguided",
+    }.items(),
+)
+def test_numbers_of_weights_are_those_of_the_networks(name, command):
+    with torch.device("meta"):
+        assert count_parameters(instantiate(compose(*command.split()).model.network)) == ENTRIES[name].parameters
 
 
 def test_files_are_told_apart():
