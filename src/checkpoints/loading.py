@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src import zoo
 from src.checkpoints.descriptions import MAX_ELEMENTS, build, limit_elements
 from src.checkpoints.files import read_contents
 from src.checkpoints.references import from_reference
@@ -25,15 +26,14 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
     Averaged weights take precedence. Code in the file is never executed.
 
     Args:
-        path: a ``.ckpt``, ``.pth`` or ``.safetensors`` file.
+        path: a ``.ckpt``, ``.pth`` or ``.safetensors`` file, or a name of :mod:`src.zoo`.
         dtype: type to compute in; None: that of the weights, or float32 where they are stored in fewer bits.
 
     Raises:
-        CheckpointError: the file does not exist, is not a checkpoint, or belongs to no known implementation.
+        CheckpointError: the file does not exist, is not a checkpoint, belongs to no known implementation, or is to be
+            fetched and cannot be.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}; set checkpoint=<a .ckpt, .pth or .safetensors file>.")
+    path = zoo.locate(path)
     content = read_contents(path)
     limit = max(MAX_ELEMENTS, 4 * path.stat().st_size)
     if "network" in content and "state_dict" in content:
@@ -49,7 +49,7 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None, first: nn.Module | 
     """Chain trained networks into one, with frozen weights.
 
     Args:
-        stages: checkpoint files, or networks such as a baseline, in order.
+        stages: checkpoint files, names of weights, or networks such as a baseline, in order.
         first: a network before them.
 
     Raises:
@@ -60,9 +60,11 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None, first: nn.Module | 
         raise UserError("A cascade needs stages: set model.network.stages=[<checkpoint>,<checkpoint>], in order.")
     if isinstance(stages, str | Path):
         raise UserError(f"A cascade is a list: set model.network.stages=[{stages},<checkpoint>].")
-    if missing := [str(stage) for stage in stages if not isinstance(stage, nn.Module) and not Path(stage).is_file()]:
-        raise CheckpointError(f"There is no checkpoint {missing[0]}; correct its path in model.network.stages.")
-    networks = [stage if isinstance(stage, nn.Module) else load(stage) for stage in stages]
+    try:
+        files = [stage if isinstance(stage, nn.Module) else zoo.locate(stage) for stage in stages]
+    except CheckpointError as error:
+        raise CheckpointError(f"model.network.stages: {error}") from error
+    networks = [file if isinstance(file, nn.Module) else load(file) for file in files]
     networks = networks if first is None else [first, *networks]
     return Cascade(stages={f"stage{number}": network for number, network in enumerate(networks)}, frozen=len(networks))
 

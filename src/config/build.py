@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import nn
 
-from src.checkpoints import load
+from src.checkpoints import CASCADE, load
 from src.config.composition import SURE_MATCH, to_plain
 from src.config.suggestions import closest
 from src.engine.cascade import Cascade
@@ -34,6 +34,13 @@ from src.zoo import is_name, locate
 def build_inference_network(config: DictConfig) -> nn.Module:
     """Return the network to evaluate or restore with: from ``checkpoint``, or a new one from ``model`` without one."""
     return fold_norms(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
+
+
+def list_weights(config: DictConfig) -> list[Path]:
+    """List the files of the network to evaluate or restore with: ``checkpoint``, or the stages of a cascade."""
+    network = config.model.network
+    stages = network.get("stages") or () if network._target_ == CASCADE else ()
+    return [locate(file) for file in ([config.checkpoint] if config.checkpoint else stages) if isinstance(file, str)]
 
 
 def build_training_network(config: DictConfig) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from src.checkpoints import CASCADE
-from src.config.build import build_inference_network, build_trainer
+from src.config.build import build_inference_network, build_trainer, list_weights
 from src.config.composition import to_plain
 from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
@@ -32,7 +31,6 @@ from src.nn.clips import weights_to_channels_last
 from src.nn.video_network import as_video_network
 from src.video.discovery import find_videos, is_image_pattern, is_video
 from src.video.stream_copy import find_audio_start
-from src.zoo import locate
 
 CONSOLE = Console(stderr=True, markup=False, highlight=False)  # standard output may be the video
 
@@ -76,8 +74,8 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
-    description = to_plain(config.model.network)
-    network_id = fingerprint(_list_weights(config, description), {"network": description, "show": options.show})
+    description = {"network": to_plain(config.model.network), "show": options.show}
+    network_id = fingerprint(list_weights(config), description)
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id)
     try:
@@ -85,14 +83,6 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     except SystemExit as leaving:  # Lightning exits after Ctrl-C
         raise KeyboardInterrupt from leaving
     work.conclude(trainer)
-
-
-def _list_weights(config: DictConfig, description: Mapping[str, Any]) -> list[Path]:
-    """List the files that hold the network's weights: the checkpoint, or those of a cascade's stages."""
-    if config.checkpoint:
-        return [locate(config.checkpoint)]
-    stages = description.get("stages") if description["_target_"] == CASCADE else None
-    return [locate(stage) for stage in stages or () if isinstance(stage, str)]
 
 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:

@@ -53,7 +53,8 @@ def _verify() -> None:
     entries, damaged = list(read_catalogue().values()), []
     shipped = {entry.shipped: entry for entry in entries if entry.shipped.is_file()}
     named = {cache.folder() / entry.cached: entry for entry in entries}
-    for path in [*shipped, *cache.list_files()]:
+    files = [*shipped, *cache.list_files()]
+    for path in files:
         digest = cache.digest(path, anew=True)
         due = shipped.get(path) or named.get(path)
         found = next((entry for entry in [due or entries[0], *entries] if entry.matches(digest)), None)
@@ -65,7 +66,9 @@ def _verify() -> None:
         else:
             print(f"no  {path} belongs to no name (sha256 {digest['sha256']})")
     if damaged:
-        raise UserError(f"{len(damaged)} files are damaged: delete {', '.join(map(str, damaged))}.")
+        verb = "is" if len(damaged) == 1 else "are"
+        names = ", ".join(map(str, damaged))
+        raise UserError(f"{len(damaged)} of {len(files)} files {verb} damaged: delete {names}.")
 
 
 def _build_table(entries: list[Entry]) -> Table:

@@ -180,7 +180,7 @@ def test_checkpoints_one_after_another(tmp_path):
     assert count(instantiate(config.model.network), 16, 20)["parameters"] == count_parameters(network)
     with pytest.raises(UserError, match="nothing to train"):
         train(config, tmp_path / "run")
-    with pytest.raises(InstantiationException, match=r"no checkpoint nowhere.*in model.network.stages"):
+    with pytest.raises(InstantiationException, match=r"model.network.stages: There is no checkpoint nowhere"):
         build_inference_network(compose("model=cascade", "model.network.stages=[nowhere.ckpt]"))
     with pytest.raises(InstantiationException, match=r"A cascade is a list: set model.network.stages=\[a.ckpt,"):
         build_inference_network(compose("model=cascade", "model.network.stages=a.ckpt"))
