@@ -36,7 +36,9 @@ from src.video.colorspace import BT709, Signal, from_rgb, to_rgb
 ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 SIGNAL = Signal(matrix=BT709, range=int(ColorRange.MPEG))
-LEAST_SIDE = {"h264": 16, "hevc": 64}  # libx265 4.x writes beyond its buffers in smaller frames
+# libx265 4.x writes beyond its buffers in frames smaller than its coding tree unit of 64 pixels, and its results differ
+# from run to run in frames of one such column.
+LEAST_SIDE = {"h264": 16, "hevc": 72}
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,20 @@ class VideoCodec:
     """Compression of a clip at 4:2:0, as one sequence with predicted frames.
 
     Codec and quality are drawn for each clip. A patch is coded alone with a small margin: motion from beyond the margin
-    is coded as new content, unlike in a whole frame. Colours are converted as the suite reads and writes video.
+    is coded as new content, and the encoder sees few frames ahead. So a patch of five frames has the error of a whole
+    video at a crf about 2 higher (docs/degradations.md). Colours are converted as video is written and read, so that
+    inputs have the rounding of the reader.
 
     Args:
         codec: h264 or hevc, or their weights.
-        crf: constant rate factor, 0 (best) to 51; or a range of whole numbers to draw from. HEVC looks like H.264 of a
-            factor about 5 lower.
+        crf: constant rate factor, 0 (best) to 51; or a range of whole numbers to draw from.
         preset: speed of the encoder; slower ones find better predictions.
         gop: frames from a key frame to the next; whole clips are coded so many frames at a time.
     """
 
     codec: Weights = "h264"
     crf: Range = 27
-    preset: str = "veryfast"
+    preset: str = "medium"
     gop: int = 24
 
     kind: ClassVar[str] = "video"
@@ -105,6 +108,8 @@ class VideoCodec:
         encoder.options = {"preset": self.preset, "crf": f"{bounds(self.crf)[0]:g}"}
         if self.name == "hevc":
             encoder.options |= {"x265-params": "pools=none:frame-threads=1:log-level=none"}
+        elif torch.backends.cpu.get_cpu_capability() == "AVX512":
+            encoder.options |= {"x264-params": "asm=avx2"}  # its AVX-512 code differs from run to run
         reformatter, packets = VideoReformatter(), []
         for i, frame in enumerate(frames):
             picture = from_rgb(frame, "yuv420p", SIGNAL, reformatter)

@@ -85,7 +85,7 @@ class Sometimes:
 class Blur:
     """A generalised Gaussian point spread function: defocus, a soft lens, or motion along a line.
 
-    The kernel is ``exp(-(q / 2) ** beta)`` with q = r' S^-1 r (Real-ESRGAN, Section 3.1), normalised.
+    The kernel is ``exp(-(r' S^-1 r) ** beta / 2)``, normalised (Real-ESRGAN, Section 3.1).
 
     Args:
         sigma: standard deviation along the wider axis, in pixels.
@@ -124,7 +124,7 @@ class Blur:
         y, x = torch.meshgrid(offsets, offsets, indexing="ij")
         cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         along, across = (x * cosine + y * sine) / sigma, (y * cosine - x * sine) / (sigma * ratio)
-        weights = torch.exp(-(((along**2 + across**2) / 2) ** beta))
+        weights = torch.exp(-((along**2 + across**2) ** beta) / 2)
         return weights / weights.sum()
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:

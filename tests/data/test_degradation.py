@@ -20,6 +20,7 @@ from PIL import Image
 
 from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
 from src.data.degradation import Degradation, Timeline, to_clip
+from src.data.real_corruptions import Blur, Downscale, Resize, Sometimes
 from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.ops.resize import imresize
@@ -260,6 +261,12 @@ EXACT = st.one_of(
     st.integers(2, 4).map(Bicubic),
     st.integers(1, 100).map(Jpeg),
     st.just(Noise(gaussian=0, salt_pepper=0)),
+    st.builds(
+        Blur, st.sampled_from([0.5, 1.3, (0.3, 2.0)]), st.sampled_from([1, (0.3, 1)]), beta=st.sampled_from([1, 3])
+    ),
+    st.builds(Downscale, st.integers(2, 4), st.sampled_from(["bilinear", "area", {"bicubic": 1, "area": 1}])),
+    st.builds(Resize, st.sampled_from([0.5, 0.8125, 1.25, (0.6, 1.4)]), st.sampled_from(["bicubic", "bilinear"])),
+    st.just(Sometimes(Blur(1), 0.5)),
 )
 DRAWN = st.builds(Noise, st.floats(0.01, 0.3), st.floats(0, 0.3)) | st.just(Jpeg([5, 95]))
 
