@@ -33,7 +33,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
         CheckpointError: the file does not exist, is not a checkpoint, belongs to no known implementation, or is to be
             fetched and cannot be.
     """
-    path = zoo.locate(path)
+    path = zoo.locate(path, kind="network")
     content = read_contents(path)
     limit = max(MAX_ELEMENTS, 4 * path.stat().st_size)
     if "network" in content and "state_dict" in content:
@@ -61,7 +61,7 @@ def cascade(stages: Sequence[str | Path | nn.Module] | None, first: nn.Module | 
     if isinstance(stages, str | Path):
         raise UserError(f"A cascade is a list: set model.network.stages=[{stages},<checkpoint>].")
     try:
-        files = [stage if isinstance(stage, nn.Module) else zoo.locate(stage) for stage in stages]
+        files = [stage if isinstance(stage, nn.Module) else zoo.locate(stage, kind="network") for stage in stages]
     except CheckpointError as error:
         raise CheckpointError(f"model.network.stages: {error}") from error
     networks = [file if isinstance(file, nn.Module) else load(file) for file in files]

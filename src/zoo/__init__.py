@@ -14,16 +14,23 @@ from src.zoo.catalogue import find, read_catalogue
 _fetching = ContextVar("_fetching", default=True)
 
 
-def locate(checkpoint: str | Path) -> Path:
+def locate(checkpoint: str | Path, *, kind: str | None = None) -> Path:
     """Return the file of a checkpoint: an existing path as it is, or the file of a name, fetched if necessary.
 
+    Args:
+        checkpoint: a path or a name.
+        kind: of the entry, if it is to be of one.
+
     Raises:
-        CheckpointError: there is neither such a file nor such a name, or the file cannot be fetched.
+        CheckpointError: there is neither such a file nor such a name, it is of another kind, or the file cannot be
+            fetched.
     """
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return path
     entry = find(str(checkpoint))
+    if kind and entry.kind != kind:
+        raise CheckpointError(f"{entry.name} is a {entry.kind} ({entry.network}), not a {kind}: choose another name.")
     if here := cache.find_file(entry):
         return here
     if not _fetching.get():

@@ -167,6 +167,7 @@ def find(name: str) -> Entry:
     entries = read_catalogue()
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+    is_path = "/" in name or "." in name
+    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.8 if is_path else 0.5)
     hint = f"did you mean {near[0]}?" if near else "set checkpoint=<a .ckpt, .pth or .safetensors file>, or a name."
     raise CheckpointError(f"There is no checkpoint {name}; {hint}")

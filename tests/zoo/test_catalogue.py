@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from src import zoo
+from src.checkpoints import load
 from src.config.composition import compose
 from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
@@ -53,7 +54,7 @@ def test_a_score_names_a_protocol_of_its_channel(name, score):
     scale = 1
     for step in config.degradation.steps:
         scale *= step.get("scale", 1)
-    assert scale == ENTRIES[name].scale
+    assert scale == (ENTRIES[name].scale or 1)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,12 @@ def test_a_mistyped_name_gets_its_nearest(typed, near):
         find(typed)
 
 
-def test_a_path_that_does_not_exist_is_no_name():
-    with pytest.raises(CheckpointError, match=r"^There is no checkpoint runs/last.ckpt; set checkpoint="):
-        zoo.locate("runs/last.ckpt")
+@pytest.mark.parametrize("path", ["runs/last.ckpt", "runs/zsm_vimeo/seed=0"])
+def test_a_path_that_does_not_exist_is_no_name(path):
+    with pytest.raises(CheckpointError, match=rf"^There is no checkpoint {path}; set checkpoint="):
+        zoo.locate(path)
+
+
+def test_a_backbone_is_no_network():
+    with pytest.raises(CheckpointError, match=r"^vgg16_imagenet is a backbone \(VGG16\), not a network"):
+        load("vgg16_imagenet")
