@@ -15,7 +15,18 @@ from src.zoo import is_name
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-PATH_OPTIONS = ("checkpoint", "input", "output", "data.root", "paths.runs", "paths.data", "model.network.stages")
+PATH_OPTIONS = (
+    "checkpoint",
+    "input",
+    "output",
+    "data.root",
+    "paths.runs",
+    "paths.data",
+    "model.network.stages",
+    "pack",
+    "card",
+)
+TEXT_OPTIONS = ("licence", "limits")
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names
@@ -122,11 +133,13 @@ def fold_point(overrides: Iterable[str], points: Mapping[str, Sequence[str]]) ->
 
 
 def quote_paths(override: str) -> str:
-    """Return an override with quotes round its paths.
+    """Return an override with quotes round its paths, or round a text.
 
     Runs lie in folders such as ``seed=0``, a name that Hydra would parse as grammar.
     """
     key, _, value = override.partition("=")
+    if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and value != "null":
+        return f"{key}='" + value.replace("'", "\\'") + "'"
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???"):
         return override

@@ -1,4 +1,4 @@
-"""Weights by name: list them, fetch them, verify those that are here."""
+"""Weights by name: list them, fetch them, verify those that are here; and pack a checkpoint into new ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from src.errors import UserError
+from src.tasks.weights_pack import PackOptions, pack
 from src.zoo import cache, find, locate, read_catalogue
 from src.zoo.catalogue import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsOptions:
-    """Options of ``task=weights``.
+class WeightsOptions(PackOptions):
+    """Options of ``task=weights``; those of packing are inherited.
 
     Args:
         fetch: names of weights to have here.
@@ -28,11 +29,15 @@ class WeightsOptions:
 
 
 def weights(config: DictConfig, directory: Path, *, options: WeightsOptions) -> None:
-    """``task=weights``: list the weights of the catalogue, or fetch or verify some.
+    """``task=weights``: list the weights of the catalogue, fetch or verify some, or pack a checkpoint.
 
     Raises:
-        UserError: a name is unknown, a file cannot be fetched, or one that is here is damaged.
+        UserError: a name is unknown, a file cannot be fetched, one that is here is damaged, or a checkpoint cannot be
+            packed.
     """
+    if options.pack:
+        pack(config, directory, options)
+        return
     names = [options.fetch] if isinstance(options.fetch, str) else options.fetch or []
     for entry in [find(name) for name in names]:  # all are known before the first is fetched
         print(f"{entry.name}: {cache.find_file(entry) or locate(entry.name)}", flush=True)

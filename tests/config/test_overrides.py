@@ -30,3 +30,11 @@ def test_paths_in_lists_are_split_between_checkpoints():
     assert split_paths("[runs/a=1,b=2/last.ckpt,b.pth]") == ["runs/a=1,b=2/last.ckpt", "b.pth"]
     assert split_paths("[a.mp4, b.mp4]") == ["a.mp4", "b.mp4"]
     assert split_paths("a.mp4") == ["a.mp4"]
+
+
+def test_texts_may_contain_anything():
+    text = "Fine text, such as signs; it's [unsteady] in rain: a=b"
+    config = compose("task=weights", f"limits={text}", "licence=CC-BY-4.0", "pack=runs/a,b=1/seed=0/last.ckpt")
+    assert (config.limits, config.licence) == (text, "CC-BY-4.0")
+    assert config.pack == "runs/a,b=1/seed=0/last.ckpt"
+    assert compose("task=weights", "limits=null").limits is None

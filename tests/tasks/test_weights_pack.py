@@ -224,3 +224,26 @@ def test_other_files_are_refused(checkpoint, small, tmp_path):
         pack(compose("task=evaluate"), tmp_path, PackOptions(pack=str(checkpoint)))
     assert [path.name for path in tmp_path.iterdir()] == ["alone.ckpt"]
     assert issubclass(CheckpointError, UserError)
+
+
+def test_the_command(checkpoint, data, small, tmp_path):
+    """The same weights as from Python, with data that has moved, under another name of the card."""
+    directory = shutil.copytree(checkpoint.parents[1], tmp_path / "a,b=1" / "seed=0")
+    config = directory / "config.yaml"
+    config.write_text(config.read_text().replace(str(data), str(tmp_path / "gone")))
+    command = [
+        "task=weights",
+        f"pack={directory / 'checkpoints' / 'last.ckpt'}",
+        f"output={tmp_path / 'w.safetensors'}",
+    ]
+    log = run(*command, fails=True)
+    assert "set data.root=<folder>, or half=true or half=false" in log
+    assert "Traceback" not in log
+    log = run(*command, f"data.root={data}", f"card={tmp_path / 'cards' / 'w.md'}", "limits=Rain, and it's dark.")
+    assert re.search(r"float32: .* dB.*\nfloat16: .* dB.*\nRounding costs -?0\.00\d\d dB: stored as float16", log)
+    ours, theirs = (read_contents(file)["state_dict"] for file in (tmp_path / "w.safetensors", small))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert {path.name for path in (tmp_path / "cards").iterdir()} == {"w.md", "w.jpg"}
+    assert "Rain, and it's dark." in (tmp_path / "cards" / "w.md").read_text()
+    assert read_contents(tmp_path / "w.safetensors")["card"]["scores"] == read_contents(small)["card"]["scores"]
+    assert "exists already" in run(*command, f"data.root={data}", fails=True)
