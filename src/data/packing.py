@@ -33,12 +33,12 @@ from src.errors import UserError, VideoError
 from src.video import packed
 from src.video.containers import make_write_error
 from src.video.discovery import PACKED_SUFFIX, find_videos
+from src.video.packed import RECORD
 from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
 
 GOP = 2  # distance of key frames; larger means smaller files and slower reads (experiments/speed/data.md)
 SHORT = 8  # frames of the longest clip with a single key frame, since it is read whole
-RECORD = "packed.json"  # marks a packed data set
 
 Work = Callable[[Path, Any], str]
 Track = Callable[[Iterable[str], int], Iterable[str]]

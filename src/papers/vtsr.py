@@ -308,7 +308,9 @@ class VTSRestorer(Restorer):
 
     Args:
         scheme: the outputs that the loss compares.
-        weights: of the losses ``l1``, ``sharpness``, ``perceptual`` and ``reconstruction`` (that scheme's only).
+        weights: of the losses ``l1``, ``sharpness``, ``perceptual``, ``reconstruction`` (that scheme's only) and
+            ``temporal``: the change of the error from frame to frame, one answer to "a stronger loss that guarantees a
+            smooth behaviour along the time" (Section 4.4), which is not the thesis's; without it, or 0: left out.
         imagenet: start the encoder from ImageNet weights, and use the perceptual loss, based on such weights, too.
         encoder_weights, vgg_weights: paths to torchvision's files; None: torch's cache, downloaded if necessary.
     """
@@ -355,4 +357,6 @@ class VTSRestorer(Restorer):
         if inputs.shape[1] > 2:  # the sample has both halves of the inner frames
             whole = (estimate[:, 1:-2:2] + estimate[:, 2:-1:2]) / 2  # Equation 3.6
             terms["reconstruction"] = self.weights["reconstruction"] * l1(whole, inputs[:, 1:-1])
+        if weight := self.weights.get("temporal", 0):
+            terms["temporal"] = weight * l1(estimate.diff(dim=1), targets.diff(dim=1))
         return terms

@@ -23,6 +23,7 @@ from src.video.decoding import UPRIGHT, open_stream
 from src.video.discovery import PACKED_SUFFIX
 from src.video.probe import VideoIndex
 
+RECORD = "packed.json"  # marks a packed data set
 SIGNAL = Signal(8, matrix=RGB, range=2, primaries=1, transfer=13)  # that of a folder of images
 TAG = re.compile(r"zeitlupe, frames of a folder, CRC-32 of each: ((?:[0-9a-f]{8})+)")
 

@@ -7,9 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from src.config.composition import compose
 from src.data.open_shutter import open_shutter
 from src.data.packing import pack
+from src.tasks.prepare import PrepareOptions, prepare
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -63,3 +66,23 @@ def test_packed_clips_are_exposed(tmp_path):
         assert video.fps == 240
         packed = list(video.frames())
     assert all(torch.equal(a, b) for a, b in zip(packed, open_shutter(frames, 7), strict=True))
+
+
+def test_blur_is_pictured_without_and_with_interpolated_frames(tmp_path):
+    frames = moving(9, 8)
+    (tmp_path / "clips").mkdir()
+    with VideoWriter(tmp_path / "clips" / "scene.mkv", Fraction(240), codec="lossless") as writer:
+        for frame in frames:
+            writer.write(frame)
+    config = compose("task=prepare", "data=folder", f"data.root={tmp_path}/clips", "data.layout.hold_back=0")
+    options = PrepareOptions(
+        pack=str(tmp_path / "packed"), interpolated=7, processes=1, output=str(tmp_path / "out" / "throughput.json")
+    )
+    prepare(config, tmp_path, options=options)
+    picture = torch.from_numpy(np.array(Image.open(tmp_path / "out" / "blur.png"))).float()
+    left, right = picture.chunk(2, dim=1)
+    assert torch.equal(left, torch.stack(frames[:8]).float().mean(0).round())
+    # The mean of frames 8 pixels apart is a row of copies; the interpolated ones between them smooth it.
+    fine = torch.stack([frame.float() for frame in moving(64, 1)]).mean(0)
+    inner = (slice(16, -16), slice(24, -24))
+    assert (right - fine)[inner].abs().mean() < 0.5 * (left - fine)[inner].abs().mean()

@@ -206,6 +206,19 @@ def test_the_reconstruction_term_is_of_the_middle_frame():
     torch.testing.assert_close(term, torch.tensor(0.15 * 0.2))  # halves that are off by 0.1 and 0.3
 
 
+def test_a_temporal_loss_is_the_change_of_the_error_from_frame_to_frame():
+    class Shifted(torch.nn.Module):
+        geometry = PAIR
+
+        def forward(self, clip):
+            return torch.tensor([0.1, -0.2]).view(2, 1, 1, 1).expand(len(clip), 2, *clip.shape[2:]) + targets
+
+    targets = torch.rand(2, 2, 3, 16, 16)
+    terms = build_restorer(compose(*MINI, "model.weights.temporal=0.5"), Shifted()).losses(targets, targets)
+    torch.testing.assert_close(terms["temporal"], torch.tensor(0.5 * 0.3))
+    assert "temporal" not in build_restorer(compose(*MINI), Shifted()).losses(targets, targets)
+
+
 def test_the_backbone_is_frozen_for_the_first_of_a_hundred_epochs():
     config = compose("experiment=vtsr_gopro")
     restorer = build_restorer(config, build_training_network(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.data.layouts.adobe240 import SOURCE, find_su_videos
-from src.data.layouts.expected import Expected
+from src.data.layouts.expected import Expected, require_interpolated
 from src.data.layouts.video_splits import choose_share, split_by_folders, split_by_lists, split_folders
 from src.data.splits import Splits, spread_evenly
 from src.errors import UserError
@@ -18,7 +18,14 @@ EXPECTED = Expected(
 )
 
 
-def dvd(root: Path | str, videos: int | None = 68, test: float = 0.18, hold_back: int = 6, step: int = 1) -> Splits:
+def dvd(
+    root: Path | str,
+    videos: int | None = 68,
+    test: float = 0.18,
+    hold_back: int = 6,
+    step: int = 1,
+    interpolated: int = 0,
+) -> Splits:
     """Return the videos of :func:`~src.data.layouts.adobe240.adobe240`, split as in the VTSR thesis.
 
     The thesis (Section 4.1.1) excludes videos with strong artefacts and splits the remaining 68 at random, 56 to train
@@ -32,11 +39,14 @@ def dvd(root: Path | str, videos: int | None = 68, test: float = 0.18, hold_back
         test: share of the videos that test if there is no ``test_list.txt`` (12 of 68).
         hold_back: number of training videos, evenly spread, used for validation (a tenth, Section 4.1.3).
         step: every ``step``-th frame of a file is a source frame.
+        interpolated: number of frames interpolated after each frame and averaged with it when ``root`` was packed; 0:
+            frames are taken as they are.
 
     Raises:
-        UserError: the data set is missing.
+        UserError: the data set is missing, or was not packed with so many interpolated frames.
     """
     root = Path(root)
+    require_interpolated(root, interpolated, "dvd")
     if split_folders(root):
         return split_by_folders(root, EXPECTED, hold_back=hold_back, step=step)
     clips = find_su_videos(root, EXPECTED, step=step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from src.data.splits import Splits
 from src.errors import UserError
+from src.video.packed import RECORD
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,28 @@ def expected_of(layout: Callable[..., Splits]) -> Expected | None:
     function = layout.func if isinstance(layout, partial) else layout
     module = sys.modules.get(getattr(function, "__module__", ""))
     return getattr(module, "EXPECTED", None)
+
+
+def require_interpolated(root: Path, interpolated: int, data: str) -> None:
+    """Check that a data set was packed with frames averaged with interpolated ones (VTSR, Section 4.1.2).
+
+    Args:
+        root: the packed data set.
+        interpolated: number of frames interpolated after every frame; 0 accepts any data set.
+        data: the choice ``data=`` of the same data set as it is.
+
+    Raises:
+        UserError: it is missing, or was packed with another number of interpolated frames.
+    """
+    if not interpolated:
+        return
+    make, record = f"task=prepare data={data} interpolated={interpolated} pack=", root / RECORD
+    otherwise = f"choose data={data}, which takes frames as they are, or try data=procedural size=mini"
+    if not root.is_dir():
+        raise UserError(f"No frames averaged with interpolated ones in {root}. Make them by {make}{root}, {otherwise}.")
+    found = json.loads(record.read_text(encoding="utf-8")).get("interpolated", 0) if record.is_file() else 0
+    if found != interpolated:
+        raise UserError(
+            f"The frames of {root} were averaged with {found} interpolated ones, not {interpolated}. Make such a data "
+            f"set by {make}<new folder>, {otherwise}."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.data.layouts.expected import Expected
+from src.data.layouts.expected import Expected, require_interpolated
 from src.data.layouts.video_splits import split_by_folders, split_folders
 from src.data.splits import Splits
 from src.errors import UserError
@@ -17,7 +17,7 @@ EXPECTED = Expected(
 )
 
 
-def gopro(root: Path | str, hold_back: int = 2, step: int = 1) -> Splits:
+def gopro(root: Path | str, hold_back: int = 2, step: int = 1, interpolated: int = 0) -> Splits:
     """Return the clips of GOPRO_Large_all.
 
     Nah et al., "Deep Multi-scale Convolutional Neural Network for Dynamic Scene Deblurring", CVPR 2017. ``GOPRO_Large``
@@ -27,11 +27,14 @@ def gopro(root: Path | str, hold_back: int = 2, step: int = 1) -> Splits:
         root: ``GOPRO_Large_all``, or its parent folder.
         hold_back: number of training clips, evenly spread, used for validation (a tenth: VTSR thesis, Section 4.1.3).
         step: every ``step``-th frame is a source frame.
+        interpolated: number of frames interpolated after each frame and averaged with it when ``root`` was packed; 0:
+            frames are taken as they are.
 
     Raises:
-        UserError: the data set is missing, or is ``GOPRO_Large``.
+        UserError: the data set is missing, is ``GOPRO_Large``, or was not packed with so many interpolated frames.
     """
     root = Path(root)
+    require_interpolated(root, interpolated, "gopro")
     base = next((folder for folder in (root, root / "GOPRO_Large_all") if split_folders(folder)), root)
     if any(next(part.glob("*/sharp"), None) for part in split_folders(base)):
         raise UserError(

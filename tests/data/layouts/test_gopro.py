@@ -9,6 +9,7 @@ import pytest
 
 from src.data.layouts.gopro import gopro
 from src.data.layouts.inspection import inspect
+from src.data.packing import pack
 from src.errors import UserError
 from tests.data.layouts.copies import all_clips, write_frames
 
@@ -42,3 +43,17 @@ def test_gopro_with_gaps_in_time_is_refused(tmp_path: Path) -> None:
         UserError, match=r"is GOPRO_Large; its sharp frames have gaps .* Download GOPRO_Large_all from http"
     ):
         gopro(tmp_path)
+
+
+def test_frames_averaged_with_interpolated_ones_are_required(nah: Path, tmp_path: Path) -> None:
+    for clip in ("train/0", "train/1", "test/2"):
+        write_frames(tmp_path / "few" / clip, count=3, size=(96, 128))
+    for interpolated, name in ((7, "gopro_open"), (0, "gopro")):
+        pack(tmp_path / "few", tmp_path / name, interpolated=interpolated)
+    splits = gopro(tmp_path / "gopro_open", hold_back=1, interpolated=7)
+    assert [len(part) for part in (splits.train, splits.validate, splits.test)] == [1, 1, 1]
+    with pytest.raises(UserError, match=r"task=prepare data=gopro interpolated=7 pack=\S*nowhere, choose data=gopro"):
+        gopro(tmp_path / "nowhere", interpolated=7)
+    for root in (nah, tmp_path / "gopro"):
+        with pytest.raises(UserError, match=r"averaged with 0 interpolated ones, not 7\. .*data=gopro interpolated=7"):
+            gopro(root, hold_back=1, interpolated=7)
