@@ -1,12 +1,13 @@
 """Load networks from files of the suite and of published implementations, and write files of weights."""
 
-from src.checkpoints.descriptions import CASCADE, MAX_DEPTH, MOVED, RENAMED, build
+from src.checkpoints.descriptions import CASCADE, FROZEN, MAX_DEPTH, MOVED, RENAMED, build
 from src.checkpoints.files import read_contents
-from src.checkpoints.loading import cascade, load
+from src.checkpoints.loading import cascade, load, load_frozen
 from src.checkpoints.references import find_references, from_reference
 
 __all__ = [
     "CASCADE",
+    "FROZEN",
     "MAX_DEPTH",
     "MOVED",
     "RENAMED",
@@ -15,5 +16,6 @@ __all__ = [
     "find_references",
     "from_reference",
     "load",
+    "load_frozen",
     "read_contents",
 ]

@@ -17,12 +17,15 @@ from src.errors import CheckpointError
 TRUSTED = ("src.papers", "src.nn", "src.engine", "torch.nn")  # packages of the Modules that a description may name
 MOVED = {"src.papers.cascade.Cascade": "src.engine.cascade.Cascade"}  # targets in older files
 RENAMED = {"interpolating": "warm_start"}  # arguments in older files
-CASCADE = "src.checkpoints.cascade"  # the one target that loads checkpoints
+CASCADE = "src.checkpoints.cascade"  # loads checkpoints
+FROZEN = "src.checkpoints.load_frozen"  # loads a checkpoint
 MAX_DEPTH, MAX_PARTS, MAX_NUMBER = 32, 10_000, 10**6  # of a description; those of the suite have 6, 200 and 300,000
 MAX_ELEMENTS, MIN_ELEMENTS = 2**28, 20_000  # limit for a network, and the least that counts for one of its tensors
 
 
-def build(description: Any, source: str | Path, *, allow_cascade: bool = False, limit: int = MAX_ELEMENTS) -> nn.Module:
+def build(
+    description: Any, source: str | Path, *, allow_checkpoints: bool = False, limit: int = MAX_ELEMENTS
+) -> nn.Module:
     """Build the network that a file describes: a checkpoint's ``network``, or ``model.network`` of a run's config.yaml.
 
     The file is not trusted: only Modules of this suite and of ``torch.nn`` are built, from plain values.
@@ -30,13 +33,13 @@ def build(description: Any, source: str | Path, *, allow_cascade: bool = False, 
     Args:
         description: ``_target_`` and arguments.
         source: the file, for messages.
-        allow_cascade: accept a :func:`cascade`, which loads the checkpoints in its ``stages``.
+        allow_checkpoints: accept :func:`cascade` and :func:`load_frozen`, which load the checkpoints that it names.
         limit: maximum number of elements of all weights.
 
     Raises:
         CheckpointError: the description contains anything else, or building fails.
     """
-    _check_description(source, description, allow_cascade)
+    _check_description(source, description, allow_checkpoints)
     try:
         with limit_elements(limit):
             network = instantiate(_modernise(description))
@@ -50,7 +53,7 @@ def build(description: Any, source: str | Path, *, allow_cascade: bool = False, 
     return network
 
 
-def _check_description(source: str | Path, description: Any, allow_cascade: bool) -> None:
+def _check_description(source: str | Path, description: Any, allow_checkpoints: bool) -> None:
     """Raise a CheckpointError for a description with anything but Modules and plain values of plausible size."""
     pending, parts = [(description, 1)], 1
     while pending:  # no recursion: an untrusted description may be deep, and may repeat or contain itself
@@ -66,7 +69,7 @@ def _check_description(source: str | Path, description: Any, allow_cascade: bool
         if isinstance(node, Mapping):
             odd = [key for key in node if not isinstance(key, str) or (key[:1] == "_" and key != "_target_")]
             target = MOVED.get(str(node.get("_target_")), node.get("_target_"))
-            trusted = _is_module(str(target)) or (allow_cascade and target == CASCADE)
+            trusted = _is_module(str(target)) or (allow_checkpoints and target in (CASCADE, FROZEN))
             if odd or ("_target_" in node and not trusted):
                 raise CheckpointError(f"The network in {source} has the target {target!r}, no part of this suite.")
         elif isinstance(node, str) and "${" in node:

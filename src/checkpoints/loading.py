@@ -45,6 +45,11 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def load_frozen(path: str | Path) -> nn.Module:
+    """Load the network of a checkpoint as :func:`load` does, with frozen weights: it runs as it is."""
+    return load(path).requires_grad_(False)
+
+
 def cascade(stages: Sequence[str | Path | nn.Module] | None, first: nn.Module | None = None) -> Cascade:
     """Chain trained networks into one, with frozen weights.
 

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import nn
 
-from src.checkpoints import CASCADE, load
+from src.checkpoints import CASCADE, FROZEN, load
 from src.config.composition import SURE_MATCH, to_plain
 from src.config.suggestions import closest
 from src.engine.cascade import Cascade
@@ -37,10 +37,11 @@ def build_inference_network(config: DictConfig) -> nn.Module:
 
 
 def list_weights(config: DictConfig) -> list[Path]:
-    """List the files of the network to evaluate or restore with: ``checkpoint``, or the stages of a cascade."""
+    """List the files of the network to evaluate or restore with: ``checkpoint``, or those that ``model`` names."""
     network = config.model.network
     stages = network.get("stages") or () if network._target_ == CASCADE else ()
-    return [locate(file) for file in ([config.checkpoint] if config.checkpoint else stages) if isinstance(file, str)]
+    named = [network.path] if network._target_ == FROZEN else stages
+    return [locate(file) for file in ([config.checkpoint] if config.checkpoint else named) if isinstance(file, str)]
 
 
 def build_training_network(config: DictConfig) -> nn.Module:

@@ -234,7 +234,7 @@ def _count(key: str) -> dict[str, int]:
 
 def _build(key: str) -> Any:
     with without_fetching():
-        return build(json.loads(key), "its config.yaml", allow_cascade=True)
+        return build(json.loads(key), "its config.yaml", allow_checkpoints=True)
 
 
 @cache

@@ -57,7 +57,7 @@ class Point:
     def _network(self) -> Any:
         description = OmegaConf.to_container(self.config.model.network)
         with without_fetching():
-            return build(description, self.directory / "config.yaml", allow_cascade=True)
+            return build(description, self.directory / "config.yaml", allow_checkpoints=True)
 
     def value(self, source: str) -> Any:
         """Return the value of a column's source (see :class:`src.sweeps.callback.Study`) for this run."""

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
+from src.checkpoints import FROZEN
 from src.config.build import build_inference_network, build_trainer, list_weights
 from src.config.composition import to_plain
 from src.engine.file_job import FileRestoration, fingerprint
@@ -87,8 +88,15 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
     network = build_inference_network(config)
+    if not config.checkpoint and config.model.network._target_ == FROZEN:
+        CONSOLE.print(
+            f"Restoring with {config.model.network.path}; checkpoint=<name or file> chooses other weights, and "
+            "task=weights lists the names."
+        )
     if not config.checkpoint and count_parameters(network, trainable=True):
-        raise UserError("There are no trained weights to restore with: give checkpoint=<file>, or model=blend.")
+        raise UserError(
+            "There are no trained weights to restore with: give checkpoint=<name or file>, or leave model= out."
+        )
     if options.show:
         shown = as_video_network(network)
         pictures = shown.motion() if options.show == "offsets" else shown.attention()

@@ -198,10 +198,10 @@ def test_no_network_of_the_suite_is_too_large(model):
 def test_a_run_can_have_a_cascade_of_checkpoints(tmp_path):
     stage = str(saved(tmp_path / "a.ckpt", VALID))
     description = {"_target_": "src.checkpoints.cascade", "stages": [stage, stage]}
-    assert build(description, "config.yaml", allow_cascade=True).geometry.scale == 4
+    assert build(description, "config.yaml", allow_checkpoints=True).geometry.scale == 4
     for stages in (5, ["nowhere.ckpt"], [5], [str(tmp_path)]):
         with pytest.raises(CheckpointError, match="cannot be built"):
-            build({**description, "stages": stages}, "config.yaml", allow_cascade=True)
+            build({**description, "stages": stages}, "config.yaml", allow_checkpoints=True)
 
 
 def test_a_compressed_archive_raises(tmp_path):
