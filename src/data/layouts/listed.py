@@ -58,8 +58,8 @@ def listed(
     if missing := [name for name in clips if name not in found]:
         raise UserError(
             f"{len(missing)} of the {len(clips)} listed videos are not in {root.absolute()}: {', '.join(missing[:3])}"
-            f"{' and others' if len(missing) > 3 else ''}. Set data.root=<folder with them>; {missing[0]} is "
-            f"{clips[missing[0]].source}"
+            f"{' and others' if len(missing) > 3 else ''}. Set data.root=<folder with them>, or try data=procedural "
+            f"size=mini. {missing[0]} is {clips[missing[0]].source}"
         )
     chosen = [
         Clip(
