@@ -112,7 +112,7 @@ def collect_facts(
         "does": describe_effect(geometry),
         "network": {"class": type(network).__name__, "parameters": count_parameters(network)},
         "stored": "float16" if half else "float32",
-        "rounding_loss": _rounded(evidence.loss),
+        "rounding_loss": None if evidence.loss is None else max(0.0, _rounded(evidence.loss) or 0.0),
         "recipe": read_command(run),
         "folder": "/".join(run.parts[-3:]),
         "commit": record.commit,
@@ -173,7 +173,7 @@ def describe_effect(geometry: Geometry) -> str:
     rate = 1 / geometry.spacing
     size = f"{geometry.scale} times the height and width" if geometry.scale > 1 else "the same size"
     frames = f"{rate} times the frames" if rate != 1 else "the same number of frames"
-    ins, outs = (f"{count} frame{'s' * (count > 1)}" for count in (geometry.window, len(geometry.times)))
+    ins, outs = (_plural(count, "frame") for count in (geometry.window, len(geometry.times)))
     return f"{size[0].upper()}{size[1:]}, {frames}; {ins} in and {outs} out at a time."
 
 
@@ -183,6 +183,10 @@ def describe_degradation(degradation: Any) -> str:
     steps = [_call(step) for step in plain.get("steps") or []]
     options = [f"{name}={value}" for name, value in plain.items() if name[0] != "_" and value is not None]
     return ", ".join([*(option for option in options if not option.startswith("steps=")), *steps]) or "none"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _call(node: Any) -> str:
@@ -207,7 +211,7 @@ def _describe_protocol(results: Mapping[str, Any]) -> str:
         f"ensemble of {protocol['ensemble']}" if protocol["ensemble"] != 1 else "",
         f"x{protocol['factor']} frame rate" if protocol.get("factor") else "",
         f"first {limit} input frames of each clip" if (limit := protocol.get("input_frames_limit")) else "",
-        f"{protocol['clips_counted']} clips, {protocol['frames_counted']} frames",
+        f"{_plural(protocol['clips_counted'], 'clip')}, {_plural(protocol['frames_counted'], 'frame')}",
     ]
     return "; ".join(part for part in parts if part)
 

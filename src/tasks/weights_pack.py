@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from src.sweeps.run_files import read_configuration
 from src.tasks.evaluate import measure
 
 ACCEPTED_LOSS = 0.01  # dB
+SPLITS = {"training": "train", "validation": "validate", "test": "test"}
 GROUPS = ("data", "degradation", "protocol")  # of a training's configuration: what its scores depend on
 
 
@@ -193,7 +195,7 @@ def _choose(full: Mapping[str, Any], half: Mapping[str, Any]) -> bool:
     for name, scores in (("float32", full), ("float16", half)):
         print(f"{name}: {scores['summary']['psnr']:.4f} dB, SSIM {scores['summary']['ssim']:.5f}")
     if loss < ACCEPTED_LOSS:
-        print(f"Rounding costs {loss:.4f} dB: stored as float16.")
+        print(f"Rounding costs {max(loss, 0):.4f} dB: stored as float16.")
         return True
     print(f"Rounding costs {loss:.4f} dB, {ACCEPTED_LOSS} or more: stored as float32; half=true rounds nevertheless.")
     return False
@@ -209,10 +211,17 @@ def _baseline(network: nn.Module, protocol: Protocol) -> tuple[Interpolation, Pr
 
 def _list_clips(data: Any, layout: Any) -> TrainingData:
     """Return the clips of a data set with their terms, from its folder or from the list that the layout is."""
+    splits = {use: getattr(data.splits, split) for use, split in SPLITS.items()}
+    places: dict[str, set[Path]] = {}
+    for clip in chain(*splits.values()):
+        places.setdefault(clip.name, set()).add(clip.path)
     uses: dict[str, list[str]] = {}
-    for use, split in (("training", "train"), ("validation", "validate"), ("test", "test")):
-        for clip in getattr(data.splits, split):
-            uses.setdefault(clip.name, []).append(use)
+    root = Path(data.root).resolve()
+    for use, clips in splits.items():
+        for clip in clips:
+            ambiguous = len(places[clip.name]) > 1 and clip.path.is_relative_to(root)
+            name = clip.path.relative_to(root).with_suffix("").as_posix() if ambiguous else clip.name
+            uses.setdefault(name, []).append(use)
     return TrainingData(uses=uses, credits=read_credits(Path(data.root), uses, layout.get("clips")))
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 
 from src.checkpoints import load, read_contents
 from src.config.composition import compose
+from src.data.layouts.folder import folder
 from src.errors import CheckpointError, UserError
-from src.tasks.weights_pack import PackOptions, pack
+from src.tasks.weights_pack import PackOptions, _list_clips, pack
 from tests.conftest import golden_network
 from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
 
@@ -153,6 +155,16 @@ def test_other_tests_of_the_same_weights_are_listed(checkpoint, data, tmp_path):
     (listed,) = read_contents(output)["card"]["tests"]
     assert (listed["data"], listed["psnr"], listed["ssim"]) == ("vid4", 24.68, 0.79)
     assert "| vid4 | 24.68 / 0.7900 | vid4: Y; whole frames; " in output.with_suffix(".md").read_text()
+
+
+def test_clips_of_one_name_in_several_folders_are_told_apart(clips, tmp_path):  # noqa: F811
+    for split in ("train", "test"):
+        shutil.copytree(clips, tmp_path / split)
+    data = SimpleNamespace(splits=folder(tmp_path), root=tmp_path)
+    listed = _list_clips(data, {"clips": None}).uses
+    assert listed["train/left"] == ["training"]
+    assert listed["test/left"] == ["test"]
+    assert len(listed) == 4
 
 
 def test_diverged_weights_are_refused(checkpoint, tmp_path):
