@@ -16,13 +16,14 @@ $(VENV)/.ready: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-demo: $(VENV)/.ready  ## train a mini Zooming SlowMo on the built-in data, compare it, restore a clip (minutes)
+demo: $(VENV)/.ready  ## restore a built-in clip with released weights; train a mini Zooming SlowMo, compare it, restore with it (minutes)
 	$(RUN) task=prepare data=procedural
+	$(RUN) task=restore input=datasets/procedural/test/scene_0000.mp4 output=$(DEMO)/twice_as_large.mp4 max_frames=8 overwrite=true
 	$(RUN) experiment=zsm_vimeo data=procedural size=mini trainer.max_steps=$(or $(STEPS),300) logger=csv paths.runs=$(DEMO) resume=true
 	$(RUN) task=evaluate model=blend data=procedural size=mini paths.runs=$(DEMO) resume=true
 	$(RUN) task=restore input=datasets/procedural/test/scene_0000.mp4 output=$(DEMO)/restored.mp4 max_frames=8 overwrite=true \
 	    checkpoint=$$(ls -t $(DEMO)/zsm_vimeo/*/seed=0/checkpoints/last.ckpt | head -n 1)
-	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Video: $(DEMO)/restored.mp4"
+	@echo "Numbers: $(DEMO)/*/*/seed=0/results.json   Pictures: $(DEMO)/zsm_vimeo/*/seed=0/samples   Videos: $(DEMO)/*.mp4"
 
 ablations: $(VENV)/.ready  ## run every table of the papers and write a report: SIZE=mini SEEDS=0,1,2 DATA=procedural STEPS= FRAMES= AT_ONCE= RUNS= RETRY=true MORE=
 	PYTHON=$(BIN)/python SIZE=$(SIZE) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS) FRAMES=$(FRAMES) AT_ONCE=$(AT_ONCE) RUNS=$(RUNS) RETRY=$(RETRY) \
