@@ -48,6 +48,7 @@ class PackOptions:
         half: store float16; ``auto``: unless that costs more than 0.01 dB on the test clips of the training.
         licence: of the weights.
         limits: what the weights are bad at, in words.
+        picture: test clip of the picture; None: one of median gain.
         overwrite: replace existing files.
     """
 
@@ -57,6 +58,7 @@ class PackOptions:
     half: Literal["auto"] | bool = "auto"
     licence: str | None = None
     limits: str | None = None
+    picture: str | None = None
     overwrite: bool = False
 
 
@@ -156,15 +158,21 @@ def _measure(
         baseline_name=baseline.name,
         full=scores.get(False) if half else None,
     )
-    gains = list(evidence.gains())
-    clips = data.test_dataloader().dataset
-    clip = next((clip for clip in clips if clip.name == gains[len(gains) // 2]), clips[0]) if gains else clips[0]
+    clip = _choose_clip(data.test_dataloader().dataset, list(evidence.gains()), options.picture)
     time = draw_before_after(picture, versions[half].cpu(), baseline.cpu(), clip)
     return (
         half,
         replace(evidence, clip=clip.name, time=float(time)),
         _list_clips(data, OmegaConf.to_container(settings.data.layout)),
     )
+
+
+def _choose_clip(clips: Any, gains: list[str], name: str | None) -> Any:
+    """Return the clip of a name, or one of median gain."""
+    by_name = {clip.name: clip for clip in clips}
+    if name is not None and name not in by_name:
+        raise UserError(f"There is no test clip picture={name}: choose one of {', '.join(by_name)}.")
+    return by_name.get(name or (gains[len(gains) // 2] if gains else ""), clips[0])
 
 
 def _settings(config: DictConfig, training: DictConfig) -> DictConfig:

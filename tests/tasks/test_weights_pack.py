@@ -116,6 +116,18 @@ def test_the_card_tells_the_recipe_the_data_and_the_limits(checkpoint, data, sma
     assert small.with_suffix(".jpg").stat().st_size < 100_000
 
 
+def test_the_picture_shows_the_clip_that_is_named(checkpoint, small, tmp_path):
+    cards = {
+        name: packed(checkpoint, tmp_path / f"{name}.safetensors", half=True, picture=name)
+        for name in ("left", "right")
+    }
+    pictures = {name: path.with_suffix(".jpg").read_bytes() for name, path in cards.items()}
+    assert pictures["left"] != pictures["right"]
+    assert small.with_suffix(".jpg").read_bytes() in pictures.values()
+    with pytest.raises(UserError, match="picture=up: choose one of left, right"):
+        packed(checkpoint, tmp_path / "up.safetensors", half=True, picture="up")
+
+
 def test_weights_that_rounding_harms_stay_in_float32(checkpoint, tmp_path, capsys):
     """Normalised kernels may have any length: so small a one vanishes in float16."""
     directory = shutil.copytree(checkpoint.parents[1], tmp_path / "run")
