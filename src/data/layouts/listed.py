@@ -34,13 +34,19 @@ class ListedClip:
 
 
 def listed(
-    root: Path | str, clips: Mapping[str, ListedClip], hold_back: float = 0.2, gap: int = 4, skip: int = 0
+    root: Path | str,
+    clips: Mapping[str, ListedClip],
+    reduced: bool = True,
+    hold_back: float = 0.2,
+    gap: int = 4,
+    skip: int = 0,
 ) -> Splits:
     """Return the clips of a list, with the end of each held back as by :func:`src.data.layouts.folder.folder`.
 
     Args:
         root: folder that holds the videos at any depth.
         clips: by file name without suffix.
+        reduced: reduce frames by the factor of their clip; False leaves them soft and compressed as they are.
         hold_back: the fraction of each video that is never trained on.
         gap: source frames excluded between the splits of a video.
         skip: number of videos that may be excluded because they cannot be opened.
@@ -67,7 +73,7 @@ def listed(
             found[name].resolve(),
             start=clip.start,
             stop=clip.stop,
-            source_size=SourceSize(reduction=clip.reduce),
+            source_size=SourceSize(reduction=clip.reduce if reduced else 1),
         )
         for name, clip in clips.items()
     ]

@@ -27,6 +27,7 @@ def test_clips_are_found_cut_and_reduced(tmp_path: Path) -> None:
     river = splits.train[0]
     assert (river.start, splits.test[0].stop) == (10, 90)
     assert river.source_size.reduced(8, 12, river.path) == (4, 6)
+    assert listed(tmp_path, CLIPS, reduced=False).train[0].source_size.reduced(8, 12, river.path) == (8, 12)
     assert splits.train[1].length() == 20  # too short to hold anything back
     assert [clip.name for clip in splits.test] == ["river"]
 
