@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from hydra.utils import instantiate
@@ -110,11 +111,23 @@ def limit_elements(limit: int) -> Iterator[None]:
 
 def _is_module(target: str) -> bool:
     """Check that a dotted name is a Module class in a trusted package, and defined in a trusted package too."""
-    module, _, name = target.rpartition(".")
+    module = target.rpartition(".")[0]
     if module != "torch.nn" and not module.startswith(("src.papers.", "src.nn.", "src.engine.")):
         return False
-    try:
-        value = vars(importlib.import_module(module)).get(name)
-    except ImportError:
-        return False
+    value = _find_member(target)
     return isinstance(value, type) and issubclass(value, nn.Module) and value.__module__.startswith(TRUSTED)
+
+
+def is_own(target: str) -> bool:
+    """Check that a dotted name is a class or function in a module of the suite, and defined in the suite too."""
+    value = _find_member(target) if target.startswith("src.") else None
+    return isinstance(value, type | FunctionType) and value.__module__.startswith("src.")
+
+
+def _find_member(target: str) -> object:
+    """Return a member of a module by its dotted name; None if there is no such module or member."""
+    module, _, name = target.rpartition(".")
+    try:
+        return vars(importlib.import_module(module)).get(name)
+    except ImportError:
+        return None

@@ -30,8 +30,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
         dtype: type to compute in; None: that of the weights, or float32 where they are stored in fewer bits.
 
     Raises:
-        CheckpointError: the file does not exist, is not a checkpoint, belongs to no known implementation, or is to be
-            fetched and cannot be.
+        CheckpointError: the file does not exist, is not a checkpoint, belongs to no known implementation, or cannot be
+            fetched.
     """
     path = zoo.locate(path, kind="network")
     content = read_contents(path)

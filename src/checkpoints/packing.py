@@ -36,6 +36,16 @@ def round_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor if tensor.isfinite().all() else weights[name] for name, tensor in rounded.items()}
 
 
+def check_finite(network: nn.Module) -> None:
+    """Check the weights of a network.
+
+    Raises:
+        CheckpointError: one is not a finite number.
+    """
+    if infinite := [name for name, tensor in _state(network) if not tensor.isfinite().all()]:
+        raise CheckpointError(f"The weights have diverged, the first in {infinite[0]}: pack an earlier checkpoint.")
+
+
 def write_weights(path: Path, network: nn.Module, description: Any, *, half: bool, card: Mapping[str, Any]) -> None:
     """Write the weights of a network as safetensors. Equal arguments give equal bytes.
 
@@ -49,9 +59,8 @@ def write_weights(path: Path, network: nn.Module, description: Any, *, half: boo
     Raises:
         CheckpointError: a weight is not a finite number.
     """
+    check_finite(network)
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _state(network)}
-    if infinite := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"The weights have diverged, the first in {infinite[0]}: pack an earlier checkpoint.")
     geometry = describe_geometry(as_video_network(network).geometry)
     data = to_safetensors(
         round_weights(weights) if half else weights, network=description, geometry=geometry, card=card

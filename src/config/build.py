@@ -23,12 +23,12 @@ from src.checkpoints import CASCADE, FROZEN, load
 from src.config.composition import SURE_MATCH, to_plain
 from src.config.suggestions import closest
 from src.engine.cascade import Cascade
-from src.errors import CodeError, UserError
+from src.errors import CheckpointError, CodeError, UserError
 from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention
 from src.protocols import COLUMNS
 from src.training.checkpointing import DurableIO, MetricsFile
-from src.zoo import is_name, locate
+from src.zoo import locate
 
 
 def build_inference_network(config: DictConfig) -> nn.Module:
@@ -81,9 +81,7 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
     """
     model = to_plain(config.model)
     if _trains(config):  # weights by name that the training starts from, beside those of the network
-        model |= {
-            name: str(locate(value)) for name, value in model.items() if name.endswith("_weights") and is_name(value)
-        }
+        model |= {name: _locate_backbone(name, value) for name, value in model.items() if name.endswith("_weights")}
     description = model.pop("network")
     restorer = instantiate(model, _partial_=True)(
         network=network, protocol=instantiate(config.protocol), description=description
@@ -92,6 +90,16 @@ def build_restorer(config: DictConfig, network: nn.Module) -> Any:
     if is_configured and (_trains(config) or not config.checkpoint):
         _dry_run(config, restorer)
     return restorer
+
+
+def _locate_backbone(option: str, value: Any) -> Any:
+    """Return the file that an option of ``model`` names; a path as it is, and another value too."""
+    if not isinstance(value, str) or "/" in value or "." in value or Path(value).is_file():
+        return value
+    try:
+        return str(locate(value, kind="backbone"))
+    except CheckpointError as error:
+        raise CheckpointError(f"model.{option}: {error}") from error
 
 
 def _trains(config: DictConfig) -> bool:

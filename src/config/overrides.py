@@ -139,16 +139,24 @@ def quote_paths(override: str) -> str:
     """
     key, _, value = override.partition("=")
     if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and value != "null":
-        return f"{key}='" + value.replace("'", "\\'") + "'"
+        return f"{key}={_quote(value)}"
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???"):
         return override
-    paths = ",".join("'" + path.replace("'", "\\'") + "'" for path in split_paths(value))
+    paths = ",".join(_quote(path) for path in split_paths(value))
     return f"{key}=[{paths}]" if value.startswith("[") else f"{key}={paths}"
 
 
+def _quote(text: str) -> str:
+    """Quote a text; backslashes before a quote are doubled, as Hydra halves them there."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
+
+
 def split_paths(value: str) -> list[str]:
-    """Split ``[a.ckpt,b.pth]``; a single path is a list of one. Paths of checkpoints may contain commas."""
+    """Split ``[a.ckpt,b.pth]``; a single path is a list of one.
+
+    Paths of checkpoints may contain commas, but not after a single word: that is a name of weights, perhaps mistyped.
+    """
     if not (value.startswith("[") and value.endswith("]")):
         return [value]
     parts = [part.strip() for part in value[1:-1].split(",")]
@@ -157,7 +165,8 @@ def split_paths(value: str) -> list[str]:
     paths, begun = [], ""
     for part in parts:
         begun = f"{begun},{part}" if begun else part
-        if begun.strip("'\"").endswith(CHECKPOINTS) or is_name(begun.strip("'\"")):
+        bare = begun.strip("'\"")
+        if bare.endswith(CHECKPOINTS) or is_name(bare) or re.fullmatch("[a-z][a-z0-9_]*", begun):
             paths.append(begun)
             begun = ""
     return [*paths, begun] if begun else paths

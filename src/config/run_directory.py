@@ -118,7 +118,7 @@ def is_finished(config: DictConfig, directory: Path) -> bool:
 
 
 def read_command(directory: Path) -> str:
-    """Return the command of a run without options that do not affect its results, and with folders by name alone.
+    """Return the command of a run without options that do not affect its results, and with paths by their last part.
 
     Empty for runs that recorded none.
     """
@@ -135,7 +135,8 @@ def _name_folders(override: str) -> str:
     key, equals, value = override.partition("=")
     if key not in PATH_OPTIONS:
         return shlex.quote(override)
-    return f"{key}{equals}<{'> <'.join(Path(path.strip(chr(39) + chr(34))).name for path in split_paths(value))}>"
+    paths = [path.strip("'\"") for path in split_paths(value)]
+    return key + equals + " ".join(path if is_name(path) else f"<{Path(path).name}>" for path in paths)
 
 
 def read_commit() -> str:

@@ -5,9 +5,12 @@ Shapes: T frames, C channels, H and W pixels; a clip is (T, C, H, W) in [0, 1].
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import ClassVar, cast
 
 import av
@@ -54,7 +57,7 @@ class VideoCodec:
         codec: h264 or hevc, or their weights.
         crf: constant rate factor, 0 (best) to 51; or a range of whole numbers to draw from.
         preset: speed of the encoder; slower ones find better predictions.
-        gop: frames from a key frame to the next; whole clips are coded so many frames at a time.
+        gop: frames from a key frame to the next; whole clips are coded in groups of that length.
     """
 
     codec: Weights = "h264"
@@ -69,7 +72,7 @@ class VideoCodec:
 
     def __post_init__(self) -> None:
         checked_weights("A video codec", self.codec, tuple(ENCODERS))
-        object.__setattr__(self, "crf", checked_range("The crf of a video codec", self.crf, 0, 51))
+        object.__setattr__(self, "crf", checked_range("The crf of a video codec", self.crf, 0, 51, whole=True))
         if self.preset not in PRESETS:
             raise UserError(f"The preset of a video codec must be one of {', '.join(PRESETS)}, got {self.preset}")
         if self.gop < 1:
@@ -108,7 +111,7 @@ class VideoCodec:
         encoder.options = {"preset": self.preset, "crf": f"{bounds(self.crf)[0]:g}"}
         if self.name == "hevc":
             encoder.options |= {"x265-params": "pools=none:frame-threads=1:log-level=none"}
-        elif torch.backends.cpu.get_cpu_capability() == "AVX512":
+        elif _has_avx2():
             encoder.options |= {"x264-params": "asm=avx2"}  # its AVX-512 code differs from run to run
         reformatter, packets = VideoReformatter(), []
         for i, frame in enumerate(frames):
@@ -125,3 +128,12 @@ class VideoCodec:
 
     def __str__(self) -> str:
         return f"{format_weights(self.codec)} crf={format_range(self.crf)} preset={self.preset} gop={self.gop}"
+
+
+@cache
+def _has_avx2() -> bool:
+    """Return True on a processor with AVX2, whatever torch was told to use."""
+    try:
+        return bool(re.search(r"^flags\b.*\bavx2\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    except OSError:  # not Linux
+        return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -8,7 +8,7 @@ Shapes: T frames, C channels, H and W pixels; a clip is (T, C, H, W) in [0, 1].
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, Protocol
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from src.data.draws import draw_integer
+from src.data.draws import Range, checked_range, draw_integer, format_range
 from src.errors import UserError
 from src.ops.resize import imresize
 
@@ -135,11 +135,11 @@ class Jpeg:
     """Compression of each frame by a real JPEG codec (libjpeg through Pillow).
 
     Args:
-        quality: libjpeg's quality factor, 1 to 100; or a range to draw from once per clip.
+        quality: libjpeg's quality factor, 1 to 100; or a range of whole numbers to draw from once per clip.
         subsampling: chroma subsampling; 4:2:0 is libjpeg's default.
     """
 
-    quality: int | Sequence[int]
+    quality: Range
     subsampling: str = "4:2:0"
 
     kind: ClassVar[str] = "jpeg"
@@ -149,19 +149,7 @@ class Jpeg:
     alignment: ClassVar[int] = 16  # the coding unit at 4:2:0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.quality, int):
-            object.__setattr__(self, "quality", tuple(self.quality))
-        low, high = self._range
-        if not 1 <= low <= high <= 100:
-            raise UserError(f"A JPEG quality must be a number from 1 to 100, or an ascending pair, got {self.quality}")
-
-    @property
-    def _range(self) -> tuple[int, int]:
-        if isinstance(self.quality, int):
-            return self.quality, self.quality
-        if len(self.quality) != 2:
-            raise UserError(f"A JPEG quality must be one number or a pair, got {self.quality}")
-        return self.quality[0], self.quality[1]
+        object.__setattr__(self, "quality", checked_range("A JPEG quality", self.quality, 1, 100, whole=True))
 
     def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
         return (Jpeg(draw_integer(self.quality, rng), self.subsampling),)
@@ -179,8 +167,7 @@ class Jpeg:
             return np.array(image)
 
     def __str__(self) -> str:
-        low, high = self._range
-        return f"jpeg quality={low}" if low == high else f"jpeg quality={low}..{high}"
+        return f"jpeg quality={format_range(self.quality)}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.errors import UserError
+from src.video.discovery import VIDEO_SUFFIXES
 
 FILE = "credits.yaml"
 UNSTATED = "licence not stated"
@@ -41,13 +42,13 @@ def read_credits(root: Path, clips: Iterable[str], listed: Mapping[str, Any] | N
         listed: terms from :func:`src.data.layouts.listed.listed`, which those of the file replace.
 
     Raises:
-        UserError: ``credits.yaml`` is no such mapping.
+        UserError: ``credits.yaml`` is no such mapping, or has an empty name.
     """
     file, names = root / FILE, [field.name for field in fields(Credit)]
     stated = {name: entry for name, entry in (listed or {}).items() if isinstance(entry, Mapping)}
     entries = {name: Credit(**{key: str(entry.get(key) or "") for key in names}) for name, entry in stated.items()}
     entries |= _read(file) if file.is_file() else {}
-    stems = {Path(name).with_suffix("").as_posix(): name for name in entries}
+    stems = {_strip_suffix(name): name for name in entries}
     terms = {}
     for clip in clips:
         places = [clip, *(folder.as_posix() for folder in Path(clip).parents)]
@@ -56,9 +57,16 @@ def read_credits(root: Path, clips: Iterable[str], listed: Mapping[str, Any] | N
     return terms
 
 
+def _strip_suffix(name: str) -> str:
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path).as_posix()
+
+
 def _read(file: Path) -> dict[str, Credit]:
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if any(not str(name).strip() for name in content):
+            raise TypeError("a name is empty")
         return {str(name): Credit(**{key: str(text) for key, text in entry.items()}) for name, entry in content.items()}
     except (AttributeError, TypeError, YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())

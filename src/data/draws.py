@@ -17,16 +17,18 @@ def bounds(value: Range) -> tuple[float, float]:
     return (value, value) if isinstance(value, int | float) else (value[0], value[-1])
 
 
-def checked_range(name: str, value: Range, least: float, most: float) -> Range:
+def checked_range(name: str, value: Range, least: float, most: float, *, whole: bool = False) -> Range:
     """Return the range, as a tuple if it is one.
 
     Raises:
-        UserError: it is not one number or an ascending pair within [least, most].
+        UserError: it is not one number or an ascending pair within [least, most], or not of integers where ``whole``.
     """
-    numbers = (value,) if isinstance(value, int | float) else tuple(value)
-    if len(numbers) > 2 or not numbers or not least <= numbers[0] <= numbers[-1] <= most:
+    numbers = (value, value) if isinstance(value, int | float) else tuple(value)
+    fits = len(numbers) == 2 and least <= numbers[0] <= numbers[1] <= most
+    if not fits or (whole and any(number % 1 for number in numbers)):
+        kind = "whole number" if whole else "number"
         raise UserError(
-            f"{name} must be a number from {least:g} to {most:g}, or an ascending pair, got {format_range(value)}"
+            f"{name} must be a {kind} from {least:g} to {most:g}, or an ascending pair, got {format_range(value)}"
         )
     return value if isinstance(value, int | float) else numbers
 

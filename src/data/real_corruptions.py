@@ -9,7 +9,7 @@ Shapes: T frames, C channels, H and W pixels; a clip is (T, C, H, W) in [0, 1].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -200,7 +200,7 @@ class Resize:
 
     factor: Range
     filters: Weights = "bicubic"
-    back: Weights | None = None
+    back: str | None = field(default=None, init=False)  # the filter of the second direction, once drawn
 
     kind: ClassVar[str] = "resize"
     group_size: ClassVar[int] = 1
@@ -218,7 +218,9 @@ class Resize:
     def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
         factor = round(draw_number(self.factor, rng) * GRID) / GRID
         there, back = (draw_name(self.filters, rng) for _ in range(2))
-        return (replace(self, factor=factor, filters=there, back=self.back or back),)
+        drawn = replace(self, factor=factor, filters=there)
+        object.__setattr__(drawn, "back", self.back or back)
+        return (drawn,)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         (step,) = self.draw(rng)
@@ -275,9 +277,9 @@ class SensorNoise:
         (step,) = self.draw(rng)
         assert isinstance(step, SensorNoise)
         signal = clip.mean(1, keepdim=True) if step.grey else clip  # (T, 1 or C, H, W)
-        field = torch.from_numpy(rng.standard_normal(tuple(signal.shape), dtype=np.float32)).to(clip)
+        noise = torch.from_numpy(rng.standard_normal(tuple(signal.shape), dtype=np.float32)).to(clip)
         level = (bounds(step.gaussian)[0] ** 2 + bounds(step.shot)[0] ** 2 * signal).sqrt()
-        return quantise(clip + level * field)
+        return quantise(clip + level * noise)
 
     def __str__(self) -> str:
         return f"noise gaussian={format_range(self.gaussian)} shot={format_range(self.shot)} grey={self.grey:g}"

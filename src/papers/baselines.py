@@ -87,7 +87,7 @@ class Interpolation(VideoNetwork):
 
     @property
     def name(self) -> str:
-        """What it does, for a table."""
+        """Its effect in words, for a table."""
         between = any(time.denominator > 1 for time in self.geometry.times) and not self.geometry.exposures
         parts = ["bicubic"] * (self.geometry.scale > 1) + ["blending"] * between
         return " and ".join(parts) or "doing nothing"

@@ -17,8 +17,10 @@ from src.nn.blocks import count_parameters
 from src.nn.video_network import as_video_network
 from src.report.render import render
 from src.report.runs import Run
+from src.zoo import is_name
 
 FIDELITY = ("psnr", "psnr_existing", "psnr_interpolated")
+LAST = "last.ckpt"  # the checkpoint that a run's results.json belongs to
 MOST_CLIPS, WEAKEST = 100, 3  # clips in the table of data, and among those with the least gain
 
 
@@ -29,9 +31,10 @@ class Evidence:
     Args:
         ours: of the weights as they are stored.
         baseline: of :class:`src.papers.baselines.Interpolation` on the same frames; None: not measured.
-        baseline_name: what it does.
+        baseline_name: its effect, in words.
         full: of the weights in float32; None: not measured beside those in float16.
         clip, time: the frame in the picture; None: there is no picture.
+        median: whether the clip is the one of median gain.
     """
 
     ours: Mapping[str, Any] | None = None
@@ -40,6 +43,7 @@ class Evidence:
     full: Mapping[str, Any] | None = None
     clip: str | None = None
     time: float | None = None
+    median: bool = False
 
     @property
     def loss(self) -> float | None:
@@ -78,7 +82,7 @@ def rounding_loss(full: Mapping[str, Any], half: Mapping[str, Any]) -> float:
 
 def collect_facts(
     name: str,
-    run: Path,
+    checkpoint: Path,
     network: nn.Module,
     config: DictConfig,
     *,
@@ -93,7 +97,7 @@ def collect_facts(
 
     Args:
         name: of the weights.
-        run: directory of the training.
+        checkpoint: absolute path of their file in the directory of the training.
         network: the network.
         config: configuration of the training.
         steps: optimiser steps of the checkpoint.
@@ -103,6 +107,7 @@ def collect_facts(
         licence: of the weights.
         limits: what they are bad at, in words.
     """
+    run = checkpoint.parent.parent
     record = Run(run)
     geometry = as_video_network(network).geometry
     gains = evidence.gains()
@@ -117,6 +122,7 @@ def collect_facts(
         "folder": "/".join(run.parts[-3:]),
         "commit": record.commit,
         "degradation": describe_degradation(config.degradation),
+        "start": _name_start(OmegaConf.select(config, "checkpoint")),
         "steps": steps,
         "batch_size": OmegaConf.select(config, "data.batch_size"),
         "crop": OmegaConf.select(config, "data.crop"),
@@ -132,10 +138,10 @@ def collect_facts(
         "protocol": _describe_protocol(evidence.ours) if evidence.ours else "",
         "scores": _compare(evidence),
         "clips": [_clip_scores(evidence, clip, gain) for clip, gain in gains.items()],
-        "tests": _other_tests(run),
+        "tests": _other_tests(checkpoint),
         "weakest": [clip for clip, gain in list(gains.items())[:WEAKEST] if gain < mean_gain],
         "baseline": evidence.baseline_name if evidence.baseline else "",
-        "picture": {"clip": evidence.clip, "time": evidence.time} if evidence.clip else None,
+        "picture": {"clip": evidence.clip, "time": evidence.time, "median": evidence.median} if evidence.clip else None,
         "licence": licence,
         "limits": limits,
     }
@@ -148,6 +154,7 @@ def summarise_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "does",
         "recipe",
         "commit",
+        "start",
         "steps",
         "hours",
         "protocol",
@@ -240,15 +247,23 @@ def _clip_scores(evidence: Evidence, clip: str, gain: float) -> dict[str, Any]:
     return {"name": clip, **{name: _rounded(value) for name, value in values.items()}}
 
 
-def _other_tests(run: Path) -> list[dict[str, Any]]:
-    """Return the scores of other tests of the same weights: runs of the same experiment with ``test=``."""
-    tests = []
+def _name_start(checkpoint: Any) -> str | None:
+    """Name the checkpoint that a training started from: a name as it is, a path by its folders within the runs."""
+    if not checkpoint or is_name(checkpoint):
+        return checkpoint or None
+    parts = Path(str(checkpoint)).parts
+    return "/".join(parts[-5:] if parts[-2:-1] == ("checkpoints",) else parts[-1:])
+
+
+def _other_tests(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the scores of other tests of a checkpoint: runs of the same experiment with ``test=``."""
+    tests, run = [], checkpoint.parent.parent
     for file in sorted(run.parent.parent.glob("*/seed=*/results.json")):
         test = Run(file.parent)
         if file.parent == run or not test.readable or "protocol" not in test.results:
             continue
-        protocol, checkpoint = test.results["protocol"], test.config.get("checkpoint")
-        if checkpoint and Path(checkpoint).absolute() == run.absolute() / "checkpoints" / "last.ckpt":
+        protocol, tested = test.results["protocol"], test.config.get("checkpoint")
+        if tested and Path(tested).absolute() == checkpoint:
             scores = {name: _rounded(test.results["summary"].get(name)) for name in ("psnr", "ssim")}
             data = Path(str(protocol.get("data"))).name
             tests.append({"data": data, "protocol": _describe_protocol(test.results), **scores})

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import lightning.pytorch as pl
 import torch
 from annotated_types import Ge
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,9 +90,10 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
     network = build_inference_network(config)
     if not config.checkpoint and config.model.network._target_ == FROZEN:
-        CONSOLE.print(
+        rank_zero_only(CONSOLE.print)(
             f"Restoring with {config.model.network.path}; checkpoint=<name or file> chooses other weights, and "
-            "task=weights lists the names."
+            "task=weights lists the names.",
+            soft_wrap=True,
         )
     if not config.checkpoint and count_parameters(network, trainable=True):
         raise UserError(

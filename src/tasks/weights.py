@@ -53,14 +53,19 @@ def _verify() -> None:
     """Print a line for each file, shipped or in the cache.
 
     Raises:
-        UserError: a file does not have its hash.
+        UserError: a file does not have its hash, or cannot be read.
     """
-    entries, damaged = list(read_catalogue().values()), []
+    entries, damaged, unreadable = list(read_catalogue().values()), list[Path](), list[Path]()
     shipped = {entry.shipped: entry for entry in entries if entry.shipped.is_file()}
     named = {cache.folder() / entry.cached: entry for entry in entries}
     files = [*shipped, *cache.list_files()]
     for path in files:
-        digest = cache.digest(path, anew=True)
+        try:
+            digest = cache.digest(path, anew=True)
+        except OSError as error:
+            print(f"!!  {path} cannot be read ({error.strerror})")
+            unreadable.append(path)
+            continue
         due = shipped.get(path) or named.get(path)
         found = next((entry for entry in [due or entries[0], *entries] if entry.matches(digest)), None)
         if found and found is (due or found):
@@ -70,10 +75,10 @@ def _verify() -> None:
             damaged.append(path)
         else:
             print(f"no  {path} belongs to no name (sha256 {digest['sha256']})")
-    if damaged:
-        verb = "is" if len(damaged) == 1 else "are"
-        names = ", ".join(map(str, damaged))
-        raise UserError(f"{len(damaged)} of {len(files)} files {verb} damaged: delete {names}.")
+    if bad := damaged + unreadable:
+        fault = "damaged" if not unreadable else "damaged or unreadable" if damaged else "unreadable"
+        names = ", ".join(map(str, bad))
+        raise UserError(f"{len(bad)} of {len(files)} files {'is' if len(bad) == 1 else 'are'} {fault}: delete {names}.")
 
 
 def _build_table(entries: list[Entry]) -> Table:

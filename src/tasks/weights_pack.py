@@ -16,7 +16,8 @@ from torch import nn
 
 from src.atomic import atomic_write
 from src.checkpoints import load, read_contents
-from src.checkpoints.packing import read_description, round_weights, write_weights
+from src.checkpoints.descriptions import is_own
+from src.checkpoints.packing import check_finite, read_description, round_weights, write_weights
 from src.checkpoints.safetensors_files import SUFFIX
 from src.config.build import build_data, build_trainer
 from src.data.credits import read_credits
@@ -27,14 +28,22 @@ from src.papers.baselines import Interpolation
 from src.papers.restorer import Restorer
 from src.protocols import Protocol
 from src.report.before_after import draw_before_after
-from src.report.model_card import Evidence, TrainingData, collect_facts, render_card, rounding_loss, summarise_facts
+from src.report.model_card import (
+    LAST,
+    Evidence,
+    TrainingData,
+    collect_facts,
+    render_card,
+    rounding_loss,
+    summarise_facts,
+)
 from src.report.runs import Run
 from src.sweeps.run_files import read_configuration
 from src.tasks.evaluate import measure
 
 ACCEPTED_LOSS = 0.01  # dB
 SPLITS = {"training": "train", "validation": "validate", "test": "test"}
-GROUPS = ("data", "degradation", "protocol")  # of a training's configuration: what its scores depend on
+GROUPS = ("data", "degradation", "protocol")  # of a training's configuration, those that its scores depend on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +75,20 @@ def pack(config: DictConfig, directory: Path, options: PackOptions) -> None:
     """Write the averaged weights of a checkpoint, their card, and a picture.
 
     Raises:
-        UserError: the checkpoint is none of a training, an output exists, or the loss cannot be measured.
+        UserError: the checkpoint is none of a training, its weights have diverged, an output exists, there is no such
+            clip for the picture, the loss cannot be measured, or there are several devices.
     """
     checkpoint, output, card = _resolve_paths(options)
     run = checkpoint.absolute().parent.parent
     if not (run / "config.yaml").is_file():
         raise UserError(f"{checkpoint} lies in no run: pack <run>/checkpoints/last.ckpt, beside the run's config.yaml.")
     description, network = read_description(checkpoint), load(checkpoint)
+    check_finite(network)
     training = read_configuration(run / "config.yaml")
     half, evidence, data = _measure(config, directory, training, checkpoint, network, options, card.with_suffix(".jpg"))
     facts = collect_facts(
         output.stem,
-        run,
+        checkpoint.absolute(),
         network,
         training,
         steps=_read_steps(checkpoint),
@@ -121,6 +132,9 @@ def _measure(
 ) -> tuple[bool, Evidence, TrainingData]:
     """Score the weights beside a baseline, choose their type, and draw the picture."""
     settings = _settings(config, training)
+    trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
+    if trainer.world_size > 1:
+        raise UserError(f"Packing measures on one device, not on {trainer.world_size}: add trainer.devices=1.")
     try:
         protocol = instantiate(settings.protocol)
         data: Any = build_data(settings, Restorer(network=network, protocol=protocol))
@@ -135,9 +149,10 @@ def _measure(
             ) from error
         print(f"Nothing is measured: {error}")
         run = checkpoint.absolute().parent.parent
-        stored = Run(run).results if (run / "results.json").is_file() and not options.half else None
+        tested = checkpoint.name == LAST and (run / "results.json").is_file()
+        stored = Run(run).results if tested and not options.half else None
         return bool(options.half), Evidence(ours=stored), TrainingData()
-    trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
+    _check_picture(options.picture, [clip.name for clip in data.splits.test])
 
     def evaluate(one: nn.Module, rules: Protocol) -> Mapping[str, Any]:
         restorer = Restorer(network=one, protocol=rules)
@@ -158,21 +173,21 @@ def _measure(
         baseline_name=baseline.name,
         full=scores.get(False) if half else None,
     )
-    clip = _choose_clip(data.test_dataloader().dataset, list(evidence.gains()), options.picture)
+    gains = list(evidence.gains())
+    name = options.picture or (gains[len(gains) // 2] if gains else None)
+    clips = data.test_dataloader().dataset
+    clip = next((clip for clip in clips if clip.name == name), clips[0])
     time = draw_before_after(picture, versions[half].cpu(), baseline.cpu(), clip)
     return (
         half,
-        replace(evidence, clip=clip.name, time=float(time)),
+        replace(evidence, clip=clip.name, time=float(time), median=clip.name == name != options.picture),
         _list_clips(data, OmegaConf.to_container(settings.data.layout)),
     )
 
 
-def _choose_clip(clips: Any, gains: list[str], name: str | None) -> Any:
-    """Return the clip of a name, or one of median gain."""
-    by_name = {clip.name: clip for clip in clips}
-    if name is not None and name not in by_name:
-        raise UserError(f"There is no test clip picture={name}: choose one of {', '.join(by_name)}.")
-    return by_name.get(name or (gains[len(gains) // 2] if gains else ""), clips[0])
+def _check_picture(name: str | None, clips: list[str]) -> None:
+    if name is not None and name not in clips:
+        raise UserError(f"There is no test clip picture={name}: choose one of {', '.join(dict.fromkeys(clips))}.")
 
 
 def _settings(config: DictConfig, training: DictConfig) -> DictConfig:
@@ -191,10 +206,11 @@ def _settings(config: DictConfig, training: DictConfig) -> DictConfig:
 
 
 def _find_foreign(node: Any) -> str | None:
-    """Return the first target outside the suite: a run's directory may come from anywhere."""
+    """Return the first target that the suite does not define: a run's directory may come from anywhere."""
+    if isinstance(node, dict) and "_target_" in node and not is_own(str(node["_target_"])):
+        return str(node["_target_"])
     children = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
-    target = str(node.get("_target_", "src.")) if isinstance(node, dict) else "src."
-    return target if not target.startswith("src.") else next(filter(None, map(_find_foreign, children)), None)
+    return next(filter(None, map(_find_foreign, children)), None)
 
 
 def _choose(full: Mapping[str, Any], half: Mapping[str, Any]) -> bool:

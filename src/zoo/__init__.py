@@ -19,7 +19,7 @@ def locate(checkpoint: str | Path, *, kind: str | None = None) -> Path:
 
     Args:
         checkpoint: a path or a name.
-        kind: of the entry, if it is to be of one.
+        kind: required kind of the entry; None: any.
 
     Raises:
         CheckpointError: there is neither such a file nor such a name, it is of another kind, or the file cannot be

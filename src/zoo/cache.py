@@ -18,6 +18,8 @@ MEMORY = ".digests.json"  # of files hashed before, with the size and time that 
 UNFINISHED = (".part", ".crdownload", ".download", ".tmp")  # suffixes of downloads that still run
 LARGEST = 2**31  # bytes; larger files are not looked at
 
+_hashed: dict[tuple[str, int, int], dict[str, Any]] = {}  # by path, size and time: a cache may be read-only
+
 
 def folder() -> Path:
     """Return the folder of the cache: ``ZEITLUPE_CACHE``, or the platform's."""
@@ -33,13 +35,15 @@ def find_file(entry: Entry) -> Path | None:
     if entry.shipped.is_file():
         return entry.shipped
     named = folder() / entry.cached
-    return next((path for path in _list_candidates(entry, named) if entry.matches(digest(path))), None)
+    candidates = sorted(list_files(), key=lambda path: path != named)
+    return next((path for path in candidates if _is_file_of(entry, path)), None)
 
 
-def _list_candidates(entry: Entry, named: Path) -> list[Path]:
-    """List the files that may be the one of an entry, the one with its name first."""
-    fitting = [path for path in list_files() if entry.size in (None, path.stat().st_size)]
-    return sorted(fitting, key=lambda path: path != named)
+def _is_file_of(entry: Entry, path: Path) -> bool:
+    try:
+        return entry.size in (None, path.stat().st_size) and entry.matches(digest(path))
+    except OSError:  # it cannot be read, or has just been removed
+        return False
 
 
 def list_files() -> list[Path]:
@@ -48,8 +52,14 @@ def list_files() -> list[Path]:
         paths = sorted(folder().iterdir())
     except OSError:  # no such folder, or no permission
         return []
-    files = [path for path in paths if path.name[0] != "." and path.suffix not in UNFINISHED and path.is_file()]
-    return [path for path in files if path.stat().st_size <= LARGEST]
+    return [path for path in paths if path.name[0] != "." and path.suffix not in UNFINISHED and _is_usable(path)]
+
+
+def _is_usable(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size <= LARGEST
+    except OSError:  # no permission, or it has just been removed
+        return False
 
 
 def digest(path: Path, *, anew: bool = False) -> dict[str, Any]:
@@ -58,11 +68,16 @@ def digest(path: Path, *, anew: bool = False) -> dict[str, Any]:
     Args:
         path: the file.
         anew: hash it in any case.
+
+    Raises:
+        OSError: it cannot be read.
     """
     about = path.stat()
     stamp = {"size": about.st_size, "mtime_ns": about.st_mtime_ns}
     known = _recall().get(path.name, {}) if path.parent == folder() else {}
     if not anew and stamp.items() <= known.items() and {"sha256", "git_blob"} <= known.keys():
+        return known
+    if not anew and (known := _hashed.get((str(path), about.st_size, about.st_mtime_ns), {})):
         return known
     sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % about.st_size, usedforsecurity=False)
     with path.open("rb") as stream:
@@ -70,15 +85,17 @@ def digest(path: Path, *, anew: bool = False) -> dict[str, Any]:
             sha256.update(block)
             blob.update(block)
     found = {**stamp, "sha256": sha256.hexdigest(), "git_blob": blob.hexdigest()}
-    if path.parent == folder() and path.suffix not in UNFINISHED:
-        remember(path.name, found)
+    if path.suffix not in UNFINISHED:
+        remember(path, found)
     return found
 
 
-def remember(name: str, found: dict[str, Any]) -> None:
-    """Note the digests of a file in the cache; a cache that cannot be written does without."""
-    with suppress(OSError), atomic_write(folder() / MEMORY) as stream:
-        json.dump({**_recall(), name: found}, stream, indent=1)
+def remember(path: Path, found: dict[str, Any]) -> None:
+    """Note the result of :func:`digest` for a file: in this process, and in the cache if it lies there."""
+    _hashed[str(path), found["size"], found["mtime_ns"]] = found
+    if path.parent == folder():
+        with suppress(OSError), atomic_write(folder() / MEMORY) as stream:  # without permission: in this process alone
+            json.dump({**_recall(), path.name: found}, stream, indent=1)
 
 
 def _recall() -> dict[str, dict[str, Any]]:

@@ -99,7 +99,7 @@ class Entry:
         for name, pattern in HASHES.items():
             value = getattr(self, name)
             if value is not None and not re.fullmatch(pattern, value):
-                raise ValueError(f"{name} is {value!r}, which is none")
+                raise ValueError(f"{name} is {value!r}, which is malformed")
         if not any(getattr(self, name) for name in HASHES):
             raise ValueError(f"it needs one of {', '.join(HASHES)}")
         for address in (*self.addresses, *self.by_hand):
@@ -169,5 +169,6 @@ def find(name: str) -> Entry:
         return entries[name]
     is_path = "/" in name or "." in name
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.8 if is_path else 0.5)
-    hint = f"did you mean {near[0]}?" if near else "set checkpoint=<a .ckpt, .pth or .safetensors file>, or a name."
+    otherwise = "give a .ckpt, .pth or .safetensors file, or a name: task=weights lists the names."
+    hint = f"did you mean {near[0]}?" if near else otherwise
     raise CheckpointError(f"There is no checkpoint {name}; {hint}")

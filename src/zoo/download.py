@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ RETRIES = 3  # of an address, in a row without a new byte
 PAUSE = 0.5  # seconds before the first retry, doubled for each further one
 BUSY = (408, 425, 429)  # answers that may change soon, as do those from 500 on
 BLOCK = 2**16  # bytes; a transfer that is cut off loses less than one
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # from file systems without them
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
@@ -51,13 +53,7 @@ def fetch(entry: Entry) -> Path:
     folder = cache.folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{entry.cached}.lock")
-        try:
-            held = lock.acquire(timeout=0.1)
-        except Timeout:
-            CONSOLE.print(f"Another process fetches {entry.name}: waiting.", soft_wrap=True)
-            held = lock.acquire()
-        with held:
+        with _lock(entry, folder):
             return cache.find_file(entry) or _try_addresses(entry, folder / entry.cached)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -65,6 +61,23 @@ def fetch(entry: Entry) -> Path:
             f"{entry.name} cannot be written into the cache {folder} ({reason}): free or unlock it, or set "
             "ZEITLUPE_CACHE=<another folder>."
         ) from error
+
+
+def _lock(entry: Entry, folder: Path) -> AbstractContextManager[object]:
+    """Wait for the processes that fetch the same entry; where files cannot be locked, for none."""
+    lock = FileLock(folder / f".{entry.cached}.lock")
+    try:
+        try:
+            return lock.acquire(timeout=0.1)
+        except Timeout:
+            CONSOLE.print(f"Another process fetches {entry.name}: waiting.", soft_wrap=True)
+            return lock.acquire()
+    except NotImplementedError:
+        return nullcontext()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return nullcontext()
 
 
 def _try_addresses(entry: Entry, target: Path) -> Path:
@@ -111,7 +124,7 @@ def _download(entry: Entry, address: str, target: Path) -> None:
     os.replace(part, target)
     fsync(target.parent)
     _discard(part)
-    cache.digest(target)
+    cache.remember(target, found)
 
 
 def _complete(entry: Entry, session: requests.Session, address: str, part: Path, bar: Progress) -> bool:
@@ -212,7 +225,7 @@ def _explain(error: requests.RequestException) -> str:
     return f"cannot be reached ({(cause[1] or 'no such host').lower()})" if cause else "cannot be reached"
 
 
-# --- the part, and what its server calls it -----------------------------------------------------------------------
+# --- the part, and its version on the server ----------------------------------------------------------------------
 
 
 def _size(part: Path) -> int:
@@ -231,7 +244,7 @@ def _remember(part: Path, address: str, response: requests.Response) -> None:
 
 
 def _recall(part: Path, address: str) -> str | None:
-    """Return the version of a part from ``address``; None for one from elsewhere, whose hash will tell."""
+    """Return the version of a part from ``address``; None for one from elsewhere: its hash decides."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         about = json.loads(_about(part).read_text())
         return about["validator"] if about["address"] == address else None

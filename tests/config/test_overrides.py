@@ -30,6 +30,7 @@ def test_paths_in_lists_are_split_between_checkpoints():
     assert split_paths("[runs/a=1,b=2/last.ckpt,b.pth]") == ["runs/a=1,b=2/last.ckpt", "b.pth"]
     assert split_paths("[a.mp4, b.mp4]") == ["a.mp4", "b.mp4"]
     assert split_paths("a.mp4") == ["a.mp4"]
+    assert split_paths("[edvr_m_redz,b.ckpt]") == ["edvr_m_redz", "b.ckpt"]
 
 
 def test_texts_may_contain_anything():
@@ -38,3 +39,6 @@ def test_texts_may_contain_anything():
     assert (config.limits, config.licence) == (text, "CC-BY-4.0")
     assert config.pack == "runs/a,b=1/seed=0/last.ckpt"
     assert compose("task=weights", "limits=null").limits is None
+    for text in ("a\\", "a\\\\", "it\\'s\\n", "C:\\a\\"):
+        assert compose("task=weights", f"limits={text}", f"pack={text}").limits == text
+        assert compose("task=weights", f"pack={text}").pack == text

@@ -14,14 +14,18 @@ def test_terms_of_clips_files_and_folders(tmp_path):
         "flower: {source: a.example, licence: CC0-1.0}\n"
         "bunny.mp4: {licence: CC-BY 3.0, credit: Blender Foundation}\n"
         "train/street: {licence: MIT, credit: Someone}\n"
+        "take.1: {licence: BSD}\n"
     )
-    terms = read_credits(tmp_path, ["flower", "bunny", "train/street/0001", "other"])
+    terms = read_credits(tmp_path, ["flower", "bunny", "train/street/0001", "other", "take"])
     assert terms == {
         "flower": Credit("a.example", "CC0-1.0"),
         "bunny": Credit("", "CC-BY 3.0", "Blender Foundation"),
         "train/street/0001": Credit("", "MIT", "Someone"),
         "other": Credit("", "licence not stated"),
+        "take": Credit("", "licence not stated"),
     }
+    (tmp_path / "credits.yaml").write_text(".: {licence: MIT}\n")  # the folder of all clips
+    assert read_credits(tmp_path, ["flower"])["flower"].licence == "MIT"
 
 
 def test_terms_that_a_list_of_clips_states(tmp_path):
@@ -37,7 +41,9 @@ def test_without_a_table_no_licence_is_stated(tmp_path):
     assert read_credits(tmp_path, ["a"])["a"].licence == "licence not stated"
 
 
-@pytest.mark.parametrize("text", ["[]", "a: CC0", "a: {license: CC0}", "a: [", "5", "a: {licence: '${oc.env:HOME}'}"])
+@pytest.mark.parametrize(
+    "text", ["[]", "'': {licence: MIT}", "a: CC0", "a: {license: CC0}", "a: [", "5", "a: {licence: '${oc.env:HOME}'}"]
+)
 def test_another_form_is_refused(tmp_path, text):
     (tmp_path / "credits.yaml").write_text(text)
     if "${" in text:  # text, not an interpolation

@@ -22,7 +22,7 @@ from src.config.comparison import describe_published
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
 from src.config.overrides import split_paths
-from src.config.run_directory import name_overrides
+from src.config.run_directory import name_overrides, read_command
 from src.config.validation import validate
 from src.engine.file_job import fingerprint
 from src.errors import CheckpointError, UserError
@@ -117,6 +117,14 @@ def test_weights_are_listed_fetched_and_verified(zoo, capsys):
     assert f"!!  tiny: {path} has the sha256" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match=r"^There is no checkpoint tiny_to; did you mean tiny_too\?$"):
         call("fetch=tiny_to")
+    with pytest.raises(CheckpointError, match=r"task=weights lists the names\.$"):
+        call("fetch=something_else")
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # not even root can read its beginning
+    with pytest.raises(UserError, match=f"^1 of 3 files is unreadable: delete {path}"):
+        call("verify=true")
+    assert f"!!  {path} cannot be read" in capsys.readouterr().out
+    assert "yes" not in next(line for line in call().splitlines() if " tiny " in line)
 
 
 def test_a_name_restores_as_its_file_does(zoo):
@@ -162,10 +170,22 @@ def test_a_training_and_a_cascade_start_from_names(zoo):
 
 def test_vtsr_starts_from_backbones_by_name(zoo):
     command = ["model=vtsr", "degradation=none", "size=mini", "size.width=0.125", "model.encoder_weights=tiny"]
+    with pytest.raises(
+        CheckpointError, match=r"^model\.encoder_weights: tiny is a network \(a small EDVR\), not a back"
+    ):
+        build_restorer(compose(*command), instantiate(compose(*command).model.network))
+    content = OmegaConf.load(zoo.file)
+    content.tiny.kind = "backbone"
+    OmegaConf.save(content, zoo.file)
+    catalogue._read.cache_clear()
     config = compose(*command, "model.vgg_weights=elsewhere.pth")
     restorer = build_restorer(config, instantiate(config.model.network))
     assert Path(restorer.files[0]).read_bytes() == (zoo.entries / "tiny.ckpt").read_bytes()
     assert restorer.files[1] == "elsewhere.pth"
+    with pytest.raises(
+        CheckpointError, match=r"^model\.vgg_weights: There is no checkpoint tinyy; did you mean tiny\?$"
+    ):
+        build_restorer(compose(*command, "model.vgg_weights=tinyy"), restorer.network)
 
 
 def test_a_report_fetches_nothing(zoo, tmp_path):
@@ -180,6 +200,10 @@ def test_a_report_fetches_nothing(zoo, tmp_path):
 
 def test_runs_are_named_after_weights(zoo, monkeypatch):
     assert name_overrides(["checkpoint=tiny"]) == "checkpoint=tiny"
+    words = "python -m src.run checkpoint=tiny 'model.network.stages=[tiny,a/last.ckpt]' data.root=/videos/b\n"
+    (zoo.folder / "command.txt").write_text(words)
+    recipe = "python -m src.run checkpoint=tiny model.network.stages=tiny <last.ckpt> data.root=<b>"
+    assert read_command(zoo.folder) == recipe
     stages = "model.network.stages=[tiny,runs/a=1,b/last.ckpt,tiny_too,c.safetensors]"
     assert split_paths(stages.partition("=")[2]) == ["tiny", "runs/a=1,b/last.ckpt", "tiny_too", "c.safetensors"]
     assert name_overrides([stages]).startswith("model.network.stages=tiny+last.ckpt-")

@@ -124,8 +124,17 @@ def test_the_picture_shows_the_clip_that_is_named(checkpoint, small, tmp_path):
     pictures = {name: path.with_suffix(".jpg").read_bytes() for name, path in cards.items()}
     assert pictures["left"] != pictures["right"]
     assert small.with_suffix(".jpg").read_bytes() in pictures.values()
+    assert "A test clip, left, at time" in cards["left"].with_suffix(".md").read_text()
+    assert "The test clip of median gain, " in small.with_suffix(".md").read_text()
     with pytest.raises(UserError, match="picture=up: choose one of left, right"):
         packed(checkpoint, tmp_path / "up.safetensors", half=True, picture="up")
+
+
+def test_one_device_measures(checkpoint, tmp_path):
+    config = compose("task=evaluate", "trainer.accelerator=cpu", "trainer.devices=2")
+    options = PackOptions(pack=str(checkpoint), output=str(tmp_path / "a.safetensors"))
+    with pytest.raises(UserError, match=r"^Packing measures on one device, not on 2: add trainer\.devices=1\.$"):
+        pack(config, tmp_path, options)
 
 
 def test_weights_that_rounding_harms_stay_in_float32(checkpoint, tmp_path, capsys):
@@ -163,10 +172,27 @@ def test_other_tests_of_the_same_weights_are_listed(checkpoint, data, tmp_path):
         results["summary"] |= {"psnr": 24.68, "ssim": 0.79}
         results["protocol"] |= {"data": f"/somewhere/{name}", "name": name, "channel": "y"}
         (test / "results.json").write_text(json.dumps(results))
+    previous = shutil.copy(last, last.with_name("previous.ckpt"))
+    assert read_contents(packed(previous, tmp_path / "previous.safetensors", half=False))["card"]["tests"] == []
     output = packed(last, tmp_path / "a.safetensors", half=False)
     (listed,) = read_contents(output)["card"]["tests"]
     assert (listed["data"], listed["psnr"], listed["ssim"]) == ("vid4", 24.68, 0.79)
     assert "| vid4 | 24.68 / 0.7900 | vid4: Y; whole frames; " in output.with_suffix(".md").read_text()
+
+
+def test_the_checkpoint_that_a_training_started_from_is_named(checkpoint, tmp_path):
+    directory = shutil.copytree(checkpoint.parents[1], tmp_path / "run")
+    config = directory / "config.yaml"
+    text = config.read_text()
+    starts = {"edvr_m_reds": "edvr_m_reds", "/a/b/runs/x/own/seed=0/checkpoints/last.ckpt": "x/own/seed=0/checkpoints"}
+    for number, (start, name) in enumerate(starts.items()):
+        config.write_text(re.sub("^checkpoint: null$", f"checkpoint: {start}", text, flags=re.MULTILINE))
+        output = packed(directory / "checkpoints" / "last.ckpt", tmp_path / f"{number}.safetensors", half=False)
+        assert read_contents(output)["card"]["start"].startswith(name)
+        card = output.with_suffix(".md").read_text().replace("\\", "")
+        assert f"- Started from {name}" in card
+        assert f"No frame served two purposes; those that {name}" in card
+        assert "/a/b/runs" not in card
 
 
 def test_clips_of_one_name_in_several_folders_are_told_apart(clips, tmp_path):  # noqa: F811
@@ -217,15 +243,20 @@ def test_missing_data_is_asked_for(checkpoint, data, tmp_path):
     packed(last, tmp_path / "b.safetensors", half=False)
     scores = json.loads((directory / "results.json").read_text())["summary"]
     assert f"{scores['psnr']:.2f} / {scores['ssim']:.4f}" in (tmp_path / "b.md").read_text()
+    assert "two purposes" not in (tmp_path / "b.md").read_text()
+    packed(shutil.copy(last, last.with_name("previous.ckpt")), tmp_path / "c.safetensors", half=False)
+    assert "None were measured" in (tmp_path / "c.md").read_text()
     assert not list(tmp_path.glob("*.jpg"))
 
 
 def test_a_run_that_names_foreign_code_is_refused(checkpoint, tmp_path):
     directory = shutil.copytree(checkpoint.parents[1], tmp_path / "run")
     config = directory / "config.yaml"
-    config.write_text(config.read_text().replace("src.data.layouts.folder.folder", "os.listdir"))
-    with pytest.raises(UserError, match=r"names os\.listdir in data, no part of this suite"):
-        packed(directory / "checkpoints" / "last.ckpt", tmp_path / "a.safetensors")
+    text = config.read_text()
+    for target in ("os.listdir", "src.atomic.os.system", "src.atomic.os", "src.data.layouts.folder.gone"):
+        config.write_text(text.replace("src.data.layouts.folder.folder", target))
+        with pytest.raises(UserError, match=rf"names {re.escape(target)} in data, no part of this suite"):
+            packed(directory / "checkpoints" / "last.ckpt", tmp_path / "a.safetensors")
 
 
 def test_other_files_are_refused(checkpoint, small, tmp_path):

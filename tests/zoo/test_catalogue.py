@@ -136,7 +136,9 @@ def test_a_mistyped_name_gets_its_nearest(typed, near):
 
 @pytest.mark.parametrize("path", ["runs/last.ckpt", "runs/zsm_vimeo/seed=0"])
 def test_a_path_that_does_not_exist_is_no_name(path):
-    with pytest.raises(CheckpointError, match=rf"^There is no checkpoint {path}; set checkpoint="):
+    with pytest.raises(
+        CheckpointError, match=rf"^There is no checkpoint {path}; give a .ckpt, .pth or .safetensors file"
+    ):
         zoo.locate(path)
 
 

@@ -279,6 +279,27 @@ def test_files_are_hashed_once_and_only_those_of_the_right_size(server, tmp_path
     assert cache.find_file(entry()) == folder / "mine.pth"
 
 
+def test_files_in_a_cache_that_cannot_be_written_are_hashed_once_in_a_process(server, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "mine.pth").write_bytes(DATA)
+    (folder / cache.MEMORY).mkdir()  # no note can be written, not even by root
+    found = cache.digest(folder / "mine.pth")
+    assert found["sha256"] == SHA256
+    assert cache.digest(folder / "mine.pth") is found
+    (folder / "mine.pth").write_bytes(DATA[::-1])
+    assert cache.find_file(entry()) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs /proc/self/mem")
+def test_files_that_cannot_be_read_are_passed_over(server, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "a.pth").symlink_to("/proc/self/mem")
+    (folder / "b.pth").write_bytes(DATA)
+    assert cache.find_file(entry()) == folder / "b.pth"
+
+
 def test_a_damaged_file_is_fetched_again(server):
     server.answers["/a"] = give(DATA)
     path = download.fetch(entry(server.url("/a")))

@@ -43,7 +43,7 @@ def dvd(
             frames are taken as they are.
 
     Raises:
-        UserError: the data set is missing, or was not packed with so many interpolated frames.
+        UserError: the data set is missing, or was packed with other interpolated frames.
     """
     root = Path(root)
     require_interpolated(root, interpolated, "dvd")

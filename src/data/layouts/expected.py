@@ -68,9 +68,18 @@ def require_interpolated(root: Path, interpolated: int, data: str) -> None:
     otherwise = f"choose data={data}, which takes frames as they are, or try data=procedural size=mini"
     if not root.is_dir():
         raise UserError(f"No frames averaged with interpolated ones in {root}. Make them by {make}{root}, {otherwise}.")
-    found = json.loads(record.read_text(encoding="utf-8")).get("interpolated", 0) if record.is_file() else 0
+    found = _count_interpolated(record)
     if found != interpolated:
         raise UserError(
             f"The frames of {root} were averaged with {found} interpolated ones, not {interpolated}. Make such a data "
             f"set by {make}<new folder>, {otherwise}."
         )
+
+
+def _count_interpolated(record: Path) -> int:
+    """Return the number of interpolated frames in a packed data set's record; 0 without one, or for a damaged one."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+    return content.get("interpolated", 0) if isinstance(content, dict) else 0

@@ -31,7 +31,7 @@ def gopro(root: Path | str, hold_back: int = 2, step: int = 1, interpolated: int
             frames are taken as they are.
 
     Raises:
-        UserError: the data set is missing, is ``GOPRO_Large``, or was not packed with so many interpolated frames.
+        UserError: the data set is missing, is ``GOPRO_Large``, or was packed with other interpolated frames.
     """
     root = Path(root)
     require_interpolated(root, interpolated, "gopro")

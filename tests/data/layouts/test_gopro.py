@@ -57,3 +57,7 @@ def test_frames_averaged_with_interpolated_ones_are_required(nah: Path, tmp_path
     for root in (nah, tmp_path / "gopro"):
         with pytest.raises(UserError, match=r"averaged with 0 interpolated ones, not 7\. .*data=gopro interpolated=7"):
             gopro(root, hold_back=1, interpolated=7)
+    for damaged in ("{", "[]"):
+        (tmp_path / "gopro_open" / "packed.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"averaged with 0 interpolated ones, not 7\."):
+            gopro(tmp_path / "gopro_open", hold_back=1, interpolated=7)
