@@ -32,7 +32,12 @@ def agree(kind: type, node: DictConfig, names: set[str]) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_yaml_and_dataclasses_of_a_task_agree(task):
     config = compose(f"task={task}")
-    own = {str(name) for name in OmegaConf.load(CONF / "task" / f"{task}.yaml")} - {"task", "hydra", "_target_", "defaults"}
+    own = {str(name) for name in OmegaConf.load(CONF / "task" / f"{task}.yaml")} - {
+        "task",
+        "hydra",
+        "_target_",
+        "defaults",
+    }
     kinds = options_of(get_method(config.task._target_))
     nodes = {name for name in kinds if name != ROOT}
     assert nodes <= own
