@@ -221,6 +221,19 @@ def test_many_files_of_which_one_is_bad(tmp_path):
 
 
 @pytest.mark.long
+def test_a_video_alone_is_restored_by_the_default(tmp_path):
+    source, output = film(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4"
+    said = run("task=restore", f"input={source}", f"output={output}")
+    assert "Restoring with wdvr_real_x2; checkpoint=<name or file> chooses other weights" in " ".join(said.split())
+    with open_video(source) as before, open_video(output) as after:
+        assert after.size == tuple(2 * length for length in before.size)
+        assert len(after) == len(before)
+    assert "Restoring with" not in run(
+        "task=restore", f"input={source}", f"output={tmp_path / 'b.mp4'}", "model=bicubic"
+    )
+
+
+@pytest.mark.long
 def test_previews_come_first(tmp_path):
     source = film(tmp_path / "in.mp4", frames=8)
     run("task=restore", f"input={source}", f"output={tmp_path / 'out.mp4'}", "model=bicubic", "preview=2")

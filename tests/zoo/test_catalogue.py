@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from src import zoo
-from src.checkpoints import load
+from src.checkpoints import load, read_contents
 from src.config.composition import compose
 from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
@@ -86,6 +86,18 @@ def test_every_shipped_file_is_an_entry_with_its_hash():
         assert path.name == f"{path.stem}.safetensors"
         assert ENTRIES[path.stem].matches(cache.digest(path))
         assert ENTRIES[path.stem].size == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.shipped.is_file()])
+def test_an_entry_of_a_shipped_file_says_what_the_file_says(name):
+    entry, network = ENTRIES[name], load(name)
+    card, geometry = read_contents(entry.shipped)["card"], network.geometry
+    assert (entry.scale, entry.frames_in, entry.frames_out) == (geometry.scale, geometry.window, len(geometry.times))
+    assert entry.parameters == count_parameters(network)
+    assert (entry.steps, entry.licence, name) == (card["steps"], card["licence"], card["name"])
+    text = (Path(__file__).parents[2] / "docs" / "weights" / f"{name}.md").read_text()
+    assert card["commit"] in text
+    assert all(f"{score['psnr']:.2f} / {score['ssim']:.4f}" in text for score in card["scores"])
 
 
 def test_gpl_weights_are_not_shipped():
