@@ -54,6 +54,7 @@ class DataModule(LightningDataModule):
         patches_per_read: patches cut from each decoded sample: a divisor of ``batch_size`` or a multiple. With a
             multiple, several decoded samples stay in memory, and every batch mixes their patches. Batches with
             accumulated gradients count as one.
+        candidates: places drawn for each patch, of which the one with the most detail is cut.
         flip, flip_vertical, rotate, reverse, jitter, noise: see :class:`~src.data.augment.Augmentation`.
         augment_source: jitter and noise act on the source frames, before these are averaged and reduced.
         seed: seeds crops, augmentation, noise and order.
@@ -88,6 +89,7 @@ class DataModule(LightningDataModule):
         batch_per_device: bool = False,
         workers: Annotated[int, Ge(0)] | None = None,
         patches_per_read: Annotated[int, Ge(1)] = 1,
+        candidates: Annotated[int, Ge(1)] = 1,
         flip: bool = True,
         flip_vertical: bool = False,
         rotate: bool = True,
@@ -130,7 +132,7 @@ class DataModule(LightningDataModule):
         self.reduced_targets = reduced_targets
         self.crop, self.batch_size, self.workers = crop, batch_size, workers
         self.batch_per_device = batch_per_device
-        self.patches_per_read = patches_per_read
+        self.patches_per_read, self.candidates = patches_per_read, candidates
         self.augmentation = Augmentation(
             flip=flip,
             flip_vertical=flip_vertical,
@@ -195,6 +197,7 @@ class DataModule(LightningDataModule):
                 reduced_targets=self.reduced_targets,
                 degradation=self.degradation,
                 crop=self.crop,
+                candidates=self.candidates,
                 cache_size=self.mix,
                 augmentation=self.augmentation,
                 seed=self.seed,

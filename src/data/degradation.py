@@ -34,6 +34,7 @@ class SampleFrames(NamedTuple):
 
     inputs: list[range]  # averaged for each input
     targets: list[range]  # averaged for each target
+    every: int  # from one input to the next
 
     @property
     def first(self) -> int:
@@ -42,6 +43,16 @@ class SampleFrames(NamedTuple):
     @property
     def extent(self) -> int:
         return max(frames[-1] for frames in (*self.inputs, *self.targets)) + 1 - self.first
+
+    def beside(self, start: int, stop: int, count: int) -> tuple[list[range], list[range]]:
+        """Return up to ``count`` inputs before and as many after those of the sample, within frames [start, stop)."""
+
+        def shift(frames: range, inputs: int) -> range:
+            return range(frames.start + inputs * self.every, frames.stop + inputs * self.every)
+
+        before = [shift(self.inputs[0], -k) for k in range(count, 0, -1)]
+        after = [shift(self.inputs[-1], k) for k in range(1, count + 1)]
+        return [r for r in before if r.start >= start], [r for r in after if r.stop <= stop]
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ class Timeline:
         """Return the frames of one pass of a network with this geometry."""
         outputs = zip(geometry.times, geometry.exposures or (None,) * len(geometry.times), strict=True)
         inputs = [self.input_frames(i) for i in range(geometry.window)]
-        return SampleFrames(inputs, [self.target_frames(*output) for output in outputs])
+        return SampleFrames(inputs, [self.target_frames(*output) for output in outputs], self.every)
 
     def count_inputs(self, sources: int) -> int:
         """Return the number of input frames from ``sources`` source frames."""
@@ -274,6 +285,10 @@ class Degradation:
         for step in self.draw(rng).steps:
             clip = step(clip, rng)
         return clip
+
+    def degrade_frames(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """Degrade whole uint8 frames of one clip: (T, H, W, C) -> (T, h, w, C)."""
+        return self(to_clip(frames), rng).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def degrade_patch(
         self,

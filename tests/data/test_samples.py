@@ -471,10 +471,11 @@ def test_every_possible_start_belongs_to_exactly_one_segment(
         widest = Places(exposure, 0)
         data._locate(index, widest)
         drawn = [data._locate(index, Places(exposure, place)) for place in range(len(widest.ranges[1]))]
-        ((number, extent),) = {(int(clip.name), take.extent) for clip, _, take in drawn}
+        ((number, extent),) = {(int(clip.name), take.extent) for clip, _, _, take in drawn}
         assert extent == data.sample_frames[exposure].extent
-        starts.setdefault((number, extent), []).append([first for _, first, _ in drawn])
-        for _, first, take in drawn:
+        starts.setdefault((number, extent), []).append([first for _, _, first, _ in drawn])
+        for _, length, first, take in drawn:
+            assert length == lengths[number]
             taken = [first - take.first + frame for frame in chain(*take.inputs, *take.targets)]
             assert 0 <= min(taken) <= max(taken) < lengths[number]
     assert {number for number, _ in starts} == {number for number, n in enumerate(lengths) if n >= longest}

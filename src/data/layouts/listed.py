@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from src.data.layouts.folder import split_by_time
 from src.data.source_size import SourceSize
@@ -36,7 +37,7 @@ class ListedClip:
 def listed(
     root: Path | str,
     clips: Mapping[str, ListedClip],
-    reduced: bool = True,
+    reduced: bool | Literal["both"] = True,
     hold_back: float = 0.2,
     gap: int = 4,
     skip: int = 0,
@@ -46,7 +47,8 @@ def listed(
     Args:
         root: folder that holds the videos at any depth.
         clips: by file name without suffix.
-        reduced: reduce frames by the factor of their clip; False leaves them soft and compressed as they are.
+        reduced: reduce frames by the factor of their clip; False leaves them soft and compressed as they are. "both"
+            trains on them at either size, and holds back the ends at their own.
         hold_back: the fraction of each video that is never trained on.
         gap: source frames excluded between the splits of a video.
         skip: number of videos that may be excluded because they cannot be opened.
@@ -73,8 +75,17 @@ def listed(
             found[name].resolve(),
             start=clip.start,
             stop=clip.stop,
-            source_size=SourceSize(reduction=clip.reduce if reduced else 1),
+            source_size=SourceSize(reduction=clip.reduce if reduced is True else 1),
         )
         for name, clip in clips.items()
     ]
-    return split_by_time(chosen, hold_back, gap, DamagedClips(skip)) if hold_back else Splits(train=chosen)
+    splits = split_by_time(chosen, hold_back, gap, DamagedClips(skip)) if hold_back else Splits(train=chosen)
+    if reduced != "both":
+        return splits
+    sizes = {name: SourceSize(reduction=clip.reduce) for name, clip in clips.items()}
+    small = [
+        replace(clip, name=f"{clip.name}/reduced", source_size=sizes[clip.name])
+        for clip in splits.train
+        if sizes[clip.name]
+    ]
+    return replace(splits, train=[*splits.train, *small])
