@@ -48,10 +48,10 @@ LEAST_SIDE = {"h264": 16, "hevc": 72}
 class VideoCodec:
     """Compression of a clip at 4:2:0, as one sequence with predicted frames.
 
-    Codec and quality are drawn for each clip. A patch is coded alone with a small margin: motion from beyond the margin
-    is coded as new content, and the encoder sees few frames ahead. So a patch of five frames has the error of a whole
-    video at a crf about 2 higher (docs/degradations.md). Colours are converted as video is written and read, so that
-    inputs have the rounding of the reader.
+    Codec and quality are drawn for each clip. In training, the few frames of a sample and those beside them are coded,
+    so the encoder predicts from fewer and sees fewer ahead: their error is that of a whole video at a crf about 2
+    higher (docs/degradations.md). Colours are converted as video is written and read, so that inputs have the rounding
+    of the reader.
 
     Args:
         codec: h264 or hevc, or their weights.

@@ -35,7 +35,8 @@ class Corruption(Protocol):
         scale: size of its input relative to its output.
         margin: input pixels around a patch that the patch depends on.
         alignment: period of its grid in input pixels; a patch must begin on that grid.
-        group_size: frames of a whole clip that depend on each other, 1 if none do.
+        group_size: frames of a whole clip that depend on each other, 1 if none do; with more, training degrades whole
+            frames.
     """
 
     kind: ClassVar[str]
@@ -173,9 +174,6 @@ class Jpeg:
 @dataclass(frozen=True)
 class Mpeg4:
     """Compression of a clip by a real MPEG-4 (Part 2) codec at 4:2:0, as in NTIRE 2019.
-
-    A patch is coded alone with a small margin: motion from beyond the margin is coded as new content, unlike in a whole
-    frame.
 
     Args:
         quantiser: the codec's scale, 1 (best) to 31, the same for all frames.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data.augment import Augmentation, orient
-from src.data.corruptions import Bicubic, Jpeg, Noise
+from src.data.codecs import VideoCodec
+from src.data.corruptions import Bicubic, Jpeg, Mpeg4, Noise
 from src.data.degradation import Degradation, to_clip
 from src.data.evaluation import EvaluationClip
 from src.data.samples import ClipDataset
@@ -228,6 +229,45 @@ def test_recorded_draws_are_unchanged(root: Path) -> None:
             assert torch.equal(moved, after[part])
         assert torch.equal(after["targets"], other["targets"])
         assert 0 < (after["inputs"] - other["inputs"]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("codec", [VideoCodec(crf=24), Mpeg4(20)], ids=["h264", "mpeg4"])
+@pytest.mark.parametrize("start", [0, 14, 29], ids=["first", "middle", "last"])
+def test_video_codecs_see_whole_frames_and_those_beside_the_sample(
+    root: Path, pixels: torch.Tensor, codec: VideoCodec | Mpeg4, start: int
+) -> None:
+    clip = Clip("clip", root / "clip", stop=34)
+    data = dataset(
+        root, geometry=EDVR, degradation=Degradation([Bicubic(4), codec]), augmentation=PLAIN, crop=16, span=5
+    )
+    sample = data._read(clip, 34, start, data.sample_frames[0], np.random.default_rng(1))
+    low, high = max(0, start - 3), min(34, start + 8)
+    small = Bicubic(4)(to_clip(pixels[low:high, :48, :68]), np.random.default_rng(1))
+    coded = codec(small, np.random.default_rng(1))[start - low : start - low + 5]
+    assert torch.equal(to_clip(sample.inputs), coded)
+    if start == 14:
+        assert not torch.equal(coded, codec(small[start - low : start - low + 5], np.random.default_rng(1)))
+    patch = data._cut_patch(sample, np.random.default_rng(3))
+    found = [
+        (y, x)
+        for y in range(coded.shape[-2] - 3)
+        for x in range(coded.shape[-1] - 3)
+        if torch.equal(patch["inputs"], coded[..., y : y + 4, x : x + 4])
+    ]
+    target = to_clip(pixels[start + 2 : start + 3, :48, :68])
+    assert any(torch.equal(patch["targets"], target[..., 4 * y : 4 * y + 16, 4 * x : 4 * x + 16]) for y, x in found)
+
+
+def test_of_several_places_the_one_with_the_most_detail_is_cut(root: Path) -> None:
+    def measure(candidates: int) -> torch.Tensor:
+        data = dataset(root, candidates=candidates, augmentation=PLAIN)
+        targets = torch.stack([data[0, 0, patch]["targets"] for patch in range(40)])
+        return targets[:, 3].diff(dim=-1).abs().mean((1, 2, 3))
+
+    one, two, many = (measure(candidates) for candidates in (1, 2, 64))
+    assert one.mean() < two.mean() < many.mean()
+    assert one.min() < many.min()
+    assert torch.allclose(many, many.max(), rtol=0.2)  # nearly always the same place
 
 
 def test_precomputed_low_resolution_frames_are_used_if_they_match(root: Path, tmp_path: Path) -> None:

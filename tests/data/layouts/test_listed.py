@@ -8,6 +8,7 @@ import pytest
 from hydra.utils import instantiate
 
 from src.config.composition import compose
+from src.data.credits import read_credits
 from src.data.layouts.listed import ListedClip, listed
 from src.errors import UserError
 from tests.data.layouts.copies import write_frames
@@ -30,6 +31,19 @@ def test_clips_are_found_cut_and_reduced(tmp_path: Path) -> None:
     assert listed(tmp_path, CLIPS, reduced=False).train[0].source_size.reduced(8, 12, river.path) == (8, 12)
     assert splits.train[1].length() == 20  # too short to hold anything back
     assert [clip.name for clip in splits.test] == ["river"]
+
+
+def test_training_at_both_sizes_holds_back_the_same_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path / "river", 100, size=(8, 12))
+    write_frames(tmp_path / "tram", 100, size=(8, 12))
+    own, both = listed(tmp_path, CLIPS, reduced=False), listed(tmp_path, CLIPS, reduced="both")
+    assert (both.validate, both.test) == (own.validate, own.test)
+    *rest, small = both.train
+    assert rest == list(own.train)
+    assert (small.name, small.start, small.stop) == ("river/reduced", own.train[0].start, own.train[0].stop)
+    assert small.source_size.reduced(8, 12, small.path) == (4, 6)
+    terms = {name: {"licence": clip.licence} for name, clip in CLIPS.items()}
+    assert read_credits(tmp_path, [small.name], terms)[small.name].licence == "CC0-1.0"
 
 
 def test_missing_and_ambiguous_videos_are_named(tmp_path: Path) -> None:
