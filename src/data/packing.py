@@ -134,14 +134,17 @@ def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda 
     only have to be decodable.
     """
     root = Path(root).expanduser()
-    clips, absent = find_videos(root), []
+    clips, absent, sealed = find_videos(root), [], set()
     if (root / RECORD).is_file():
-        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        sealed = {clip for clip in clips if clip.relative_to(root).as_posix() not in record["copied"]}
-        if len(sealed) < record["clips"]:
-            absent = [f"{record['clips'] - len(sealed)} of {record['clips']} clips are missing: pack them again"]
-    else:
-        sealed = set()
+        try:
+            record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+            copied, count = set(record["copied"]), int(record["clips"])
+        except (ValueError, KeyError, TypeError):
+            absent = [f"{root / RECORD} is damaged: remove it and pack the data set again"]
+        else:
+            sealed = {clip for clip in clips if clip.relative_to(root).as_posix() not in copied}
+            if len(sealed) < count:
+                absent = [f"{count - len(sealed)} of {count} clips are missing: pack them again"]
     unsealed = {
         clip: f"{clip} is damaged: its table of checksums is unreadable; remove the file and pack it again"
         for clip in sealed

@@ -33,6 +33,7 @@ from src.errors import UserError
 from src.geometry import Geometry
 from src.video import packed
 from src.video.discovery import find_videos
+from src.video.packed import RECORD
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 
@@ -231,6 +232,12 @@ def test_a_damaged_packed_clip_is_found_and_repaired(tmp_path: Path) -> None:
         (target / f"{name}.mp4").unlink()
     assert pack(root, target)[:2] == (3, 2)
     assert find_damaged(target) == []
+    record = (target / RECORD).read_text()
+    for damaged in ("", "[3]", '{"clips": 3}', record.replace(": 3", ": null")):
+        (target / RECORD).write_text(damaged)
+        (fault,) = find_damaged(target)
+        assert fault.startswith(f"{target / RECORD} is damaged: "), damaged
+    (target / RECORD).write_text(record)
     assert pack(root, target).new == 0
 
 
