@@ -205,6 +205,7 @@ class Mpeg4:
         encoder = av.CodecContext.create("mpeg4", "w")
         encoder.height, encoder.width = frames.shape[1:3]
         encoder.pix_fmt, encoder.time_base, encoder.gop_size = "yuv420p", Fraction(1, 24), self.group_size
+        encoder.thread_count = 1  # the same bits on every machine
         encoder.options = {"qmin": str(self.quantiser), "qmax": str(self.quantiser), "bf": "0"}
         packets = []
         for i, frame in enumerate(frames):

@@ -34,7 +34,7 @@ class SampleFrames(NamedTuple):
 
     inputs: list[range]  # averaged for each input
     targets: list[range]  # averaged for each target
-    every: int  # from one input to the next
+    every: int  # source frames from one input to the next
 
     @property
     def first(self) -> int:
@@ -44,11 +44,11 @@ class SampleFrames(NamedTuple):
     def extent(self) -> int:
         return max(frames[-1] for frames in (*self.inputs, *self.targets)) + 1 - self.first
 
-    def beside(self, start: int, stop: int, count: int) -> tuple[list[range], list[range]]:
+    def neighbours(self, start: int, stop: int, count: int) -> tuple[list[range], list[range]]:
         """Return up to ``count`` inputs before and as many after those of the sample, within frames [start, stop)."""
 
-        def shift(frames: range, inputs: int) -> range:
-            return range(frames.start + inputs * self.every, frames.stop + inputs * self.every)
+        def shift(frames: range, by: int) -> range:
+            return range(frames.start + by * self.every, frames.stop + by * self.every)
 
         before = [shift(self.inputs[0], -k) for k in range(count, 0, -1)]
         after = [shift(self.inputs[-1], k) for k in range(1, count + 1)]

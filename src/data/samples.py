@@ -9,7 +9,6 @@ Shapes: T input frames, T' output frames, C channels, H and W target pixels, h a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -82,10 +81,11 @@ class ClipDataset(Dataset[Sample]):
     Args:
         clips: clips to draw from. Clips shorter than a sample are excluded.
         geometry: geometry of the network.
-        degradation: turns source frames into network inputs.
+        degradation: turns source frames into network inputs. One with a video codec is drawn for each read, not each
+            patch, and degrades whole frames, :data:`CONTEXT` inputs on either side of the sample among them.
         crop: side of a target patch, a multiple of the scale.
         candidates: places drawn for each patch; the one with the most detail, the largest mean difference of
-            neighbouring pixels, is cut. Small networks learn several times faster from two.
+            neighbours in a row, is cut.
         cache_size: number of decoded samples in memory; further patches of these need no decoding.
         augmentation: random changes of the patches.
         seed: seeds every random draw.
@@ -220,8 +220,9 @@ class ClipDataset(Dataset[Sample]):
         reader = self._readers(clip.path)
         late = self.augmentation.source  # frames are averaged after their augmentation
         precomputed = None if late else find_precomputed(clip, reader.size, self.degradation, self._readers)
-        coded = self.degradation.group_size > 1 and not late and not precomputed
-        before, after = sample_frames.beside(-origin, length - origin, CONTEXT) if coded else ([], [])
+        rest = precomputed[1] if precomputed else self.degradation
+        coded = rest.group_size > 1 and not late
+        before, after = sample_frames.neighbours(-origin, length - origin, CONTEXT) if coded else ([], [])
         input_ranges = [*before, *sample_frames.inputs, *after]
         ranges = [*sample_frames.targets, *([] if precomputed else input_ranges)]
         numbers = sorted({*to_file(chain(*ranges))})
@@ -234,7 +235,7 @@ class ClipDataset(Dataset[Sample]):
             return frames[[numbers.index(i) for i in needed]], exposures
 
         targets, target_exposures = select(sample_frames.targets)
-        exposures, rest = None, self.degradation
+        exposures = None
         if precomputed is None:
             inputs, input_exposures = select(input_ranges)
             if late:
@@ -242,16 +243,16 @@ class ClipDataset(Dataset[Sample]):
             else:
                 inputs = self._expose(inputs, input_exposures)
         else:
-            path, rest = precomputed
-            centres = to_file(exposure[len(exposure) // 2] for exposure in sample_frames.inputs)
-            inputs = crop_to_multiple(self._readers.read(path, centres), rest.scale)
+            centres = to_file(exposure[len(exposure) // 2] for exposure in input_ranges)
+            inputs = crop_to_multiple(self._readers.read(precomputed[0], centres), rest.scale)
         if not late:
             targets = self._expose(targets, target_exposures)
         if self.resize:
             inputs, targets = resize_frames(inputs, self.resize), resize_frames(targets, self.resize)
         if coded:
-            inputs = rest.degrade_frames(inputs, rng)[len(before) : len(before) + len(sample_frames.inputs)]
-            rest = replace(rest, steps=())
+            whole = rest.degrade_frames(inputs, rng)
+            inputs = whole[len(before) : len(before) + len(sample_frames.inputs)].clone()  # the cache holds no more
+            rest = Degradation()
         return DecodedSample(clip, clip.start + start * clip.step, inputs, targets, rest, {}, exposures)
 
     def _expose(self, frames: Tensor, exposures: Exposures) -> Tensor:
@@ -289,8 +290,9 @@ class ClipDataset(Dataset[Sample]):
         return {**sample, "damaged": decoded.damaged} if decoded.damaged else sample
 
     def _choose_place(self, targets: Tensor, side: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Return top and left of a patch, in input pixels."""
-        middle, scale = targets[len(targets) // 2], self.crop // side  # (H, W, C)
+        """Draw places; return top and left of the one with the most detail, in input pixels."""
+        middle = targets[len(targets) // 2]  # (H, W, C)
+        scale = self.degradation.scale
         ends = [length // scale - side + 1 for length in middle.shape[:2]]
         places = [(int(rng.integers(0, ends[0])), int(rng.integers(0, ends[1]))) for _ in range(self.candidates)]
 

@@ -239,13 +239,15 @@ def _list_clips(data: Any, layout: Any) -> TrainingData:
     places: dict[str, set[Path]] = {}
     for clip in chain(*splits.values()):
         places.setdefault(clip.name, set()).add(clip.path)
+    names: dict[Path, str] = {}  # a file may be several clips, e.g. at two sizes
     uses: dict[str, list[str]] = {}
     root = Path(data.root).resolve()
     for use, clips in splits.items():
         for clip in clips:
             ambiguous = len(places[clip.name]) > 1 and clip.path.is_relative_to(root)
             name = clip.path.relative_to(root).with_suffix("").as_posix() if ambiguous else clip.name
-            uses.setdefault(name, []).append(use)
+            listed = uses.setdefault(names.setdefault(clip.path, name), [])
+            listed += [use] if use not in listed else []
     return TrainingData(uses=uses, credits=read_credits(Path(data.root), uses, layout.get("clips")))
 
 

@@ -233,10 +233,11 @@ def test_recorded_draws_are_unchanged(root: Path) -> None:
 
 @pytest.mark.parametrize("codec", [VideoCodec(crf=24), Mpeg4(20)], ids=["h264", "mpeg4"])
 @pytest.mark.parametrize("start", [0, 14, 29], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("folder", [None, "low"], ids=["made", "precomputed"])
 def test_video_codecs_see_whole_frames_and_those_beside_the_sample(
-    root: Path, pixels: torch.Tensor, codec: VideoCodec | Mpeg4, start: int
+    root: Path, pixels: torch.Tensor, codec: VideoCodec | Mpeg4, start: int, folder: str | None
 ) -> None:
-    clip = Clip("clip", root / "clip", stop=34)
+    clip = Clip("clip", root / "clip", stop=34, precomputed={("bicubic",): root / folder} if folder else {})
     data = dataset(
         root, geometry=EDVR, degradation=Degradation([Bicubic(4), codec]), augmentation=PLAIN, crop=16, span=5
     )

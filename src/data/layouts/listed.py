@@ -48,7 +48,7 @@ def listed(
         root: folder that holds the videos at any depth.
         clips: by file name without suffix.
         reduced: reduce frames by the factor of their clip; False leaves them soft and compressed as they are. "both"
-            trains on them at either size, and holds back the ends at their own.
+            trains on them at either size, and holds back the ends at their own size.
         hold_back: the fraction of each video that is never trained on.
         gap: source frames excluded between the splits of a video.
         skip: number of videos that may be excluded because they cannot be opened.
@@ -82,10 +82,9 @@ def listed(
     splits = split_by_time(chosen, hold_back, gap, DamagedClips(skip)) if hold_back else Splits(train=chosen)
     if reduced != "both":
         return splits
-    sizes = {name: SourceSize(reduction=clip.reduce) for name, clip in clips.items()}
     small = [
-        replace(clip, name=f"{clip.name}/reduced", source_size=sizes[clip.name])
+        replace(clip, name=f"{clip.name}/reduced", source_size=SourceSize(reduction=clips[clip.name].reduce))
         for clip in splits.train
-        if sizes[clip.name]
+        if clips[clip.name].reduce > 1
     ]
     return replace(splits, train=[*splits.train, *small])
