@@ -148,9 +148,7 @@ def _measure(
                 f"data.root=<folder>, or half=true or half=false to pack without measuring. ({error})"
             ) from error
         print(f"Nothing is measured: {error}")
-        run = checkpoint.absolute().parent.parent
-        tested = checkpoint.name == LAST and (run / "results.json").is_file()
-        stored = Run(run).results if tested and not options.half else None
+        stored = None if options.half else _read_own_results(checkpoint)
         return bool(options.half), Evidence(ours=stored), TrainingData()
     _check_picture(options.picture, [clip.name for clip in data.splits.test])
 
@@ -163,8 +161,12 @@ def _measure(
     versions[True].load_state_dict(round_weights(network.state_dict()))
     for version in versions.values():
         fold_norms(version)
-    wanted = (False, True) if options.half == "auto" else (options.half,)
-    scores = {half: evaluate(versions[half], protocol) for half in wanted}
+    wanted = (True, False) if options.half == "auto" else (options.half,)
+    scores: dict[bool, Mapping[str, Any]] = {}
+    for half in wanted:
+        own = None if half else _read_own_results(checkpoint)
+        known = own and True in scores and _rules(own) == _rules(scores[True])
+        scores[half] = own if own and known else evaluate(versions[half], protocol)
     half = bool(options.half) if options.half != "auto" else _choose(scores[False], scores[True])
     baseline, rules = _baseline(network, protocol)
     evidence = Evidence(
@@ -183,6 +185,17 @@ def _measure(
         replace(evidence, clip=clip.name, time=float(time), median=clip.name == name != options.picture),
         _list_clips(data, OmegaConf.to_container(settings.data.layout)),
     )
+
+
+def _read_own_results(checkpoint: Path) -> Mapping[str, Any] | None:
+    """Return the scores of a run's last checkpoint, with which its training ended."""
+    run = checkpoint.absolute().parent.parent
+    return Run(run).results if checkpoint.name == LAST and (run / "results.json").is_file() else None
+
+
+def _rules(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what scores depend on beside the weights."""
+    return {key: value for key, value in results["protocol"].items() if key not in ("checkpoint", "commit")}
 
 
 def _check_picture(name: str | None, clips: list[str]) -> None:
