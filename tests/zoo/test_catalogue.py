@@ -139,7 +139,8 @@ def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("typed", "near"), [("edvr_m_red", "edvr_m_reds"), ("edvr_l_deblur", "edvr_l_reds_deblur"), ("zsm_vime", "zsm_vimeo")]
+    ("typed", "near"),
+    [("edvr_m_red", "edvr_m_reds"), ("edvr_l_deblur", "edvr_l_reds_deblur"), ("zsm_vime", "zsm_vimeo")],
 )
 def test_a_mistyped_name_gets_its_nearest(typed, near):
     with pytest.raises(CheckpointError, match=rf"^There is no checkpoint {typed}; did you mean {near}\?$"):
