@@ -192,7 +192,8 @@ def _note_properties(index: VideoIndex) -> tuple[str, ...]:
         "interlaced, read without deinterlacing": index.interlaced,
         f"anamorphic pixels of {_format_ratio(index.aspect)}, read as stored": index.aspect != 1,
     }
-    return (*(note for note, applies in properties.items() if applies), *_note_size(index.coded_size))
+    notes = (note for note, applies in properties.items() if applies)
+    return (*notes, *index.notes, *_note_size(index.coded_size))
 
 
 def _format_ratio(aspect: Fraction) -> str:

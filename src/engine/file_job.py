@@ -72,7 +72,8 @@ class FileRestoration:
         self.plan = {"network": network_id, **options.plan()}
         self.network, self.options = prepare_network(network, options)
         self.source, self.output, self.device = source, output, device
-        self.reader = open_video(source, fps=options.rate, deep=True, deinterlace=options.deinterlace)
+        opening: dict[str, Any] = {"fps": options.rate, "deinterlace": options.deinterlace, "stream": options.stream}
+        self.reader = open_video(source, deep=True, **opening)
         self.length = min(len(self.reader), options.max_frames or len(self.reader))
         self.geometry = as_video_network(self.network).geometry
         self.times = self.geometry.output_times(self.length)
@@ -230,6 +231,7 @@ class FileRestoration:
                 parts,
                 self.output,
                 source=self.source if self.source.is_file() else None,
+                stream=self.reader.stream,
                 metadata_only=self.options.slow_motion,
                 origin=self.reader.times[0],
                 until=self.time_map(Fraction(self.length)) if cut_off else None,

@@ -9,6 +9,7 @@ Shapes: an RGB array is ``(H, W, 3)``, uint8 for 8 bits, otherwise uint16 with v
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 import av
+import av.buffer
 import numpy as np
 import torch
 from av.sidedata.sidedata import Type as SideData
@@ -30,12 +32,28 @@ LUMA_601 = (0.299, 0.114)
 # Round Y, Cb and Cr to the nearest, and average chroma over all pixels instead of every other one.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 STRIP = 128  # lines converted at once: floating point needs many times the memory of samples
-# Side data that describes only the original frames.
+# Side data that describes only the original frames, by the names of PyAV, or of FFmpeg for kinds that PyAV lacks.
 DROPPED = {
-    SideData.DOVI_METADATA: "Dolby Vision metadata",
-    SideData.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
-    SideData.A53_CC: "closed captions",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "A53_CC": "closed captions",
+    "View ID": "the other views of 3D video",
 }
+
+
+def _name_unlisted(value: object) -> SideData:
+    """Name a kind of side data that PyAV does not list as FFmpeg does."""
+    name_of = ctypes.CDLL(av.buffer.__file__).av_frame_side_data_name
+    name_of.restype = ctypes.c_char_p
+    kind: Any = object.__new__(SideData)
+    kind._name_ = (name_of(value) or b"unknown side data").decode()
+    kind._value_ = value
+    return cast(SideData, kind)
+
+
+# PyAV's enumeration is older than the FFmpeg that it ships. One unlisted kind would make all side data unreadable.
+SideData._missing_ = _name_unlisted  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -66,11 +84,13 @@ class Signal:
     @classmethod
     def from_frame(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
         """Read the colour description of a decoded frame; with ``deep``, at its own bit depth, otherwise 8."""
-        bits = frame.format.components[0].bits
+        bits = min(frame.format.components[0].bits, 16)
         depth = 8 if not deep or bits <= 8 else bits + bits % 2
         matrix, color_range = int(frame.colorspace), int(frame.color_range)
         if frame.format.is_rgb:
             matrix, color_range = RGB, int(ColorRange.JPEG)
+        elif _is_grey(frame.format) and color_range == ColorRange.UNSPECIFIED:
+            color_range = int(ColorRange.JPEG)  # as swscale reads it
         elif matrix in (RGB, 3):  # impossible for Y, Cb, Cr, or reserved
             matrix = UNSPECIFIED
         primaries, transfer = (int(tag) or UNSPECIFIED for tag in (frame.color_primaries, frame.color_trc))
@@ -125,10 +145,12 @@ def guess_matrix(size: Sequence[int]) -> int:
 
 def to_rgb(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> np.ndarray:
     """Convert a decoded frame to RGB, ``(H, W, 3)``: uint8 for ``depth`` 8, otherwise uint16 of ``depth`` bits."""
+    if _is_grey(frame.format) and frame.color_range == ColorRange.MPEG:
+        return _expand_grey(frame, depth, reformatter)
     if depth == 8:
         return cast(np.ndarray, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     source_format = frame.format
-    if source_format.is_rgb or len(source_format.components) < 3:
+    if source_format.is_rgb or _is_grey(source_format):
         name = f"gbrp{depth}le"
         if source_format.name != name:
             frame = reformatter.reformat(frame, format=name, threads=1)
@@ -153,6 +175,21 @@ def to_rgb(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> n
         green = (y - kr * red - kb * blue) / (1 - kr - kb)
         rgb[lines.start : lines.stop] = _quantize(torch.stack((red, green, blue), -1), depth)
     return rgb
+
+
+def _is_grey(pixel_format: VideoFormat) -> bool:
+    """Check for luma without chroma, with or without alpha."""
+    return len(pixel_format.components) < 3 and not pixel_format.is_rgb and not pixel_format.has_palette
+
+
+def _expand_grey(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> np.ndarray:
+    """Convert a grey frame of limited range to RGB; swscale takes every grey frame for one of full range."""
+    bits = min(max(8, frame.format.components[0].bits), 16)
+    name = "gray" if bits == 8 else f"gray{bits}le"
+    if frame.format.name != name:
+        frame = reformatter.reformat(frame, format=name, threads=1)
+    luma = (_view_plane(frame, 0).float() / 2 ** (bits - 8) - 16) / 219
+    return np.repeat(to_samples(luma[None], depth).numpy(), 3, axis=2)
 
 
 def from_rgb(array: np.ndarray, pixel_format: str, signal: Signal, reformatter: VideoReformatter) -> av.VideoFrame:
@@ -293,5 +330,6 @@ def _read_light(frame: av.VideoFrame) -> tuple[int, ...]:
 
 def _list_dropped(frame: av.VideoFrame) -> tuple[str, ...]:
     """Name the side data of a frame that restoration discards."""
-    kinds = {data.type for data in cast(Any, frame.side_data)}
-    return tuple(name for kind, name in DROPPED.items() if kind in kinds)
+    kinds = {data.type.name for data in cast(Any, frame.side_data)}
+    unlisted = sorted(kinds - DROPPED.keys() - SideData.__members__.keys())
+    return (*(name for kind, name in DROPPED.items() if kind in kinds), *unlisted)

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import av
-
 from src.errors import VideoError
-from src.video.decoding import describe_error
+from src.video.decoding import wrap_decoder_errors
 
 T = TypeVar("T")
 
@@ -40,7 +38,7 @@ class Watchdog:
 
         Raises:
             DecodeTimeoutError: no :meth:`reset` for ``timeout`` seconds.
-            VideoError: FFmpeg failed.
+            VideoError: the decoder failed, whatever it raised.
         """
         results: list[T] = []
         errors: list[BaseException] = []
@@ -48,7 +46,8 @@ class Watchdog:
 
         def target() -> None:
             try:
-                results.append(work())
+                with wrap_decoder_errors(self.path):
+                    results.append(work())
             except BaseException as error:
                 errors.append(error)
             finally:
@@ -60,8 +59,6 @@ class Watchdog:
             if time.monotonic() - self._last_progress >= self.timeout:
                 self.expired = True
                 raise DecodeTimeoutError(f"{self.path} timed out: its decoder made no progress for {self.timeout:g} s")
-        if errors and isinstance(errors[0], av.FFmpegError):
-            raise VideoError(f"{self.path} cannot be read as video: {describe_error(errors[0])}") from errors[0]
         if errors:
             raise errors[0]
         return results[0]

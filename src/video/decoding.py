@@ -6,8 +6,10 @@ import ctypes
 import os
 import re
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +17,11 @@ from typing import Any, cast
 
 import av
 import av.buffer
+import av.logging
 import numpy as np
 from av.video.frame import PictureType
 
-from src.errors import VideoError
+from src.errors import UserError, VideoError
 
 MAX_PIXELS = 36_000_000  # of a frame, just over 8192x4320: decoders hold up to 16 frames, more than 1 GB
 MAX_ALLOCATION = 640 << 20  # bytes: the largest image accepted (src/video/images.py), four channels of 16 bits
@@ -28,6 +31,11 @@ DAMAGE_ERRORS = (av.FFmpegError, IndexError)
 
 Orientation = tuple[int, int, int, int]
 UPRIGHT: Orientation = (1, 0, 0, 1)
+Cropping = tuple[int, int, int, int]  # columns left and right, lines above and below, before rotation
+UNCROPPED: Cropping = (0, 0, 0, 0)
+# Streams that accompany a video: pictures of it, and layers that need another stream.
+SECONDARY = av.stream.Disposition.timed_thumbnails | av.stream.Disposition.still_image | av.stream.Disposition.dependent
+_dump_lock = threading.Lock()
 
 
 class MissingFrameError(Exception):
@@ -83,6 +91,86 @@ def open_stream(path: Path, index: int, *, skip_analysis: bool = False) -> tuple
 def list_video_streams(container: Any) -> list[Any]:
     """List the video streams that have a decoder, without cover art."""
     return [s for s in container.streams.video if s.codec_context and not s.disposition & COVER_ART]
+
+
+def choose_stream(
+    path: Path | str, streams: Sequence[Any], number: int | None, lengths: Mapping[int, tuple[int, Fraction]]
+) -> tuple[Any, str]:
+    """Return the stream ``number``, or the main one: the default, largest, longest that is more than a picture.
+
+    Args:
+        path: the file, for messages.
+        streams: its video streams with frames.
+        number: index of the stream in the container; None: the main one.
+        lengths: frames and seconds of each stream by index; absent if unknown.
+
+    Returns:
+        The stream, and a predicate that names it if there are several.
+
+    Raises:
+        VideoError: the file has no such video stream.
+    """
+
+    def rank(stream: Any) -> tuple[Any, ...]:
+        frames, seconds = lengths.get(stream.index, (0, Fraction(0)))
+        is_default = bool(stream.disposition & av.stream.Disposition.default)
+        area = stream.codec_context.width * stream.codec_context.height
+        return not stream.disposition & SECONDARY, frames != 1, is_default, area, seconds
+
+    if number is not None and number not in [stream.index for stream in streams]:
+        listed = ", ".join(f"stream={stream.index} ({_describe_stream(stream)})" for stream in streams)
+        raise VideoError(f"{path} has no video in stream {number}; choose {listed}")
+    chosen = max(streams, key=rank) if number is None else next(s for s in streams if s.index == number)
+    if len(streams) == 1:
+        return chosen, ""
+    others = " or ".join(f"stream={s.index} ({_describe_stream(s)})" for s in streams if s is not chosen)
+    description = f"{len(streams)} video streams, of which stream {chosen.index} ({_describe_stream(chosen)}) is read"
+    return chosen, f"has {description}; {others} chooses another"
+
+
+def _describe_stream(stream: Any) -> str:
+    context = stream.codec_context
+    return f"{context.name}, {format_size((context.height, context.width))}"
+
+
+def read_cropping(container: Any, stream: Any, frame: av.VideoFrame) -> Cropping:
+    """Return the edges of a frame that its container hides: MP4's clean aperture, Matroska's pixel crop.
+
+    Decoders ignore them, and PyAV shows them only in FFmpeg's description of the container, which is a log message.
+    """
+    with _dump_lock:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            description = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
+    _, *sections = re.split(r"^ *Stream #0:(?=\d)", description, flags=re.MULTILINE)
+    section = next((s for s in sections if int(cast(Any, re.match(r"\d+", s))[0]) == stream.index), "")
+    edges = re.search(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", section, re.MULTILINE | re.IGNORECASE)
+    left, right, top, bottom = map(int, edges.groups()) if edges else UNCROPPED
+    is_valid = left + right < frame.width and top + bottom < frame.height
+    return (left, right, top, bottom) if is_valid else UNCROPPED
+
+
+def crop_size(size: tuple[int, int], cropping: Cropping) -> tuple[int, int]:
+    """Return the ``(height, width)`` that remain of ``size``."""
+    left, right, top, bottom = cropping
+    return size[0] - top - bottom, size[1] - left - right
+
+
+def describe_cropping(size: tuple[int, int], cropping: Cropping) -> str:
+    """Describe the cropping of frames of ``(height, width)`` as a predicate; empty if there is none."""
+    if cropping == UNCROPPED:
+        return ""
+    return f"is cropped from {format_size(size)} to {format_size(crop_size(size, cropping))}, as its container demands"
+
+
+def crop_and_orient(pixels: np.ndarray, cropping: Cropping, orientation: Orientation) -> np.ndarray:
+    """Crop ``(H, W, C)`` pixels, then rotate and flip them for display."""
+    left, _, top, _ = cropping
+    height, width = crop_size((pixels.shape[0], pixels.shape[1]), cropping)
+    return apply_orientation(pixels[top : top + height, left : left + width], orientation)
 
 
 def decode(container: Any, stream: Any, target: int | None = None) -> Iterator[av.VideoFrame]:
@@ -177,6 +265,21 @@ def check_frame_size(path: Path, number: int, frame: av.VideoFrame, size: tuple[
 def format_size(size: Sequence[int]) -> str:
     """Format ``(height, width, ...)`` as widthxheight."""
     return f"{size[1]}x{size[0]}"
+
+
+@contextmanager
+def wrap_decoder_errors(path: Path | str) -> Iterator[None]:
+    """Convert whatever a decoder library raises to a VideoError: PyAV and decord raise exceptions of any type.
+
+    Raises:
+        VideoError: one was raised that is not a :class:`UserError` already.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{path} cannot be read as video: {describe_error(error)}") from error
 
 
 def describe_error(error: BaseException | None) -> str:

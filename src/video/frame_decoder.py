@@ -19,8 +19,8 @@ from src.video.colorspace import to_rgb
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import (
     MissingFrameError,
-    apply_orientation,
     check_frame_size,
+    crop_and_orient,
     decode,
     describe_error,
     open_stream,
@@ -112,13 +112,14 @@ class FrameDecoder:
         raise MissingFrameError("the stream ends there")
 
     def convert(self, frame: av.VideoFrame, number: int) -> np.ndarray:
-        """Convert decoded frame ``number`` to upright RGB, ``(H, W, 3)``.
+        """Convert decoded frame ``number`` to RGB, cropped and upright, ``(H, W, 3)``.
 
         Raises:
             VideoError: its size differs from the others, or its checksum is wrong.
         """
         check_frame_size(self.path, number, frame, self.index.coded_size)
-        pixels = apply_orientation(to_rgb(frame, self.depth, self._reformatter), self.index.orientation)
+        rgb = to_rgb(frame, self.depth, self._reformatter)
+        pixels = crop_and_orient(rgb, self.index.cropping, self.index.orientation)
         if self.index.checksums:
             packed.verify_frame(self.path, self.index.checksums, number, pixels)
         return pixels

@@ -26,7 +26,7 @@ def _decode(file: Path) -> av.VideoFrame:
         # FFmpeg must not expand a % in the file name.
         with open_input(file, {"pattern_type": "none"}, max_pixels=MAX_PIXELS) as container:
             return next(container.decode(video=0))
-    except (av.FFmpegError, StopIteration) as error:
+    except Exception as error:  # PyAV raises exceptions of any type
         raise VideoError(f"{file} cannot be read as an image: {describe_error(error)}") from error
 
 

@@ -29,6 +29,7 @@ def join(
     since: Fraction | None = None,
     metadata_only: bool = False,
     metadata: Mapping[str, str] | None = None,
+    stream: int | None = None,
 ) -> None:
     """Concatenate the parts of a video without re-encoding, and copy the other streams of its source.
 
@@ -43,6 +44,7 @@ def join(
         since: drop what ends before this time in ``source``, on the clock of the parts; None drops nothing.
         metadata_only: copy only the metadata of ``source``, no streams or chapters.
         metadata: tags of the file; they override those of ``source``.
+        stream: index of the video stream in ``source`` that the parts come from; the video receives its tags.
 
     Raises:
         VideoError: a part is damaged or was encoded differently, or the file cannot be written.
@@ -68,11 +70,12 @@ def join(
         output.describe(video, header, time_base)
         shift += lift * time_base
         since, until = (None if time is None else time + lift * time_base for time in (since, until))
-        companions = CompanionStreams(
-            output, source, shift, since=since, until=until, metadata_only=metadata_only, video=video, metadata=metadata
-        )
-        stack.callback(companions.close)
+        limits: dict[str, Any] = {"since": since, "until": until, "metadata_only": metadata_only}
         try:
+            companions = CompanionStreams(
+                output, source, shift, **limits, video=video, video_source=stream, metadata=metadata
+            )
+            stack.callback(companions.close)
             for number, packet in enumerate(_read_packets(parts)):
                 packet.pts, packet.dts = order[number] + lift, decode_times[number] + lift
                 packet.duration = durations[number]

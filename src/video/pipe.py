@@ -22,14 +22,19 @@ from src.errors import VideoError
 from src.video.colorspace import Signal, from_rgb, guess_matrix, to_rgb
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import (
-    apply_orientation,
     check_pixel_limit,
+    choose_stream,
+    crop_and_orient,
+    crop_size,
     decode,
+    describe_cropping,
     describe_error,
     format_size,
     list_video_streams,
     open_input,
+    read_cropping,
     read_orientation,
+    wrap_decoder_errors,
 )
 from src.video.deinterlace import Deinterlacer
 from src.video.reader import DEFAULT_FPS
@@ -38,18 +43,24 @@ STDIN = Path("-")
 
 
 def open_pipe(
-    file: BinaryIO, timeout: float = 60, fps: Fraction | None = None, *, deep: bool = False, deinterlace: bool = False
+    file: BinaryIO,
+    timeout: float = 60,
+    fps: Fraction | None = None,
+    *,
+    deep: bool = False,
+    deinterlace: bool = False,
+    stream: int | None = None,
 ) -> PipeReader:
     """Open a video from a pipe: y4m, Matroska, MPEG-TS and other formats with their headers at the start.
 
     Args:
         file: binary stream at its beginning.
-        timeout, fps, deep, deinterlace: as in :func:`src.video.reader.open_video`.
+        timeout, fps, deep, deinterlace, stream: as in :func:`src.video.reader.open_video`.
 
     Raises:
-        VideoError: the input is not a video.
+        VideoError: the input is not a video, or has no such stream.
     """
-    return PipeReader(file, timeout, Fraction(fps) if fps else DEFAULT_FPS, deep, deinterlace)
+    return PipeReader(file, timeout, Fraction(fps) if fps else DEFAULT_FPS, deep, deinterlace, stream)
 
 
 class PipeReader:
@@ -65,22 +76,28 @@ class PipeReader:
         interlaced: frames of the source hold two fields each.
         times: presentation time of each frame yielded by :meth:`frames` so far, in seconds.
         end: end of the last of these frames, in seconds.
+        notes: predicates about the source that its user needs to know: several streams, cropping.
     """
 
     path = STDIN
     name = "stdin"
 
-    def __init__(self, file: BinaryIO, timeout: float, fps: Fraction, deep: bool, deinterlace: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, timeout: float, fps: Fraction, deep: bool, deinterlace: bool, number: int | None = None
+    ) -> None:
         self._watchdog = watchdog = Watchdog(Path("standard input"), timeout)
-        self._container, self._stream, self._frames, first = watchdog.run(lambda: _open(file))
-        context, stream = self._stream.codec_context, self._stream
+        self._container, stream, choice, self._frames, first = watchdog.run(lambda: _open(file, number))
+        self._stream, context = stream, stream.codec_context
         self._first: av.VideoFrame | None = first
         self._coded_size, self._orientation = (first.height, first.width), read_orientation(first)
+        self._cropping = read_cropping(self._container, stream, first)
+        self.notes = tuple(filter(None, (choice, describe_cropping(self._coded_size, self._cropping))))
         self._frames_flagged = bool(first.interlaced_frame)
         self._reformatter = VideoReformatter()
         transposed = bool(self._orientation[1])
         aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
-        self.size = (first.width, first.height) if transposed else (first.height, first.width)
+        height, width = crop_size(self._coded_size, self._cropping)
+        self.size = (width, height) if transposed else (height, width)
         self.aspect = 1 / aspect if transposed else aspect
         self.fps = Fraction(stream.average_rate or stream.guessed_rate or fps)
         self.interlaced = context.field_order > 1 or self._frames_flagged
@@ -98,17 +115,20 @@ class PipeReader:
         """
         if self._first is None:
             raise VideoError("standard input can be read only once")
-        deinterlacer = Deinterlacer(self._first, self._frames_flagged) if self._deinterlace else None
+        deinterlacer: Deinterlacer | None = None
         pending: list[tuple[Fraction, Fraction]] = []  # start and end of the frames inside the deinterlacer
         for frame in self._decode_all():
             if frame is not None:
                 pending.append(self._time_frame(frame, pending[-1][0] if pending else None))
-            ready = deinterlacer.push(frame) if deinterlacer else (frame,) if frame is not None else ()
-            for progressive in ready:
+            with wrap_decoder_errors("standard input"):
+                if self._deinterlace and frame is not None and deinterlacer is None:
+                    deinterlacer = Deinterlacer(frame, self._frames_flagged)
+                ready = deinterlacer.push(frame) if deinterlacer else (frame,) if frame is not None else ()
+                converted = [to_rgb(progressive, self.signal.depth, self._reformatter) for progressive in ready]
+            for pixels in converted:
                 start, self.end = pending.pop(0)
                 self.times.append(start)
-                pixels = to_rgb(progressive, self.signal.depth, self._reformatter)
-                yield torch.from_numpy(apply_orientation(pixels, self._orientation))
+                yield torch.from_numpy(crop_and_orient(pixels, self._cropping, self._orientation))
 
     def _decode_all(self) -> Iterator[av.VideoFrame | None]:
         """Yield all frames as decoded, then None."""
@@ -159,13 +179,15 @@ class _UnseekableStream:
         self.read = getattr(file, "raw", file).read
 
 
-def _open(file: BinaryIO) -> tuple[Any, Any, Iterator[av.VideoFrame], av.VideoFrame]:
-    """Return the container, its first video stream, its frames after the first, and the first frame."""
+def _open(file: BinaryIO, number: int | None) -> tuple[Any, Any, str, Iterator[av.VideoFrame], av.VideoFrame]:
+    """Return the container, its video stream and a note on it, the frames after the first, and the first frame."""
     container = open_input(_UnseekableStream(file))
     streams = list_video_streams(container)
     if not streams:
         raise VideoError("standard input has no readable video stream")
-    stream = streams[0]
+    # The packets, unlike in a file, are still to come.
+    lengths = {s.index: (s.frames, (s.duration or 0) * Fraction(s.time_base or 1)) for s in streams}
+    stream, choice = choose_stream("standard input", streams, number, lengths)
     check_pixel_limit("standard input", (stream.codec_context.height, stream.codec_context.width))
     stream.thread_type = "SLICE"
     frames = decode(container, stream)
@@ -177,7 +199,7 @@ def _open(file: BinaryIO) -> tuple[Any, Any, Iterator[av.VideoFrame], av.VideoFr
         )
     if first is None:
         raise VideoError("standard input has no frames that can be decoded")
-    return container, stream, frames, first
+    return container, stream, choice, frames, first
 
 
 class Y4MWriter:

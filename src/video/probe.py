@@ -21,16 +21,22 @@ from src.errors import VideoError
 from src.video.colorspace import Signal
 from src.video.decoding import (
     DAMAGE_ERRORS,
+    UNCROPPED,
     UPRIGHT,
+    Cropping,
     MissingFrameError,
     Orientation,
     check_frame_size,
     check_pixel_limit,
+    choose_stream,
+    crop_size,
     decode,
+    describe_cropping,
     describe_error,
     list_video_streams,
     open_input,
     open_stream,
+    read_cropping,
     read_orientation,
 )
 
@@ -59,7 +65,7 @@ class VideoIndex:
         seek_targets: the timestamp to seek to for each key frame.
         time_base: seconds.
         frame_rates: rates that the container declares, most reliable first.
-        coded_size: height and width before rotation.
+        coded_size: height and width of decoded frames, before cropping and rotation.
         orientation: display orientation (:func:`src.video.decoding.read_orientation`).
         aspect: sample aspect ratio, before rotation.
         interlaced: frames hold two fields of different times.
@@ -68,6 +74,8 @@ class VideoIndex:
         last_duration: duration of the last frame; 0 if unknown.
         decord_objection: the reason not to read the file with decord, as a predicate; empty if there is none.
         checksums: CRC-32 of each frame of a packed video (:mod:`src.video.packed`).
+        cropping: edges that the container hides, before rotation.
+        notes: predicates about the file that its user needs to know: several streams, cropping.
     """
 
     stream: int
@@ -86,6 +94,14 @@ class VideoIndex:
     last_duration: int
     decord_objection: str
     checksums: tuple[int, ...] = ()
+    cropping: Cropping = UNCROPPED
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames, cropped and upright."""
+        height, width = crop_size(self.coded_size, self.cropping)
+        return (width, height) if self.orientation[1] else (height, width)
 
     def compute_timing(self, default_rate: Fraction) -> tuple[tuple[Fraction, ...], Fraction, Fraction]:
         """Return the time of each frame, the frame rate, and the end of the last frame, in seconds and 1/s.
@@ -111,19 +127,24 @@ class VideoIndex:
         return times, next(iter(self.frame_rates), default_rate)
 
 
-def probe(path: Path, on_progress: Callable[[], None]) -> VideoIndex:
+def probe(path: Path, on_progress: Callable[[], None], number: int | None = None) -> VideoIndex:
     """Index a file by its packets, or by decoding all of it where packets do not determine the frames.
 
     Args:
         path: the file.
         on_progress: called for each packet and frame.
+        number: index of the video stream in the container; None: the main one.
 
     Raises:
-        VideoError: the file has no video stream, or no frame can be decoded.
+        VideoError: the file has no such video stream, or no frame can be decoded.
     """
     with open_input(path) as container:
-        stream, packets_by_stream = _read_packets(container, on_progress, path)
+        packets_by_stream = _read_packets(container, on_progress, path)
+        nonempty = [stream for stream in container.streams.video if packets_by_stream.get(stream.index)]
+        lengths = {stream.index: _measure_length(stream, packets_by_stream[stream.index]) for stream in nonempty}
+        stream, choice = choose_stream(path, nonempty, number, lengths)
         packets = packets_by_stream[stream.index]
+        has_siblings = len(container.streams.video) > 1
         overstated = any(s.frames > len(packets_by_stream.get(s.index, ())) for s in container.streams.video)
         check_pixel_limit(path, (stream.codec_context.height, stream.codec_context.width))
         context, format_name, stream_index = stream.codec_context, container.format.name, stream.index
@@ -155,6 +176,7 @@ def probe(path: Path, on_progress: Callable[[], None]) -> VideoIndex:
     container, stream = open_stream(path, stream_index)
     with container:
         first, decoded_times = _decode_times(container, stream, on_progress, path, first_only=countable)
+        cropping = read_cropping(container, stream, first)
         seekable = len(keyframes) < 2 or _can_decode_from(container, stream, keyframes[1], seek_targets[1])
     count = len(visible) if countable else len(decoded_times)
     if not countable:
@@ -168,6 +190,8 @@ def probe(path: Path, on_progress: Callable[[], None]) -> VideoIndex:
     objections = {
         f"is coded as {codec}": codec not in ("h264", "hevc", "mpeg4"),
         f"stores its pixels as {pixel_format}": pixel_format not in ("yuv420p", "yuvj420p", "gbrp"),
+        "has several video streams": has_siblings,  # decord may open another one
+        "is cropped by its container": cropping != UNCROPPED,
         "has frames larger than 4K": first.height * first.width > MAX_DECORD_PIXELS,
         "is interlaced": interlaced,
         "has key frames that cannot be decoded alone": not seekable,
@@ -197,6 +221,8 @@ def probe(path: Path, on_progress: Callable[[], None]) -> VideoIndex:
         signal=signal,
         last_duration=max(0, last_duration),
         decord_objection=next((reason for reason, holds in objections.items() if holds), ""),
+        cropping=cropping,
+        notes=tuple(filter(None, (choice, describe_cropping((first.height, first.width), cropping)))),
     )
 
 
@@ -209,8 +235,8 @@ class _Packet(NamedTuple):
     new_parameters: bool  # carries new codec parameters
 
 
-def _read_packets(container: Any, on_progress: Callable[[], None], path: Path) -> tuple[Any, dict[int, list[_Packet]]]:
-    """Return the first video stream that is not empty, and the packets of each by stream index, in file order."""
+def _read_packets(container: Any, on_progress: Callable[[], None], path: Path) -> dict[int, list[_Packet]]:
+    """Return the packets of each video stream by its index, in file order; at least one stream has some."""
     streams = list_video_streams(container)
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
     if not streams:
@@ -226,10 +252,16 @@ def _read_packets(container: Any, on_progress: Callable[[], None], path: Path) -
                 )
     except DAMAGE_ERRORS as error:
         log.warning("%s is damaged, reading only up to the damage: %s", path, describe_error(error))
-    nonempty = [stream for stream in streams if packets[stream.index]]
-    if not nonempty:
+    if not any(packets.values()):
         raise VideoError(f"{path} has no frames: its video stream is empty")
-    return nonempty[0], packets
+    return packets
+
+
+def _measure_length(stream: Any, packets: Sequence[_Packet]) -> tuple[int, Fraction]:
+    """Return the frames and seconds of a stream."""
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    ticks = max(times) - min(times) if times else 0
+    return len(packets), ticks * Fraction(stream.time_base or 1)
 
 
 def _is_hidden(packet: av.Packet) -> bool:

@@ -28,13 +28,13 @@ from src.errors import VideoError
 from src.video import packed
 from src.video.colorspace import RGB, Signal, to_tensor
 from src.video.decode_timeout import Watchdog
-from src.video.decoding import describe_error, format_size
+from src.video.decoding import describe_error, format_size, wrap_decoder_errors
 from src.video.deinterlace import Deinterlacer
 from src.video.discovery import is_image_pattern, list_images
 from src.video.fork_safety import ForkGuard
 from src.video.frame_decoder import DecordDecoder, FrameDecoder
 from src.video.images import is_deep, load_8bit, load_16bit
-from src.video.probe import probe
+from src.video.probe import VideoIndex, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 
@@ -51,6 +51,7 @@ def open_video(
     *,
     deep: bool = False,
     deinterlace: bool = False,
+    stream: int | None = None,
 ) -> FrameReader:
     """Open a video file or a folder of images.
 
@@ -62,9 +63,10 @@ def open_video(
         deep: return sources above 8 bits as uint16; by default, everything is converted to uint8.
         deinterlace: convert interlaced video to progressive frames, same number and times. Random access is then
             slow, because each frame needs its neighbours.
+        stream: index of the video stream in its container; by default the main one: the default, largest, longest.
 
     Raises:
-        VideoError: the source does not exist or is empty, or ``backend`` cannot read it exactly.
+        VideoError: the source does not exist or is empty, it has no such stream, or ``backend`` cannot read it exactly.
     """
     path = Path(path)
     is_sequence = path.is_dir() or is_image_pattern(path)
@@ -75,7 +77,7 @@ def open_video(
     rate = Fraction(fps) if fps else DEFAULT_FPS
     if is_sequence:
         return FolderReader(path, rate, deep)
-    return FileReader(path, backend, timeout, rate, deep, deinterlace)
+    return FileReader(path, backend, timeout, rate, deep, deinterlace, stream)
 
 
 class FrameReader(ABC):
@@ -91,6 +93,8 @@ class FrameReader(ABC):
         aspect: pixel aspect ratio, width over height; frames are returned without resampling.
         interlaced: frames of the source hold two fields each.
         backend: the decoder for random access: ``decord``, ``pyav`` or ``frames``.
+        stream: index of the video stream in its container; None for folders.
+        notes: predicates about the source that its user needs to know: several streams, cropping.
     """
 
     path: Path
@@ -102,6 +106,8 @@ class FrameReader(ABC):
     aspect: Fraction = Fraction(1)
     interlaced: bool = False
     backend: str
+    stream: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.times)
@@ -201,10 +207,16 @@ class FileReader(FrameReader):
         fps: Fraction,
         deep: bool = False,
         deinterlace: bool = False,
+        stream: int | None = None,
     ) -> None:
         self.path, self._timeout = path, timeout
         watchdog = Watchdog(path, timeout)
-        self._index = index = watchdog.run(lambda: packed.read_index(path) or probe(path, watchdog.reset))
+
+        def index_file() -> VideoIndex:
+            return (None if stream else packed.read_index(path)) or probe(path, watchdog.reset, stream)
+
+        self._index = index = watchdog.run(index_file)
+        self.stream, self.notes = index.stream, index.notes
         if backend == "decord" and index.decord_objection:
             raise VideoError(f"decord cannot read {path} exactly because it {index.decord_objection}; use pyav or auto")
         has_decord = importlib.util.find_spec("decord") is not None
@@ -216,9 +228,8 @@ class FileReader(FrameReader):
         self.times, self.fps, self.end = index.compute_timing(fps)
         self.signal = index.signal if deep else replace(index.signal, depth=8)
         self._deinterlace = deinterlace and index.interlaced
-        transposed, (height, width) = bool(index.orientation[1]), index.coded_size
-        self.size = (width, height) if transposed else (height, width)
-        self.aspect = 1 / index.aspect if transposed else index.aspect
+        self.size = index.size
+        self.aspect = 1 / index.aspect if index.orientation[1] else index.aspect
         self.interlaced = index.interlaced
         self.drop_decoders()
 
@@ -260,12 +271,14 @@ class FileReader(FrameReader):
         stop, deinterlacer = min(numbers.stop + 1, len(self)), None
         for index in range(number, stop):
             frame = decoder.watchdog.run(partial(decoder.decode, index))
-            deinterlacer = deinterlacer or Deinterlacer(frame, self._index.frames_flagged)
-            for fields in (frame, None) if index == stop - 1 else (frame,):
-                for progressive in deinterlacer.push(fields):
-                    if number in numbers:
-                        yield torch.from_numpy(decoder.convert(progressive, number))
-                    number += 1
+            with wrap_decoder_errors(self.path):
+                deinterlacer = deinterlacer or Deinterlacer(frame, self._index.frames_flagged)
+                fields = (frame, None) if index == stop - 1 else (frame,)
+                ready = [progressive for field in fields for progressive in deinterlacer.push(field)]
+            for progressive in ready:
+                if number in numbers:
+                    yield torch.from_numpy(decoder.watchdog.run(partial(decoder.convert, progressive, number)))
+                number += 1
 
     def _read_frames(self, ascending: Sequence[int]) -> dict[int, np.ndarray]:
         if self._deinterlace:
@@ -273,11 +286,11 @@ class FileReader(FrameReader):
         if self.backend == "decord" and not ForkGuard.decord_barred:
             try:
                 return Watchdog(self.path, self._timeout).run(lambda: self._read_with_decord(ascending))
-            except Exception as error:  # decord raises exceptions of any type
-                self._decord = None
+            except VideoError as error:
+                self._decord, cause = None, describe_error(error.__cause__ or error)
                 if not self._fall_back:
-                    raise VideoError(f"decord cannot read {self.path}: {describe_error(error)}") from error
-                log.warning("decord cannot read %s, continuing with PyAV: %s", self.path, describe_error(error))
+                    raise VideoError(f"decord cannot read {self.path}: {cause}") from error
+                log.warning("decord cannot read %s, continuing with PyAV: %s", self.path, cause)
                 self.backend = "pyav"
         if self._decoder is None or self._decoder.watchdog.expired:
             self._decoder = self._make_decoder()

@@ -66,7 +66,8 @@ class CompanionStreams:
         shift: seconds added to times of the source.
         since, until: drop packets that end before or start after these times, on the output's clock; None: no limit.
         metadata_only: copy only the metadata of the source.
-        video: the video stream of ``output``; it receives the metadata of the source's.
+        video: the video stream of ``output``.
+        video_source: index of the stream in the source that ``video`` comes from and receives the metadata of.
         metadata: tags of ``output``; they override those of the source.
 
     Raises:
@@ -83,6 +84,7 @@ class CompanionStreams:
         until: Fraction | None = None,
         metadata_only: bool = False,
         video: Any,
+        video_source: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._output, self._source, self._shift, self._since, self._until = output, source, shift, since, until
@@ -100,7 +102,9 @@ class CompanionStreams:
                 container.container_options["movflags"] = "use_metadata_tags"  # otherwise only iTunes tags are kept
             elif location := origin.metadata.get(f"{QUICKTIME_PREFIX}location.ISO6709"):
                 container.metadata.setdefault("location", location)
-            self._copy_video_tags(origin, video)
+            if video_source is not None:
+                video.metadata.update(self._convert_tags(origin.streams[video_source]))
+                video.disposition = origin.streams[video_source].disposition
         container.metadata.update(metadata or {})
         self._next_packet = next(self._packets, None)
 
@@ -138,7 +142,7 @@ class CompanionStreams:
     def _add_cover(self, stream: Any) -> av.Packet | None:
         """Add cover art to the output; return its packet where it is a video stream rather than an attachment."""
         with open_source(Path(stream.container.name)) as container:  # a second time, to read ahead of the others
-            packet = next((p for p in container.demux(container.streams[stream.index]) if p.size), None)
+            packet = next((p for p in stop_at_damage(container.demux(container.streams[stream.index])) if p.size), None)
         if packet is None or self._output.suffix not in (".mp4", ".m4v", ".mkv"):
             log.warning("%s cannot store the cover art of %s: not copied", self._output.path, self._source)
             return None
@@ -181,12 +185,6 @@ class CompanionStreams:
         """Clip an interval to the limits of the output."""
         low, high = self._since, self._until
         return start if low is None else max(start, low), end if high is None else min(end, high)
-
-    def _copy_video_tags(self, origin: Any, video: Any) -> None:
-        stream = origin.streams.best("video")
-        if stream is not None and not stream.disposition & COVER_ART:
-            video.metadata.update(self._convert_tags(stream))
-            video.disposition = stream.disposition
 
     def _convert_tags(self, stream: Any) -> dict[str, str]:
         """Return the tags of a stream as the output's container names them."""

@@ -326,12 +326,13 @@ class VideoWriter:
         if self._signal.light:
             yield f"{light}={','.join(map(str, self._signal.light))}"
 
-    def _find_origin(self) -> Fraction:
-        """Return the time of the first frame of ``audio_from``."""
+    def _find_origin(self) -> tuple[Fraction, int | None]:
+        """Return the time of the first frame of ``audio_from``, and the index of its video stream."""
         try:
-            return open_video(self._audio_from).times[0] if self._audio_from else Fraction(0)
+            reader = open_video(self._audio_from) if self._audio_from else None
         except VideoError:  # audio only, or unreadable video: use its clock
-            return Fraction(0)
+            reader = None
+        return (reader.times[0], reader.stream) if reader else (Fraction(0), None)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
@@ -345,8 +346,9 @@ class VideoWriter:
                 self._mux(self._stream.encode(None))
             self._output.__exit__(kind, *exception)
             if kind is None and not self._is_part:
-                source, metadata, origin = self._audio_from, self.metadata, self._find_origin()
-                join([self._draft], self.path, source=source, start=self._start, origin=origin, metadata=metadata)
+                origin, stream = self._find_origin()
+                from_source: dict[str, Any] = {"source": self._audio_from, "origin": origin, "stream": stream}
+                join([self._draft], self.path, **from_source, start=self._start, metadata=self.metadata)
         except (av.FFmpegError, OSError) as error:
             raise make_write_error(self.path, error) from error
         finally:

@@ -60,7 +60,6 @@ DECORD_FILES = [
     "odd/dovi_avc_1080p60_burnt_frame_numbers.mp4",
     "odd/flir_vfr_h264.mp4",
     "odd/mpeg4_190x240.mp4",
-    "odd/two_video_streams_one_empty.mp4",
 ]  # and all but one of train/
 
 
