@@ -26,6 +26,7 @@ PATH_OPTIONS = (
     "pack",
     "card",
 )
+LIST_OPTIONS = ("input", "model.network.stages")  # those of the above that may be a list
 TEXT_OPTIONS = ("licence", "limits")
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
@@ -143,8 +144,15 @@ def quote_paths(override: str) -> str:
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???"):
         return override
-    paths = ",".join(_quote(path) for path in split_paths(value))
-    return f"{key}=[{paths}]" if value.startswith("[") else f"{key}={paths}"
+    if key not in LIST_OPTIONS or not _is_list(value):
+        return f"{key}={_quote(value)}"
+    return f"{key}=[{','.join(_quote(path) for path in split_paths(value))}]"
+
+
+def _is_list(value: str) -> bool:
+    """Return True for ``[a,b]``, False for a name such as ``[Group] clip [1080p]`` or ``[Group] clip.mkv``."""
+    depth = [value[: end + 1].count("[") - value[: end + 1].count("]") for end in range(len(value))]
+    return value[:1] == "[" and value[-1:] == "]" and 0 not in depth[:-1]
 
 
 def _quote(text: str) -> str:
@@ -157,7 +165,7 @@ def split_paths(value: str) -> list[str]:
 
     Paths of checkpoints may contain commas, but not after a single word: that is a name of weights, perhaps mistyped.
     """
-    if not (value.startswith("[") and value.endswith("]")):
+    if not _is_list(value):
         return [value]
     parts = [part.strip() for part in value[1:-1].split(",")]
     if not any(suffix in value for suffix in CHECKPOINTS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -51,7 +52,7 @@ def _shorten(key: str, value: str) -> str:
 def _shorten_path(text: str) -> str:
     if is_name(text):
         return text
-    path = Path(text).expanduser().resolve()
+    path = Path(os.path.expanduser(text)).resolve()
     return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
 
 

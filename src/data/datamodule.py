@@ -126,7 +126,7 @@ class DataModule(LightningDataModule):
             raise UserError(f"data.timeout must be more than 0 seconds, got {timeout}")
         self.damaged, self.timeout = DamagedClips(skip_damaged), float(timeout)
         self.layout = layout
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))
         self.geometry, self.degradation = geometry, degradation
         self.training_geometry = training_geometry or geometry
         self.reduced_targets = reduced_targets

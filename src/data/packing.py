@@ -83,7 +83,7 @@ def pack(
         UserError: there is nothing to pack, ``target`` is something else, or clips could not be packed; the message
             lists them.
     """
-    root, target = Path(root).expanduser(), Path(target).expanduser().absolute()
+    root, target = Path(os.path.expanduser(root)), Path(os.path.expanduser(target)).absolute()
     if gop < 1:
         raise UserError(f"gop must be 1 or more frames from one key frame to the next, got {gop}")
     inner, outer = root.resolve(), target.resolve()
@@ -133,7 +133,7 @@ def find_damaged(root: Path | str, *, processes: int = 1, track: Track = lambda 
     Packed videos are verified by the checksums of their frames, a packed data set by its number of clips. Other files
     only have to be decodable.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     clips, absent, sealed = find_videos(root), [], set()
     if (root / RECORD).is_file():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -95,7 +96,7 @@ def restore_pipe(
         writer = Y4MWriter(sys.stdout.buffer, fps, **writing)
     else:
         writing |= {"codec": options.codec, "quality": options.quality, "preset": options.preset, "tick": FINE}
-        writer = VideoWriter(Path(output).expanduser(), fps, **writing)
+        writer = VideoWriter(Path(os.path.expanduser(output)), fps, **writing)
     count = 0
     with writer, BackgroundWriter[Any](lambda item: writer.write(*item)) as background:
         for time, frame in _steady(timed, fps) if to_pipe else timed:

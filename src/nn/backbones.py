@@ -205,7 +205,7 @@ def load_imagenet(network: MobileNetV2 | VGG16, file: str | Path | None = None, 
     ending = f"; {otherwise}" if otherwise else ""
     if isinstance(network, MobileNetV2) and network.width != 1:
         raise UserError(f"ImageNet weights exist for MobileNetV2 of width 1, not of {network.width}{ending}.")
-    path = cached if file is None else Path(file).expanduser()
+    path = cached if file is None else Path(os.path.expanduser(file))
     remedy = (f"delete it and download {url} again" if file is None else f"download {url}") + ending
     if os.path.exists(path):  # unlike Path.exists, returns False in a folder without permission
         state = _read(path, remedy)

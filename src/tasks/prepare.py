@@ -59,13 +59,13 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
     Raises:
         UserError: there are no clips, some cannot be packed or read, or the packed data set has other clips.
     """
-    layout, root = instantiate(config.data.layout), Path(config.data.root).expanduser()
+    layout, root = instantiate(config.data.layout), Path(os.path.expanduser(config.data.root))
     splits = layout(root)
     _print_counts(root, splits)
     processes = options.processes or os.cpu_count() or 1
     roots = {"as it is": root}
     if options.pack:
-        roots["packed"] = target = Path(options.pack).expanduser()
+        roots["packed"] = target = Path(os.path.expanduser(options.pack))
         size = SourceSize.of(config.data.get("source_size"), config.data.get("source_reduction", 1))
         how = {"gop": options.gop, "processes": processes, "interpolated": options.interpolated}
         packed = pack(root, target, size=size, track=_progress_bar("Packing"), **how)

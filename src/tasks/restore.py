@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from src.errors import UserError
 from src.nn.blocks import compile_parts, count_parameters
 from src.nn.clips import weights_to_channels_last
 from src.nn.video_network import as_video_network
-from src.video.discovery import find_videos, is_image_pattern, is_video
+from src.video.discovery import find_videos, is_image_pattern, is_video, list_images
 from src.video.stream_copy import find_audio_start
 
 CONSOLE = Console(stderr=True, markup=False, highlight=False)  # standard output may be the video
@@ -69,7 +70,7 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
             first.
     """
     piped = PIPE in (options.input, options.output)
-    sources = [] if piped else _find_sources(options.input)
+    sources = [] if piped else _find_sources(options)
     outputs = [] if piped else _name_outputs(options, sources)
     network = _build_network(config, options)
     if piped:
@@ -117,23 +118,39 @@ def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
 # --- inputs and outputs -------------------------------------------------------------------------------
 
 
-def _find_sources(names: str | list[str]) -> list[Path]:
-    """Find the videos that ``input`` names: a file, a folder of frames or of videos, a pattern, or a list of these."""
+def _find_sources(options: RestoreCommand) -> list[Path]:
+    """Find the videos that ``input`` names: a file, a folder of frames or of videos, a pattern, or a list of these.
+
+    What folders and patterns hold is no input if an earlier command has made it.
+    """
     found: list[Path] = []
-    for name in [names] if isinstance(names, str) else names:
-        path = Path(str(name)).expanduser()
-        if path.is_dir():
-            found += find_videos(path) or [path]
-        elif path.exists() or is_image_pattern(path):
+    searched: dict[Path, Path] = {}  # the folder in which a video was found
+    for name in [options.input] if isinstance(options.input, str) else options.input:
+        path = Path(os.path.expanduser(name))
+        if (path.exists() and not path.is_dir()) or is_image_pattern(path):
             found.append(path)
-        else:
-            found += _match(path) or [path]
+            continue
+        root, matches = (path, find_videos(path)) if path.is_dir() else (_fixed_folder(path), _match(path))
+        found += matches or [path]
+        searched |= {match: root for match in matches if match != path}
     if missing := [path for path in found if not (path.exists() or is_image_pattern(path))]:
         several = [part.strip() for part in str(missing[0]).split(",")]
-        is_list = len(several) > 1 and all(Path(part).expanduser().exists() for part in several)
+        is_list = len(several) > 1 and all(Path(os.path.expanduser(part)).exists() for part in several)
         hint = f"; write several videos as 'input=[{','.join(several)}]'" if is_list else ""
         raise UserError(f"input={missing[0]} does not exist, and no file matches it as a pattern{hint}.")
-    return list(dict.fromkeys(found))
+    sources = _without_outputs(list(dict.fromkeys(found)), searched, options)
+    if not sources:  # a restored video in a folder of frames
+        sources = [folder for folder in dict.fromkeys(searched.values()) if list_images(folder)]
+    if not sources:
+        raise UserError(f"input={options.input} holds no videos but those in output={options.output}.")
+    return sources
+
+
+def _fixed_folder(pattern: Path) -> Path:
+    """Return the folder of a pattern up to its first wildcard."""
+    if pattern.parent.is_dir():
+        return pattern.parent
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _match(pattern: Path) -> list[Path]:
@@ -146,22 +163,56 @@ def _match(pattern: Path) -> list[Path]:
     return [path for path in shown if is_video(path)] or shown
 
 
+def _without_outputs(found: Sequence[Path], searched: Mapping[Path, Path], options: RestoreCommand) -> list[Path]:
+    """Leave out the outputs and previews among the videos that a search has found.
+
+    In a folder below the searched one, these are all videos; in the searched folder itself, those that bear the name
+    of another video's output.
+    """
+    output = Path(os.path.expanduser(options.output)).resolve()
+    places = {path: path.resolve() for path in found}
+    if output.suffix and not output.is_dir():
+        made = {output, output.with_name(f"{output.stem}.preview")}
+        return [path for path in found if path not in searched or places[path] not in made]
+    named = {path: {f"{name}{options.container}" for name in _candidate_names(path)} for path in found}
+    kept = []
+    for path in found:
+        inside = path in searched and output in places[path].parents
+        if inside and output != searched[path].resolve():
+            continue
+        others = {name for other in found if other != path for name in named[other]}
+        others |= {f"{Path(name).stem}.preview" for name in others}
+        if not (inside and places[path].parent == output and path.name in others):
+            kept.append(path)
+    if len(kept) < len(found):
+        message = (
+            f"{len(found) - len(kept)} of {len(found)} videos found lie in {options.output} or bear the names of "
+            "restored ones: not taken as input. Another output= takes them, too."
+        )
+        rank_zero_only(CONSOLE.print)(message, soft_wrap=True)
+    return kept
+
+
+def _candidate_names(source: Path) -> list[str]:
+    """List the names for the output of a video, without suffix: the first that no other video has is taken."""
+    name = source.stem if source.is_file() else (source if source.is_dir() else source.parent).name
+    longer = f"{source.parent.name}_{name}"  # as in a/clip.mp4 and b/clip.mp4
+    return [name, longer, f"{longer}_{source.suffix[1:]}"]  # the last as in clip.mp4 and clip.mov
+
+
 def _name_outputs(options: RestoreCommand, sources: Sequence[Path]) -> list[Path]:
     """Name the output of each video: ``output`` itself, or files in that folder if there may be several."""
-    output = Path(options.output).expanduser()
-    plain = isinstance(options.input, str) and sources == [Path(options.input).expanduser()]
+    output = Path(os.path.expanduser(options.output))
+    plain = isinstance(options.input, str) and sources == [Path(os.path.expanduser(options.input))]
     several = len(sources) > 1 or not (plain or output.suffix)
     if several and output.suffix:
         raise UserError(f"There are {len(sources)} videos to restore: output={output} must be a folder (no suffix).")
-    names = [
-        source.stem if source.is_file() else (source if source.is_dir() else source.parent).name for source in sources
-    ]
-    if len(set(names)) < len(names):  # as in a/clip.mp4 and b/clip.mp4
-        names = [f"{source.parent.name}_{name}" for source, name in zip(sources, names, strict=True)]
-    if len(set(names)) < len(names):  # as clip.mp4 and clip.mov
-        names = [f"{name}_{source.suffix[1:]}" for source, name in zip(sources, names, strict=True)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"Several videos would be called {twice[0]}: restore them one by one, or rename some.")
+    for names in zip(*map(_candidate_names, sources), strict=True):
+        if len(set(names)) == len(names):
+            break
+    else:
+        twice = min(name for name in names if names.count(name) > 1)
+        raise UserError(f"Several videos would be called {twice}: restore them one by one, or rename some.")
     outputs = [output / f"{name}{options.container}" for name in names] if several else [output]
     for source, target in zip(sources, outputs, strict=True):
         if target.resolve() == source.resolve():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -107,12 +108,12 @@ def pack(config: DictConfig, directory: Path, options: PackOptions) -> None:
 def _resolve_paths(options: PackOptions) -> tuple[Path, Path, Path]:
     if not options.output:
         raise UserError(f"Where to? Add output=<file>{SUFFIX}.")
-    checkpoint, output = Path(str(options.pack)).expanduser(), Path(options.output).expanduser()
+    checkpoint, output = Path(os.path.expanduser(str(options.pack))), Path(os.path.expanduser(options.output))
     if not checkpoint.is_file():
         raise UserError(f"There is no checkpoint {checkpoint}: set pack=<run>/checkpoints/last.ckpt.")
     if output.suffix != SUFFIX:
         raise UserError(f"output={output} must end in {SUFFIX}.")
-    card = Path(options.card).expanduser() if options.card else output.with_suffix(".md")
+    card = Path(os.path.expanduser(options.card)) if options.card else output.with_suffix(".md")
     if card.suffix != ".md":
         raise UserError(f"card={card} must end in .md.")
     files = (output, card, card.with_suffix(".jpg"))

@@ -113,9 +113,11 @@ class CompanionStreams:
         for stream in (*origin.streams.audio, *origin.streams.subtitles):
             self._add_stream(stream)
         covers = [self._add_cover(stream) for stream in origin.streams.video if stream.disposition & COVER_ART]
-        if indices := [str(stream.index) for stream in origin.streams.data]:
-            listed = ", ".join(indices)
-            log.warning("%s: data stream %s (positions, time codes) is not copied", self._source, listed)
+        # a time code is a tag of the video, from which the output's container makes a track of its own
+        tagged = any("timecode" in tags for tags in (origin.metadata, *(s.metadata for s in origin.streams.video)))
+        lost = [str(stream.index) for stream in origin.streams.data if not (tagged and "timecode" in stream.metadata)]
+        if lost:
+            log.warning("%s: data stream %s (positions, events) is not copied", self._source, ", ".join(lost))
         if self._output.suffix == ".mkv":
             for stream in origin.streams.attachments:
                 self._output.container.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
@@ -133,7 +135,10 @@ class CompanionStreams:
             kind = "audio" if kind == "audio" else "subtitles"
             details = f"{codec_name}, stream {stream.index}"
             message = f"{self._output.path} cannot store the {kind} of {self._source} ({details})"
-            log.warning("%s: not copied; %s.mkv can store them", message, self._output.path.stem)
+            elsewhere = f"{self._output.path.stem}.mkv can store them"
+            if not codec or self._output.suffix == ".mkv":
+                elsewhere = "this version of FFmpeg does not know their format"
+            log.warning("%s: not copied; %s", message, elsewhere)
             return
         added.metadata.update(self._convert_tags(stream))
         added.disposition = stream.disposition

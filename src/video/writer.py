@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SPEEDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 MAX_REORDERING = 16  # frames that may be decoded before one is presented, in H.264 and HEVC
+X264 = (16384, 16384)
 
 
 class _Codec(NamedTuple):
@@ -54,10 +55,12 @@ class _Codec(NamedTuple):
     threads: int = 0  # fixed encoder thread count, because output bytes depend on it; 0: encoder default
     options: Mapping[str, str] = MappingProxyType({})
     hdr: tuple[str, ...] = ()  # name of the encoder option, and of its fields for mastering display and light level
+    min_side: int = 1
+    max_size: tuple[int, int] = (1 << 24, 1 << 24)  # height and width, as measured with the encoders of PyAV 18
 
 
 CODECS = {
-    "h264": _Codec("libx264", {8: "yuv420p"}, crf=17, presets=SPEEDS, preset="veryfast", threads=8),
+    "h264": _Codec("libx264", {8: "yuv420p"}, crf=17, presets=SPEEDS, preset="veryfast", threads=8, max_size=X264),
     "hevc": _Codec(
         "libx265",
         {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"},
@@ -67,6 +70,7 @@ CODECS = {
         threads=2,
         options={"x265-params": "log-level=error:open-gop=0"},
         hdr=("x265-params", "master-display", "max-cll"),
+        min_side=16,
     ),
     "av1": _Codec(
         "libsvtav1",
@@ -77,6 +81,8 @@ CODECS = {
         presets=tuple(map(str, range(14))),
         preset="6",
         hdr=("svtav1-params", "mastering-display", "content-light"),
+        min_side=4,
+        max_size=(8704, 16384),
     ),
     # RGB, exact at every depth, for archives.
     "ffv1": _Codec(
@@ -84,9 +90,13 @@ CODECS = {
         {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 14: "gbrp14le", 16: "gbrp16le"},
         options={"level": "3", "slicecrc": "1"},
     ),
-    "prores": _Codec("prores_ks", {10: "yuv422p10le"}, options={"profile": "hq", "vendor": "apl0"}),
+    "prores": _Codec(
+        "prores_ks", {10: "yuv422p10le"}, options={"profile": "hq", "vendor": "apl0"}, max_size=(65535, 65535)
+    ),
     # RGB, exact. decord reads it with equal pixels, unlike FFV1 in RGB.
-    "lossless": _Codec("libx264rgb", {8: "rgb24"}, presets=SPEEDS, preset="veryfast", threads=8, options={"qp": "0"}),
+    "lossless": _Codec(
+        "libx264rgb", {8: "rgb24"}, presets=SPEEDS, preset="veryfast", threads=8, options={"qp": "0"}, max_size=X264
+    ),
 }
 
 
@@ -145,7 +155,7 @@ class VideoWriter:
         aspect: Fraction | int = 1,
         tick: Fraction | None = None,
         signal: Signal = Signal(),  # noqa: B008 - frozen
-        preset: str | None = None,
+        preset: str | int | None = None,
         source_size: tuple[int, int] | None = None,
         gop: int | None = None,
     ) -> None:
@@ -155,6 +165,7 @@ class VideoWriter:
         self._codec_name, self._codec = codec, CODECS[codec]
         if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.max_crf):
             raise VideoError(f"{codec} does not support quality={quality}: {_describe_quality(self._codec)}")
+        preset = None if preset is None else str(preset)  # AV1's are typed as numbers
         if preset is not None and preset not in self._codec.presets:
             choices = f"choose {', '.join(self._codec.presets)}" if self._codec.presets else "it has no presets"
             raise VideoError(f"{codec} has no preset {preset}; {choices}")
@@ -187,12 +198,27 @@ class VideoWriter:
             check_frame_folder(self.path)
         else:
             check_container(self.path, self._codec.encoder)
-        if not self._is_folder and size and (size[0] % 2 or size[1] % 2) and not self._codec.odd_chroma:
-            choices = ", ".join(name for name, codec in CODECS.items() if codec.odd_chroma)
-            choices += f", in {self.path.stem}.mkv" if self.path.suffix.lower() == ".webm" else ""
+        if not self._is_folder and size and (limit := _size_limit(self._codec, size)):
+            raise VideoError(f"{self._codec_name} {limit}; choose {self._suggest_codecs(size)}")
+        if self.path.suffix.lower() in (".mp4", ".m4v", ".mov") and size and max(size) > 65535:
             raise VideoError(
-                f"{self._codec_name} does not support odd sizes such as {size[1]}x{size[0]}; choose {choices}"
+                f"{self.path} cannot store {size[1]}x{size[0]} pixels, only 65535 a side; write {self.path.stem}.mkv "
+                "instead"
             )
+
+    def _suggest_codecs(self, size: tuple[int, int]) -> str:
+        """List the codecs that can hold frames of ``size``, each with a file name if this container cannot store it."""
+        names = []
+        for name, codec in CODECS.items():
+            if _size_limit(codec, size):
+                continue
+            try:
+                check_container(self.path, codec.encoder)
+                names.append(name)
+            except VideoError:
+                suffix = ".mov" if codec.encoder == "prores_ks" else ".mkv"
+                names.append(f"{name} (in {self.path.stem}{suffix})")
+        return ", ".join(names)
 
     def __enter__(self) -> VideoWriter:
         self.check()
@@ -280,8 +306,8 @@ class VideoWriter:
             message = "%s is written with %d of %d bits, the maximum of %s"
             log.warning(message, self.path, depth, signal.depth, self._codec_name)
         pixel_format = codec.pixel_formats[depth]
+        self.check(size)
         if size[0] % 2 or size[1] % 2:
-            self.check(size)
             pixel_format = pixel_format.replace("420", codec.odd_chroma).replace("422", codec.odd_chroma)
         self._coded_signal = signal.for_pixel_format(pixel_format, self._source_size)
         if codec.encoder == "prores_ks":  # always limited range
@@ -364,6 +390,18 @@ def write_video(path: str | Path, frames: Iterable[torch.Tensor | np.ndarray], f
     with VideoWriter(path, fps, **options) as writer:
         for frame in frames:
             writer.write(frame)
+
+
+def _size_limit(codec: _Codec, size: tuple[int, int]) -> str:
+    """Describe why an encoder refuses frames of ``(height, width)``; empty if it takes them."""
+    (height, width), (tallest, widest) = size, codec.max_size
+    if height > tallest or width > widest:
+        return f"does not support {width}x{height} pixels: its maximum is {widest}x{tallest}"
+    if min(size) < codec.min_side:
+        return f"does not support {width}x{height} pixels: its minimum is {codec.min_side}x{codec.min_side}"
+    if (height % 2 or width % 2) and not codec.odd_chroma:
+        return f"does not support odd sizes such as {width}x{height}"
+    return ""
 
 
 def _describe_quality(codec: _Codec) -> str:

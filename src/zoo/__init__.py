@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ def locate(checkpoint: str | Path, *, kind: str | None = None) -> Path:
         CheckpointError: there is neither such a file nor such a name, it is of another kind, or the file cannot be
             fetched.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(os.path.expanduser(checkpoint))
     if path.is_file():
         return path
     entry = find(str(checkpoint))

@@ -24,7 +24,7 @@ _hashed: dict[tuple[str, int, int], dict[str, Any]] = {}  # by path, size and ti
 def folder() -> Path:
     """Return the folder of the cache: ``ZEITLUPE_CACHE``, or the platform's."""
     named = os.environ.get("ZEITLUPE_CACHE")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("zeitlupe")
+    return Path(os.path.expanduser(named)) if named else platformdirs.user_cache_path("zeitlupe")
 
 
 def find_file(entry: Entry) -> Path | None:

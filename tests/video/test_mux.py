@@ -316,3 +316,37 @@ def test_incompatible_parts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no parts"):
         join([], tmp_path / "a.mp4")
     assert {path.suffix for path in tmp_path.iterdir()} == {".nut"}
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_of_an_unknown_format_are_said_to_be_lost(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "bgr0"
+        container.add_stream("webvtt").codec_context.subtitle_header = b""
+        container.mux(video.encode(av.VideoFrame(64, 48, "bgr0")))
+        container.mux(video.encode(None))
+    data = source.read_bytes()
+    assert data.count(b"D_WEBVTT/SUBTITLES") == 1
+    source.write_bytes(data.replace(b"D_WEBVTT/SUBTITLES", b"S_TEXT/WEBVTT".ljust(18, b"\0")))  # as mkvmerge writes it
+    save(tmp_path / f"o{suffix}", make_scene(1), TIMES[:1], audio_from=source)
+    assert "does not know their format" in caplog.text
+    assert "can store" not in caplog.text.replace("cannot store", "")
+
+
+@pytest.mark.parametrize(("before", "after"), [("in.mov", "o.mov"), ("in.mp4", "o.mkv"), ("in.mov", "o.mp4")])
+def test_a_kept_time_code_is_not_said_to_be_lost(
+    before: str, after: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = make_scene(2)
+    source = save(tmp_path / before, scene, TIMES[:2], metadata={"timecode": "01:00:00:00"})
+    with av.open(str(source)) as container:
+        assert len(container.streams.data) == 1
+    save(tmp_path / after, scene, TIMES[:2], audio_from=source)
+    with av.open(str(tmp_path / after)) as container:
+        tags = {**container.metadata, **container.streams.video[0].metadata}
+    assert {key.lower(): value for key, value in tags.items()}["timecode"] == "01:00:00:00"
+    assert "not copied" not in caplog.text

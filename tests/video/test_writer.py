@@ -240,6 +240,26 @@ def test_presets_trade_time_for_size(tmp_path: Path, codec: str, presets: tuple[
     assert slow < fast
 
 
+@pytest.mark.parametrize(
+    ("codec", "size", "larger", "choices"),
+    [
+        ("hevc", (16, 16), (14, 16), "h264, av1, prores .in a.mov., lossless"),
+        ("hevc", (16, 16), (16, 14), "h264, av1"),
+        ("av1", (4, 4), (2, 4), "h264, prores"),
+    ],
+)
+def test_sizes_of_a_codec(tmp_path: Path, codec: str, size: tuple, larger: tuple, choices: str) -> None:
+    """Its least size is written, and one below is refused with the codecs that can."""
+    assert open_video(save(tmp_path / "a.mp4", make_scene(2, *size), codec=codec)).size == size
+    with pytest.raises(VideoError, match=f"{codec} does not support {larger[1]}x{larger[0]} pixels: .*{choices}"):
+        save(tmp_path / "a.mp4", make_scene(2, *larger), codec=codec)
+
+
+@pytest.mark.parametrize("preset", [12, "12"])
+def test_presets_may_be_numbers(tmp_path: Path, preset: int | str) -> None:
+    assert len(open_video(save(tmp_path / "a.webm", make_scene(2), preset=preset))) == 2
+
+
 def test_unsupported_odd_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         VideoError, match=r"av1 does not support odd sizes such as 65x48; choose h264, hevc, ffv1"
