@@ -8,6 +8,7 @@ Shapes: T input frames, T' output frames, C channels, H and W target pixels, h a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import accumulate, chain
@@ -21,12 +22,15 @@ from torch.utils.data import Dataset, default_collate
 from src.data.augment import Augmentation, Draws
 from src.data.degradation import Degradation, SampleFrames, crop_to_multiple, resize_frames, to_clip
 from src.data.readers import Readers, find_precomputed, without_precomputed
-from src.data.splits import Clip, DamagedClips, abbreviate
+from src.data.splits import Clip, DamagedClips, abbreviate, measure_clip, spread_evenly
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
+log = logging.getLogger(__name__)
+
 Exposures = list[list[int]]  # the indices of the source frames to average for each frame
 CONTEXT = 3  # inputs on either side of a sample that a video codec codes together with it
+MEASURED = 2000  # clips whose size is read before training, since data sets may have very many
 ATTEMPTS = 100  # reads of a sample and of its substitutes before training fails
 
 
@@ -145,6 +149,11 @@ class ClipDataset(Dataset[Sample]):
         if clips and not lengths:
             raise VideoError(f"None of the {len(clips)} training clips can be opened: {abbreviate(damaged.values())}")
         self.clips = [(clip, length) for clip, length in lengths if length >= self.extent]
+        if self.clips and (short := [f"{clip.name} ({length})" for clip, length in lengths if length < self.extent]):
+            log.warning(
+                "%d of %d training clips are left out, shorter than the %d frames of a sample: %s",
+                len(short), len(lengths), self.extent, abbreviate(short),
+            )  # fmt: skip
         if not self.clips:
             longest = max((length for _, length in lengths), default=0)
             raise UserError(
@@ -156,6 +165,7 @@ class ClipDataset(Dataset[Sample]):
         self.segments = [samples or max(1, length // span) for _, length in self.clips]
         self.ends = np.array(list(accumulate(self.segments)))
         self.degradation = degradation
+        _check_frame_sizes([clip for clip, _ in self.clips], crop, degradation.scale, self.resize)
         self.reduction = degradation.scaling if reduced_targets else None
         self.crop, self.candidates = crop, candidates
         self.augmentation = augmentation
@@ -307,6 +317,30 @@ class ClipDataset(Dataset[Sample]):
     ) -> Tensor:
         """Augment uint8 source frames (N, H, W, C), then average them: uint8 (T, H, W, C)."""
         return self._expose(self.augmentation.change_source(frames, draws, rng), exposures)
+
+
+def _check_frame_sizes(clips: Sequence[Clip], crop: int, scale: int, resize: Sequence[int] | None) -> None:
+    """Check that frames are large enough for the crop: those of all clips, or of many of them, evenly spread.
+
+    Raises:
+        UserError: frames of some clips are smaller.
+    """
+    distinct = list({clip.path: clip for clip in clips if clip.path.exists()}.values())
+    chosen = [distinct[k] for k in spread_evenly(min(len(distinct), MEASURED), len(distinct))]
+    small = []
+    for clip in chosen:
+        try:
+            _, size = measure_clip(clip.path)
+        except (VideoError, OSError):  # reading reports it, or skips it
+            continue
+        height, width = resize or clip.source_size.reduced(*size, clip.path)
+        if 0 < min(height, width) // scale * scale < crop:
+            small.append(f"{clip.path} ({width}x{height})")
+    if small:
+        raise UserError(
+            f"{len(small)} of {len(chosen)} training clips have frames smaller than data.crop={crop}: "
+            f"{abbreviate(small)}; lower data.crop, or remove these clips"
+        )
 
 
 def check_sampling_options(crop: int, geometry: Geometry, degradation: Degradation, reverse: bool) -> None:

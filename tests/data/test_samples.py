@@ -24,6 +24,7 @@ from src.data.samples import ClipDataset
 from src.data.splits import Clip
 from src.errors import UserError
 from src.geometry import Geometry, evenly
+from tests.data.layouts.copies import write_frames
 
 ZSM = Geometry(4, 4, tuple(evenly(0, "1/2", 7)), 3, elastic=True)
 EDVR = Geometry(4, 5, (Fraction(2),))
@@ -539,3 +540,23 @@ def test_a_sample_does_not_depend_on_earlier_ones(root: Path, seed: int, keys: l
     samples = [data[key] for key in keys]
     assert all(is_equal(sample, dataset(root, **options)[key]) for key, sample in zip(keys, samples, strict=True))
     assert len({sample["inputs"].sum().item() for sample in samples}) == len(keys)
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)])
+def test_frames_smaller_than_the_crop_are_found_before_any_is_read(size: tuple[int, int], tmp_path: Path) -> None:
+    for name, shape in (("large", (64, 64)), ("small", size)):
+        write_frames(tmp_path / name, 9, size=shape)
+    clips = [Clip(name, tmp_path / name, stop=9) for name in ("large", "small")]
+    with pytest.raises(UserError, match=rf"1 of 2 training clips .* data.crop=32: .*small \({size[1]}x{size[0]}\)"):
+        dataset(tmp_path, clips)
+    assert len(dataset(tmp_path, clips[:1])) > 0
+
+
+def test_clips_shorter_than_a_sample_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("long", 9), ("three", 3), ("two", 2)):
+        write_frames(tmp_path / name, count, size=(64, 64))
+    clips = [Clip("long", tmp_path / "long"), Clip("three", tmp_path / "three"), Clip("two", tmp_path / "two", stop=2)]
+    assert [clip.name for clip, _ in dataset(tmp_path, clips).clips] == ["long"]
+    assert (
+        "2 of 3 training clips are left out, shorter than the 7 frames of a sample: three (3); two (2)" in caplog.text
+    )

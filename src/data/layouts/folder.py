@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from src.data.splits import Clip, DamagedClips, Splits, spread_evenly
+from src.data.splits import Clip, DamagedClips, Splits, abbreviate, spread_evenly
 from src.errors import UserError, VideoError
-from src.video.discovery import find_videos
+from src.video.discovery import IMAGE_SUFFIXES, find_videos
+
+log = logging.getLogger(__name__)
 
 SHORTEST = 9  # frames of the shortest useful held-back part: four odd ones, the frames between, and one to spare
 FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
@@ -67,12 +70,23 @@ def folder(
     return split_by_time(clips, hold_back, gap, DamagedClips(skip))
 
 
+def _find_lone_images(root: Path) -> Iterator[Path]:
+    """Find the folders under ``root`` with one image and nothing else."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        shown = [name for name in names if not name.startswith(".")]
+        if len(shown) == 1 and not inner and Path(shown[0]).suffix.lower() in IMAGE_SUFFIXES:
+            yield Path(folder)
+
+
 def _no_videos(root: Path) -> UserError:
     return UserError(f"No videos in {root.absolute()}. Set data.root=<folder>, or try data=procedural size=mini.")
 
 
 def _find_clips(root: Path, step: int, low: Path | None) -> list[Clip]:
     clips = []
+    if alone := [str(folder) for folder in _find_lone_images(root)]:
+        log.warning("%d folders hold a single image, which is no clip: left out: %s", len(alone), abbreviate(alone))
     for path in find_videos(root):
         inner = path.relative_to(root)
         shown = Path(path.name) if path == root else inner
@@ -92,7 +106,7 @@ def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: Da
     Raises:
         UserError: all clips are too short.
     """
-    train, validate, test = [], [], []
+    train, validate, test, short = [], [], [], []
     for clip in clips:
         try:
             frames = clip.length()
@@ -103,10 +117,14 @@ def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: Da
         trained = frames - 2 * held - 2 * gap
         if trained < SHORTEST:
             train.append(_cut(clip, 0, frames))
+            short.append(f"{clip.name} ({frames} frames)")
             continue
         train.append(_cut(clip, 0, trained))
         validate.append(_cut(clip, trained + gap, trained + gap + held))
         test.append(_cut(clip, frames - held, frames))
+    if test and short:
+        message = "%d of %d clips are too short to hold back their ends: trained on, but not validated or scored: %s"
+        log.warning(message, len(short), len(clips), abbreviate(short))
     if not test:
         raise UserError(
             f"No video in {_common_folder(clips)} has the {3 * SHORTEST + 2 * gap} frames needed to hold back its end"

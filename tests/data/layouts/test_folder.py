@@ -61,3 +61,14 @@ def test_folder_finds_real_videos(shared: Path) -> None:
     assert lengths["sam2_bedroom"] == 20
     by_name = {clip.name: clip for clip in splits.test}
     assert by_name["editly_lofoten"].stop == 105  # the container claims 106
+
+
+def test_clips_that_are_not_scored_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("long", 100), ("short", 20), ("pair", 2), ("lone", 1)):
+        write_frames(tmp_path / name, count)
+    splits = folder(tmp_path)
+    assert [clip.name for clip in splits.test] == ["long"]
+    assert "2 of 3 clips are too short" in caplog.text
+    assert "short (20 frames)" in caplog.text
+    assert "pair (2 frames)" in caplog.text
+    assert f"1 folders hold a single image, which is no clip: left out: {tmp_path / 'lone'}" in caplog.text
