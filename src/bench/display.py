@@ -93,7 +93,8 @@ def plot(outcome: dict[str, Any], file: Path) -> None:
         rows = {labels[entry]: row for entry, row in outcome["models"].items() if key in row}
         axes.barh(list(rows), [row[key] for row in rows.values()], height=0.6)
         floors = {label: row[f"floor_per_{unit}"] for label, row in rows.items() if row.get(f"floor_per_{unit}")}
-        axes.scatter(list(floors.values()), list(floors), marker="|", s=200, color="black", zorder=3)
+        if floors:  # an empty list is no category for matplotlib
+            axes.scatter(list(floors.values()), list(floors), marker="|", s=200, color="black", zorder=3)
         axes.invert_yaxis()
         axes.set_title(
             "operations per window" if unit == "flops" else f"seconds per {unit}; bar: its floor", fontsize=10

@@ -223,6 +223,11 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
     """
     if config.trainer.precision == "auto":
         config.trainer.precision = "bf16-mixed" if training and _has_bfloat16(config.trainer.accelerator) else "32-true"
+    if config.trainer.get("overfit_batches"):
+        raise UserError(
+            "trainer.overfit_batches is not supported, as every epoch cuts other patches: train on few clips with "
+            "data.root=<folder> data.samples=1 instead."
+        )
     trainer = instantiate(config.trainer, _partial_=True)
     if isinstance(config.trainer.val_check_interval, int):  # optimiser steps; Lightning counts batches
         every = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.overrides import by_place, fold_point, quote_paths
 from src.config.run_directory import NO_EFFECT, name_overrides
+from src.errors import UserError
 
 # Hydra overrides that the command of a single point does not repeat
 SWEEP_ONLY_PREFIXES = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")
@@ -95,7 +97,14 @@ def list_options(config: DictConfig) -> dict[str, list[str]]:
     overrides = [*(f"{key}={values}" for key, values in params.items()), *_overrides_as_typed(config)["task"]]
     names = list(get_named_points(config))
     options = {"point": names} if names else {}
-    for override in OverridesParser.create().parse_overrides(overrides):
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):  # glob() reads groups
+        if override.is_interval_sweep():
+            key = override.get_key_element()
+            raise UserError(
+                f"{override.input_line}: a sweep tries single values; list them, or write {key}=range(<first>,<end>,"
+                "<step>)."
+            )
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
         options[override.get_key_element()] = list(values or [override.get_value_element_as_str()])
     return options
