@@ -21,6 +21,7 @@ from src.config.composition import CONF
 from src.config.error_report import report_error
 from src.config.options import run_task
 from src.config.overrides import quote_paths, translate
+from src.config.resuming import expand_resume
 from src.config.run_directory import is_begun, is_finished
 from src.config.validation import validate
 from src.ops.allocator import keep_freed_memory
@@ -68,7 +69,10 @@ def main() -> None:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        arguments = translate(sys.argv[1:], sweep="hydra.mode=RUN" not in sys.argv)
+        typed = sys.argv[1:]
+        if "--hydra-help" in typed:  # which knows Hydra's own options alone
+            typed = [argument for argument in typed if argument.startswith(("-", "hydra"))]
+        arguments = translate(expand_resume(typed), sweep="hydra.mode=RUN" not in sys.argv)
         sys.argv[1:] = [quote_paths(argument) for argument in arguments]
         compose_and_call()
     except BaseException as error:

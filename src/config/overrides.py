@@ -25,9 +25,11 @@ PATH_OPTIONS = (
     "model.network.stages",
     "pack",
     "card",
+    "resume",
 )
 LIST_OPTIONS = ("input", "model.network.stages")  # those of the above that may be a list
 TEXT_OPTIONS = ("licence", "limits")
+RESUMES = ("resume=true", "resume=false")  # other values are paths
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names
@@ -86,7 +88,9 @@ def _by_paper(argument: str) -> str:
     folders = sorted((CONF / "model").glob(f"*/{part}")) if part != name or name in PLACES.values() else []
     if not folders or not choices:
         return argument
-    having = [folder for folder in folders if (folder / f"{choices.split(',')[0]}.yaml").is_file()]
+    functions = re.sub(r"\b(?:choice|glob|shuffle|sort|tag)\(", "(", choices)  # Hydra's, around the choices of a sweep
+    first = next(filter(None, re.split(r"[(),\[\]\s]+", functions)), choices)
+    having = [folder for folder in folders if any(folder.glob(f"{first}.yaml"))]
     if not having:
         known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         raise UserError(f"There is no {name}={choices}{end_with_suggestion(choices, known)}")
@@ -142,7 +146,7 @@ def quote_paths(override: str) -> str:
     if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and value != "null":
         return f"{key}={_quote(value)}"
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
-    if key not in PATH_OPTIONS or quoted or value in ("", "null", "???"):
+    if key not in PATH_OPTIONS or quoted or value in ("", "null", "???") or override.lower() in RESUMES:
         return override
     if key not in LIST_OPTIONS or not _is_list(value):
         return f"{key}={_quote(value)}"

@@ -46,7 +46,7 @@ class RootOptions:
 
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     checkpoint: str | None = None
-    resume: bool = False
+    resume: bool | str = False
     debug: bool = False
     paths: PathOptions = field(default_factory=PathOptions)
     size: SizeOptions = field(default_factory=SizeOptions)

@@ -27,6 +27,10 @@ UNNAMED = (  # options that no directory is named after
     *("experiment", "ablation", "seed", "resume", "debug", "logger", "paths.", "hydra.", "hydra/"),
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others
 )
+CHANGEABLE = (  # options with which a resumed run may differ
+    *("resume", "debug", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
+    *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "data.workers", "data.timeout"),
+)
 LONGEST = 180  # characters of a name; file systems allow 255 bytes
 
 

@@ -84,6 +84,7 @@ class Restorer(LightningModule):
             ) from error
         self.optimizer, self.schedule = optimizer, schedule
         self.rates = list((rates or {}).values())
+        self._optimizer_options: list[dict[str, Any]] = []  # of each parameter group, as configured
         self._frozen: list[bool] = []  # whether the modules of each rate were frozen at the last step
         self.description = description
         geometry = as_video_network(network).geometry
@@ -116,6 +117,22 @@ class Restorer(LightningModule):
             fresh: False if a checkpoint provided the weights.
             pretrained: False leaves parts that start from published weights at random, to time a training step.
         """
+
+    def on_train_start(self) -> None:
+        """Apply the configured options of the optimiser in place of those of a checkpoint."""
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is None:
+            return
+        groups = scheduler.optimizer.param_groups
+        for number, (group, options) in enumerate(zip(groups, self._optimizer_options, strict=True)):
+            group.update(options)
+            scheduler.base_lrs[number] = group["initial_lr"]
+            group["lr"] = group["initial_lr"] * scheduler.lr_lambdas[number](scheduler.last_epoch)
+
+    def factors(self, step: int, steps: int) -> tuple[float, ...]:
+        """Return the factors of the schedule and of each rate on the learning rate at a step, of ``steps`` in all."""
+        schedule = self.schedule or constant
+        return float(schedule(step, steps)), *(float(rate.factor(step, steps)) for rate in self.rates)
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Keep the statistics of normalisations in frozen modules: those whose rate is 0 run in evaluation mode."""
@@ -243,6 +260,10 @@ class Restorer(LightningModule):
             return lambda step: common(step, steps) * math.prod(rate.factor(step, steps) for rate in rates)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(key) for key in groups])
+        stored = ("params", "lr", "fused", "foreach")
+        self._optimizer_options = [
+            {name: value for name, value in group.items() if name not in stored} for group in optimizer.param_groups
+        ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from src.checkpoints import read_contents
 from src.config.build import build_data, build_loggers, build_restorer, build_trainer, build_training_network
 from src.config.composition import to_plain
+from src.config.resuming import describe_nearest, list_changes
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
 from src.errors import UserError
 from src.nn.blocks import count_parameters
@@ -30,6 +37,18 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     Raises:
         UserError: the model has no parameters to train, or its weights cannot be saved.
     """
+    if not config.trainer.get("fast_dev_run"):
+        return _train(config, directory)
+    trial = directory / "fast_dev_run"
+    try:
+        return _train(config, trial)
+    finally:
+        if rank_zero_only.rank == 0:
+            shutil.rmtree(trial, ignore_errors=True)
+            print("trainer.fast_dev_run is a trial of a few batches: its weights and scores are not kept.", flush=True)
+
+
+def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     network = build_training_network(config)
     if not count_parameters(network, trainable=True):
@@ -42,18 +61,28 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         if restorer.protocol.edges == "none":
             data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)
+    changes = list_changes(directory, config) if config.resume else {}  # the claim overwrites the former options
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
-        return _fit_and_score(config, directory, trainer, restorer, data)
+        return _fit_and_score(config, directory, trainer, restorer, data, changes)
 
 
 def _fit_and_score(
-    config: DictConfig, directory: Path, trainer: pl.Trainer, restorer: Any, data: pl.LightningDataModule
+    config: DictConfig,
+    directory: Path,
+    trainer: pl.Trainer,
+    restorer: Any,
+    data: pl.LightningDataModule,
+    changes: Mapping[str, tuple[Any, Any]],
 ) -> dict[str, Any]:
     trainer.loggers = build_loggers(config, directory)
     parameters = count_parameters(restorer.network)
     print(f"{parameters:,} parameters; this run: {directory}", flush=True)
-    resume_from = find_last_checkpoint(directory) if config.resume else None
+    resume_from = _find_checkpoint(config.resume, directory)
     saved = read_contents(resume_from) if resume_from else {}
+    if resume_from and "optimizer_states" not in saved:
+        raise UserError(f"{resume_from} holds weights alone: checkpoint={resume_from} starts a new run from them.")
+    if config.resume and trainer.is_global_zero:
+        _announce_resume(config, directory, restorer, saved, changes)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile) and trainer.is_global_zero:
             logger.rewind(saved)
@@ -84,6 +113,59 @@ def _fit_and_score(
     scored = "scored above" if outcome else "not scored: this data set has no test split"
     print(f"Weights: {last}, {scored}" + (f"; {best} is the best in validation" if best.exists() else ""))
     return outcome
+
+
+def _find_checkpoint(resume: bool | str, directory: Path) -> Path | None:
+    """Return the checkpoint to continue from: the one that ``resume`` names, or the last intact one of the run."""
+    if isinstance(resume, str) and (named := Path(os.path.expanduser(resume))).is_file():
+        return named
+    return find_last_checkpoint(directory) if resume else None
+
+
+def _announce_resume(
+    config: DictConfig,
+    directory: Path,
+    restorer: Any,
+    saved: Mapping[str, Any],
+    changes: Mapping[str, tuple[Any, Any]],
+) -> None:
+    """Tell where a run continues, with which other options, and what they do to its schedule.
+
+    Results of the former options are kept under another name.
+
+    Raises:
+        UserError: the options describe another network than the run's.
+    """
+    if not saved:
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        nearest = describe_nearest(directory, config, overrides)
+        sentence = f"resume=true: there is nothing to continue in {directory}; training starts from the beginning."
+        print(f"{sentence} {nearest}".rstrip(), file=sys.stderr, flush=True)
+        return
+    if not changes:
+        return
+    if other := [name for name in changes if name.startswith("model.network.")]:
+        raise UserError(
+            f"{other[0]} is {changes[other[0]][1]}, but {changes[other[0]][0]} in the run: a run continues with its "
+            "own network; checkpoint=<file> starts a new run from its weights."
+        )
+    step = int(saved["global_step"])
+    listed = ", ".join(f"{name}={now} (was {before})" for name, (before, now) in changes.items())
+    print(f"Continuing after step {step} with other options: {listed}.", file=sys.stderr, flush=True)
+    before, now = changes.get("trainer.max_steps", (config.trainer.max_steps,) * 2)
+    probes = range(0, step + 1, max(1, step // 200))
+    if any(restorer.factors(k, before) != restorer.factors(k, now) for k in probes):
+        factor, other_factor = (math.prod(restorer.factors(step, steps)) for steps in (before, now))
+        print(
+            f"The schedule depends on the number of steps: up to step {step} it was that of {before} steps, from here "
+            f"on it is that of {now} (the rate jumps from {factor:.3g} to {other_factor:.3g} times the initial one). "
+            f"This differs from an uninterrupted training of {now} steps.",
+            file=sys.stderr,
+            flush=True,
+        )
+    results = directory / "results.json"
+    if results.exists():
+        results.replace(directory / f"results_{step}_steps.json")
 
 
 def _named_overrides() -> list[str]:
