@@ -178,7 +178,7 @@ def _without_outputs(found: Sequence[Path], searched: Mapping[Path, Path], optio
     kept = []
     for path in found:
         inside = path in searched and output in places[path].parents
-        if inside and output != searched[path].resolve():
+        if inside and searched[path].resolve() in output.parents:
             continue
         others = {name for other in found if other != path for name in named[other]}
         others |= {f"{Path(name).stem}.preview" for name in others}

@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from src.checkpoints import read_contents
@@ -43,7 +42,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     try:
         return _train(config, trial)
     finally:
-        if rank_zero_only.rank == 0:
+        if not int(os.environ.get("LOCAL_RANK", 0)):
             shutil.rmtree(trial, ignore_errors=True)
             print("trainer.fast_dev_run is a trial of a few batches: its weights and scores are not kept.", flush=True)
 

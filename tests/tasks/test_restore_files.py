@@ -7,7 +7,7 @@ import pytest
 
 from src.config.composition import compose
 from src.config.options import run_task
-from src.errors import UserError, VideoError
+from src.errors import UserError
 from src.video.reader import open_video
 from tests.tasks.test_restore import film, restoration
 
@@ -70,14 +70,18 @@ def test_lists_stay_lists():
 @pytest.mark.parametrize(
     ("name", "codec", "limit"),
     [
-        ("w.mp4", "auto", r"h264 does not support 19200x64 pixels: its maximum is 16384x16384; choose hevc, ffv1 \(in"),
-        ("w.webm", "auto", r"av1 does not support 19200x64 pixels: its maximum is 16384x8704; choose hevc \(in w.mkv"),
+        ("w.mp4", "auto", r"h264 does not support 19200x64 pixels: its maximum is 16384x16384; choose hevc, ffv1"),
+        (
+            "w.webm",
+            "auto",
+            r"av1 does not support 19200x64 pixels: its maximum is 16384x8704; choose hevc \(in w.mkv\), ffv1 \(in w.mkv\)",
+        ),
         ("w.mkv", "lossless", "lossless does not support 19200x64 pixels"),
     ],
 )
 def test_a_size_beyond_the_codec_is_refused_before_anything_is_restored(name, codec, limit, tmp_path):
     source = film(tmp_path / "in.mkv", frames=2, size=(2, 600))
-    with pytest.raises(VideoError, match=limit):
+    with pytest.raises(UserError, match=limit):
         restore(tmp_path, input=source, output=tmp_path / name, codec=codec, **{"model.network.scale": 32})
     assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
 

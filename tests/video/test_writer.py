@@ -243,9 +243,9 @@ def test_presets_trade_time_for_size(tmp_path: Path, codec: str, presets: tuple[
 @pytest.mark.parametrize(
     ("codec", "size", "larger", "choices"),
     [
-        ("hevc", (16, 16), (14, 16), "h264, av1, prores .in a.mov., lossless"),
+        ("hevc", (16, 16), (14, 16), "h264, av1, ffv1, prores .in a.mov., lossless"),
         ("hevc", (16, 16), (16, 14), "h264, av1"),
-        ("av1", (4, 4), (2, 4), "h264, prores"),
+        ("av1", (4, 4), (2, 4), "h264, ffv1, prores"),
     ],
 )
 def test_sizes_of_a_codec(tmp_path: Path, codec: str, size: tuple, larger: tuple, choices: str) -> None:
@@ -262,7 +262,8 @@ def test_presets_may_be_numbers(tmp_path: Path, preset: int | str) -> None:
 
 def test_unsupported_odd_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        VideoError, match=r"av1 does not support odd sizes such as 65x48; choose h264, hevc, ffv1"
+        VideoError,
+        match=r"av1 does not support odd sizes such as 65x48; choose h264 \(in a.mkv\), hevc \(in a.mkv\), ffv1",
     ) as caught:
         save(tmp_path / "a.webm", make_scene(1, 48, 65))
     assert "\n" not in str(caught.value)
