@@ -74,7 +74,8 @@ def test_lists_stay_lists():
         (
             "w.webm",
             "auto",
-            r"av1 does not support 19200x64 pixels: its maximum is 16384x8704; choose hevc \(in w.mkv\), ffv1 \(in w.mkv\)",
+            r"av1 does not support 19200x64 pixels: its maximum is 16384x8704; "
+            r"choose hevc \(in w.mkv\), ffv1 \(in w.mkv\)",
         ),
         ("w.mkv", "lossless", "lossless does not support 19200x64 pixels"),
     ],
