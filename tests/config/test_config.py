@@ -253,7 +253,6 @@ def test_every_choice_is_valid(group):
         (["model=vtsr", "model.weights.l1=much"], r"^model\.weights\.l1 is 'much', but must be a number\.$"),
         (["seed=-1"], r"^seed is -1, but must be from 0 to 4294967295\.$"),
         (["size.width=abc"], r"^size\.width is 'abc', but must be a number\.$"),
-        (["resume=maybe"], r"^resume is 'maybe', but must be true or false\.$"),
         (["task=bench", "bench.models=zsm"], r"^bench\.models is 'zsm', but must be a list, each text or null\.$"),
         (["task=report", "report.clips=many"], r"^report\.clips is 'many', but must be a whole number\.$"),
         (["+data.seed=3"], r"^data\.seed \(.*\) is set automatically"),

@@ -205,7 +205,7 @@ def test_invalid_arguments_are_refused(tmp_path: Path, name: str, options: dict[
 
 
 def test_write_errors_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match=r"a.mp4 cannot be written: Invalid argument"):
+    with pytest.raises(VideoError, match=r"^hevc does not support 8x8 pixels: its minimum is 16x16; "):
         save(tmp_path / "a.mp4", make_scene(1, 8, 8), codec="hevc")  # x265 begins at 16 pixels
     (tmp_path / "b").touch()
     for name in ("b/a.mp4", "b/frames"):
