@@ -49,7 +49,7 @@ class VideoCodec:
     """Compression of a clip at 4:2:0, as one sequence with predicted frames.
 
     Codec and quality are drawn for each clip. In training, the few frames of a sample and those beside them are coded,
-    so the encoder predicts from fewer and sees fewer ahead: their error is that of a whole video at a crf about 2
+    so the encoder predicts from fewer and sees fewer ahead: their error is that of a whole video at a crf 1 to 2
     higher (docs/degradations.md). Colours are converted as video is written and read, so that inputs have the rounding
     of the reader.
 

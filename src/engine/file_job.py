@@ -32,9 +32,10 @@ from src.engine.timing import FINE, OutputTiming, TimeMap
 from src.errors import UserError, VideoError
 from src.nn.video_network import as_video_network
 from src.video.containers import make_write_error, replace_folder
+from src.video.encoders import resolve_codec
 from src.video.mux import join
 from src.video.reader import open_video
-from src.video.writer import VideoWriter, resolve_codec
+from src.video.writer import VideoWriter
 
 RESOLVED = ("tile", "overlap", "clip_length", "context", "padding")  # options resolved by fit_to_memory
 
@@ -72,8 +73,9 @@ class FileRestoration:
         self.plan = {"network": network_id, **options.plan()}
         self.network, self.options = prepare_network(network, options)
         self.source, self.output, self.device = source, output, device
-        opening: dict[str, Any] = {"fps": options.rate, "deinterlace": options.deinterlace, "stream": options.stream}
-        self.reader = open_video(source, deep=True, **opening)
+        self.reader = open_video(
+            source, fps=options.rate, deep=True, deinterlace=options.deinterlace, stream=options.stream
+        )
         self.length = min(len(self.reader), options.max_frames or len(self.reader))
         self.geometry = as_video_network(self.network).geometry
         self.times = self.geometry.output_times(self.length)

@@ -57,10 +57,9 @@ def restore_pipe(
         raise UserError(
             "Standard output is YUV4MPEG2, which has no codec, quality or preset: pipe it into ffmpeg -i -."
         )
-    opening: dict[str, Any] = {"fps": options.rate, "deinterlace": options.deinterlace, "stream": options.stream}
-    reader: Any = (
-        open_pipe(sys.stdin.buffer, deep=True, **opening) if from_pipe else open_video(source, deep=True, **opening)
-    )
+    opening: dict[str, Any] = {"deep": True, "fps": options.rate, "deinterlace": options.deinterlace}
+    opening["stream"] = options.stream
+    reader: Any = open_pipe(sys.stdin.buffer, **opening) if from_pipe else open_video(source, **opening)
     for note in reader.notes:
         log(f"{'standard input' if from_pipe else source} {note}.")
     network, options = prepare_network(network, options)

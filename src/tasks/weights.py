@@ -105,5 +105,6 @@ def _size(entry: Entry, path: Path | None) -> str:
 def _describe(entry: Entry) -> str:
     """Describe what weights do, in short."""
     scale = f"x{entry.scale} " if entry.scale and entry.scale > 1 else ""
-    frames = f", {entry.frames_in} frames to {entry.frames_out}" if entry.frames_in and entry.frames_out else ""
+    counts = (entry.frames_in, entry.frames_out)
+    frames = ", frame by frame" if counts == (1, 1) else f", {counts[0]} frames to {counts[1]}" if all(counts) else ""
     return f"{scale}{entry.task}{frames}"

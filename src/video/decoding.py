@@ -96,7 +96,9 @@ def list_video_streams(container: Any) -> list[Any]:
 def choose_stream(
     path: Path | str, streams: Sequence[Any], number: int | None, lengths: Mapping[int, tuple[int, Fraction]]
 ) -> tuple[Any, str]:
-    """Return the stream ``number``, or the main one: the default, largest, longest that is more than a picture.
+    """Return the stream ``number``, or the main one: the default, largest, longest of those that move.
+
+    Streams with less than a tenth of the frames of another are pictures of it, as phones store them beside a video.
 
     Args:
         path: the file, for messages.
@@ -111,11 +113,14 @@ def choose_stream(
         VideoError: the file has no such video stream.
     """
 
+    most = max((frames for frames, _ in lengths.values()), default=0)
+
     def rank(stream: Any) -> tuple[Any, ...]:
         frames, seconds = lengths.get(stream.index, (0, Fraction(0)))
         is_default = bool(stream.disposition & av.stream.Disposition.default)
         area = stream.codec_context.width * stream.codec_context.height
-        return not stream.disposition & SECONDARY, frames != 1, is_default, area, seconds
+        moves = not frames or 10 * frames > most
+        return not stream.disposition & SECONDARY, moves, is_default, area, seconds
 
     if number is not None and number not in [stream.index for stream in streams]:
         listed = ", ".join(f"stream={stream.index} ({_describe_stream(stream)})" for stream in streams)

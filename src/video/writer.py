@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -33,84 +32,14 @@ from src.video.containers import (
     make_write_error,
     replace_folder,
 )
+from src.video.encoders import CODECS, describe_quality, describe_size_limit, resolve_codec, suggest_codecs
 from src.video.mux import join
 from src.video.reader import open_video
 from src.video.stream_copy import open_source
 
 log = logging.getLogger(__name__)
 
-SPEEDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 MAX_REORDERING = 16  # frames that may be decoded before one is presented, in H.264 and HEVC
-X264 = (16384, 16384)
-
-
-class _Codec(NamedTuple):
-    encoder: str
-    pixel_formats: dict[int, str]  # by depth
-    odd_chroma: str = "444"  # chroma format for odd heights and widths; empty: not supported
-    crf: int | None = None  # default constant rate factor, lower is better; None: not adjustable
-    max_crf: int = 51
-    presets: tuple[str, ...] = ()
-    preset: str = ""
-    threads: int = 0  # fixed encoder thread count, because output bytes depend on it; 0: encoder default
-    options: Mapping[str, str] = MappingProxyType({})
-    hdr: tuple[str, ...] = ()  # name of the encoder option, and of its fields for mastering display and light level
-    min_side: int = 1
-    max_size: tuple[int, int] = (1 << 24, 1 << 24)  # height and width, as measured with the encoders of PyAV 18
-
-
-CODECS = {
-    "h264": _Codec("libx264", {8: "yuv420p"}, crf=17, presets=SPEEDS, preset="veryfast", threads=8, max_size=X264),
-    "hevc": _Codec(
-        "libx265",
-        {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"},
-        crf=19,
-        presets=SPEEDS,
-        preset="veryfast",
-        threads=2,
-        options={"x265-params": "log-level=error:open-gop=0"},
-        hdr=("x265-params", "master-display", "max-cll"),
-        min_side=16,
-    ),
-    "av1": _Codec(
-        "libsvtav1",
-        {8: "yuv420p", 10: "yuv420p10le"},
-        odd_chroma="",
-        crf=20,
-        max_crf=63,
-        presets=tuple(map(str, range(14))),
-        preset="6",
-        hdr=("svtav1-params", "mastering-display", "content-light"),
-        min_side=4,
-        max_size=(8704, 16384),
-    ),
-    # RGB, exact at every depth, for archives.
-    "ffv1": _Codec(
-        "ffv1",
-        {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 14: "gbrp14le", 16: "gbrp16le"},
-        options={"level": "3", "slicecrc": "1"},
-    ),
-    "prores": _Codec(
-        "prores_ks", {10: "yuv422p10le"}, options={"profile": "hq", "vendor": "apl0"}, max_size=(65535, 65535)
-    ),
-    # RGB, exact. decord reads it with equal pixels, unlike FFV1 in RGB.
-    "lossless": _Codec(
-        "libx264rgb", {8: "rgb24"}, presets=SPEEDS, preset="veryfast", threads=8, options={"qp": "0"}, max_size=X264
-    ),
-}
-
-
-def resolve_codec(path: str | Path, codec: str = "auto", depth: int = 8) -> str:
-    """Resolve ``auto`` to a name in ``CODECS``, by the suffix of ``path`` and the bit depth.
-
-    Raises:
-        VideoError: ``codec`` is unknown.
-    """
-    if codec != "auto" and codec not in CODECS:
-        raise VideoError(f"unknown codec {codec}; choose {', '.join(CODECS)} or auto")
-    if codec != "auto":
-        return codec
-    return "av1" if Path(path).suffix.lower() == ".webm" else "h264" if depth == 8 else "hevc"
 
 
 class VideoWriter:
@@ -164,7 +93,7 @@ class VideoWriter:
         codec = resolve_codec(path, codec, signal.depth)
         self._codec_name, self._codec = codec, CODECS[codec]
         if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.max_crf):
-            raise VideoError(f"{codec} does not support quality={quality}: {_describe_quality(self._codec)}")
+            raise VideoError(f"{codec} does not support quality={quality}: {describe_quality(self._codec)}")
         preset = None if preset is None else str(preset)  # AV1's are typed as numbers
         if preset is not None and preset not in self._codec.presets:
             choices = f"choose {', '.join(self._codec.presets)}" if self._codec.presets else "it has no presets"
@@ -198,27 +127,13 @@ class VideoWriter:
             check_frame_folder(self.path)
         else:
             check_container(self.path, self._codec.encoder)
-        if not self._is_folder and size and (limit := _size_limit(self._codec, size)):
-            raise VideoError(f"{self._codec_name} {limit}; choose {self._suggest_codecs(size)}")
+        if not self._is_folder and size and (limit := describe_size_limit(self._codec, size)):
+            raise VideoError(f"{self._codec_name} {limit}; choose {suggest_codecs(self.path, size)}")
         if self.path.suffix.lower() in (".mp4", ".m4v", ".mov") and size and max(size) > 65535:
             raise VideoError(
                 f"{self.path} cannot store {size[1]}x{size[0]} pixels, only 65535 a side; write {self.path.stem}.mkv "
                 "instead"
             )
-
-    def _suggest_codecs(self, size: tuple[int, int]) -> str:
-        """List the codecs that can hold frames of ``size``, each with a file name if this container cannot store it."""
-        names = []
-        for name, codec in CODECS.items():
-            if _size_limit(codec, size):
-                continue
-            try:
-                check_container(self.path, codec.encoder)
-                names.append(name)
-            except VideoError:
-                suffix = ".mov" if codec.encoder == "prores_ks" else ".mkv"
-                names.append(f"{name} (in {self.path.stem}{suffix})")
-        return ", ".join(names)
 
     def __enter__(self) -> VideoWriter:
         self.check()
@@ -390,21 +305,3 @@ def write_video(path: str | Path, frames: Iterable[torch.Tensor | np.ndarray], f
     with VideoWriter(path, fps, **options) as writer:
         for frame in frames:
             writer.write(frame)
-
-
-def _size_limit(codec: _Codec, size: tuple[int, int]) -> str:
-    """Describe why an encoder refuses frames of ``(height, width)``; empty if it takes them."""
-    (height, width), (tallest, widest) = size, codec.max_size
-    if height > tallest or width > widest:
-        return f"does not support {width}x{height} pixels: its maximum is {widest}x{tallest}"
-    if min(size) < codec.min_side:
-        return f"does not support {width}x{height} pixels: its minimum is {codec.min_side}x{codec.min_side}"
-    if (height % 2 or width % 2) and not codec.odd_chroma:
-        return f"does not support odd sizes such as {width}x{height}"
-    return ""
-
-
-def _describe_quality(codec: _Codec) -> str:
-    if codec.crf is not None:
-        return f"the range is 0 (best) to {codec.max_crf}"
-    return "it is not adjustable" if codec.encoder == "prores_ks" else "it is always lossless"

@@ -180,6 +180,7 @@ SMALL, LARGE = (48, 64), (96, 128)
 STREAMS = {
     "thumbnail first": ([("mjpeg", SMALL, 1, 39, 0), ("libx264", LARGE, 10, 126, DEFAULT)], 1),
     "large picture first": ([("mjpeg", LARGE, 1, 39, DEFAULT), ("libx264", SMALL, 10, 126, DEFAULT)], 1),
+    "stills beside a video": ([("libx264", LARGE, 2, 39, DEFAULT), ("libx264", SMALL, 24, 126, DEFAULT)], 1),
     "default": ([("libx264", LARGE, 10, 39, 0), ("libx264", SMALL, 10, 126, DEFAULT)], 1),
     "largest": ([("libx264", SMALL, 10, 39, DEFAULT), ("libx264", LARGE, 10, 126, DEFAULT)], 1),
     "longest": ([("libx264", LARGE, 5, 39, DEFAULT), ("libx264", LARGE, 10, 126, DEFAULT)], 1),

@@ -100,6 +100,13 @@ def test_an_entry_of_a_shipped_file_says_what_the_file_says(name):
     assert all(f"{score['psnr']:.2f} / {score['ssim']:.4f}" in text for score in card["scores"])
 
 
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.shipped.is_file()])
+def test_the_recipe_of_a_shipped_file_is_of_its_network_and_steps(name):
+    recipe = compose(f"experiment=release_{name}")
+    assert count_parameters(instantiate(recipe.model.network)) == ENTRIES[name].parameters
+    assert recipe.trainer.max_steps == ENTRIES[name].steps
+
+
 def test_gpl_weights_are_not_shipped():
     assert not any(entry.shipped.exists() for entry in ENTRIES.values() if (entry.licence or "").startswith("GPL"))
 
