@@ -20,8 +20,7 @@ from src.errors import UserError, VideoError
 from src.video import packed
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import UPRIGHT, check_frame_size, decode, describe_error, format_size, open_stream
-from src.video.discovery import list_images
-from src.video.images import is_deep
+from src.video.discovery import is_animated_webp
 from src.video.probe import VideoIndex, probe
 from src.video.reader import open_video
 
@@ -76,21 +75,22 @@ def check_clip(path: Path, read: bool, time_limit: float = TIME_LIMIT) -> Findin
     try:
         if not path.exists():
             raise VideoError(f"{path} does not exist")
-        return _check_folder(path, read) if path.is_dir() else _check_file(path, read, time_limit)
+        has_images = path.is_dir() or is_animated_webp(path)
+        return _check_images(path, read) if has_images else _check_file(path, read, time_limit)
     except UserError as error:
         return Finding(path, str(error))
     except Exception as error:  # decoders raise any type
         return Finding(path, f"{path} cannot be read: {describe_error(error)}")
 
 
-# --- Folders of frames ---
+# --- Folders of frames, and files whose frames are images ---
 
 
-def _check_folder(path: Path, read: bool) -> Finding:
-    with open_video(path) as reader:
-        notes = _note_size(reader.size)
-        if is_deep(list_images(path)[0]):
-            notes += ("more than 8 bits per channel, read as 8",)
+def _check_images(path: Path, read: bool) -> Finding:
+    with open_video(path, deep=True) as reader:
+        notes = (*reader.notes, *_note_size(reader.size))
+        if reader.signal.depth > 8:
+            notes += (f"{reader.signal.depth} bits per channel, read as 8",)
         damaged = {}
         for number in range(len(reader) if read else 0):
             try:

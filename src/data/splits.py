@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
-
 from src.data.source_size import SourceSize
 from src.errors import UserError, VideoError
 from src.video.discovery import list_images
+from src.video.images import read_size
 from src.video.reader import FrameReader, open_video
 
 SHOWN = 10  # messages of an abbreviated list
@@ -188,8 +187,7 @@ def measure_clip(path: Path) -> tuple[int, tuple[int, int]]:
     frames = list_images(path) if path.is_dir() else []
     if not frames:
         return 0, (0, 0)
-    with Image.open(frames[0]) as image:
-        return len(frames), (image.height, image.width)
+    return len(frames), read_size(frames[0])
 
 
 def read_list(path: Path) -> list[str]:

@@ -232,7 +232,7 @@ class FileRestoration:
             join(
                 parts,
                 self.output,
-                source=self.source if self.source.is_file() else None,
+                source=None if self.reader.stream is None else self.source,
                 stream=self.reader.stream,
                 metadata_only=self.options.slow_motion,
                 origin=self.reader.times[0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -137,6 +138,8 @@ def _find_sources(options: RestoreCommand) -> list[Path]:
         several = [part.strip() for part in str(missing[0]).split(",")]
         is_list = len(several) > 1 and all(Path(os.path.expanduser(part)).exists() for part in several)
         hint = f"; write several videos as 'input=[{','.join(several)}]'" if is_list else ""
+        if (wildcard := re.sub(r"%0?\d*d", "*", str(missing[0]))) != str(missing[0]):
+            hint = f"; write numbered images as 'input={wildcard}'"
         raise UserError(f"input={missing[0]} does not exist, and no file matches it as a pattern{hint}.")
     sources = _without_outputs(list(dict.fromkeys(found)), searched, options)
     if not sources:  # a restored video in a folder of frames
@@ -295,7 +298,7 @@ class _Work(pl.LightningModule):
             if not whole.options.deinterlace:
                 effect = "deinterlace=true turns its fields into frames"
             CONSOLE.print(f"{whole.source} is interlaced: {effect}.", soft_wrap=True)
-        if not whole.output.suffix and whole.source.is_file() and find_audio_start(whole.source) is not None:
+        if not whole.output.suffix and whole.reader.stream is not None and find_audio_start(whole.source) is not None:
             CONSOLE.print(f"{whole.output} is a folder of images, without sound.", soft_wrap=True)
         for note in whole.reader.notes:
             CONSOLE.print(f"{whole.source} {note}.", soft_wrap=True)

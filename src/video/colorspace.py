@@ -152,9 +152,10 @@ def to_rgb(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> n
     source_format = frame.format
     if source_format.is_rgb or _is_grey(source_format):
         name = f"gbrp{depth}le"
-        if source_format.name != name:
+        # Of planes with alpha, swscale returns wrong colours.
+        if source_format.name != name and not source_format.name.startswith("gbrap1"):
             frame = reformatter.reformat(frame, format=name, threads=1)
-        return cast(np.ndarray, frame.to_ndarray())
+        return np.ascontiguousarray(frame.to_ndarray()[..., :3])
     bits, (horizontal, vertical) = source_format.components[0].bits, _chroma_subsampling(source_format)
     planar = f"yuv4{'20' if vertical == 2 else '22' if horizontal == 2 else '44'}p{bits}le"
     if source_format.name not in (planar, planar.replace("yuv", "yuva")):

@@ -17,6 +17,7 @@ from av.codec.context import Flags
 from src.atomic import fsync
 from src.errors import VideoError
 from src.video.colorspace import Signal
+from src.video.discovery import IMAGE_SUFFIXES
 from src.video.matroska import write_aspect
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".nut": "nut"}
@@ -145,6 +146,8 @@ def check_container(path: Path, encoder: str = "") -> None:
     Raises:
         VideoError: it cannot.
     """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise VideoError(f"{path} is an image; frames are written as PNGs of 8 or 16 bits: name a folder (no suffix)")
     if path.suffix.lower() not in CONTAINERS:
         raise VideoError(f"{path} is not a supported video file; use one of {', '.join(list(CONTAINERS)[:-1])}")
     if path.is_dir():

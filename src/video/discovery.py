@@ -8,10 +8,12 @@ from pathlib import Path
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
-    ".264", ".265", ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m2v",
-    ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+    ".264", ".265", ".3gp", ".apng", ".asf", ".avi", ".divx", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf",
+    ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm",
+    ".wmv", ".y4m",
 })
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FILM_SUFFIXES = frozenset({".dpx", ".exr", ".sgi", ".tga"})  # always still images
+IMAGE_SUFFIXES = FILM_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # fmt: on
 PACKED_SUFFIX = ".mp4"  # appended to the name of a folder of frames packed into a video (src/video/packed.py)
 
@@ -42,12 +44,23 @@ def find_videos(root: str | Path) -> list[Path]:
 
 
 def is_video(path: str | Path) -> bool:
-    """Check by names: a video file, or a folder of two or more images and no videos."""
+    """Check by names: a video file, or a folder of two or more images and no videos. WebP may be either."""
     path = Path(path)
     if path.is_dir():
-        suffixes = [entry.suffix.lower() for entry in path.iterdir() if not entry.name.startswith(".")]
-        return sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > 1 and VIDEO_SUFFIXES.isdisjoint(suffixes)
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        suffixes = [entry.suffix.lower() for entry in entries]
+        has_images = sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > 1
+        return has_images and VIDEO_SUFFIXES.isdisjoint(suffixes) and not any(map(is_animated_webp, entries))
+    return path.is_file() and (path.suffix.lower() in VIDEO_SUFFIXES or is_animated_webp(path))
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Check the animation flag of a WebP file."""
+    if path.suffix.lower() != ".webp" or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        header = stream.read(21)
+    return header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and bool(header[20:21]) and bool(header[20] & 2)
 
 
 def find_clip(folder: Path) -> Path | None:
@@ -61,14 +74,20 @@ def is_image_pattern(path: Path) -> bool:
     if path.exists() or not glob.has_magic(path.name) or not path.parent.is_dir():
         return False
     matches = [entry for entry in path.parent.glob(path.name) if entry.name[0] != "."]
-    return len(matches) > 1 and all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in matches)
+    return len(matches) > 1 and all(map(_is_image, matches))
 
 
 def list_images(path: Path) -> list[Path]:
-    """List the images in a folder, or those that match a glob pattern, in natural order."""
+    """List the images in a folder, or those that match a glob pattern, in natural order; or the one image itself."""
+    if path.is_file():
+        return [path]
     entries = path.iterdir() if path.is_dir() else path.parent.glob(path.name)
-    files = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    files = [file for file in entries if _is_image(file) and file.name[0] != "."]
     return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_animated_webp(path)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

@@ -2,7 +2,8 @@
 
 PyAV reads every file; its frames, decoded from the start, are the reference. decord is faster at random access and is
 used for the files that it reads exactly, except packed videos (src/video/packed.py): it would read a whole file to
-open it, while PyAV needs only the index. Pillow reads folders of images. A file is probed once (src/video/probe.py).
+open it, while PyAV needs only the index. Pillow reads animated WebP, and with FFmpeg folders of images
+(src/video/images.py). A file is probed once (src/video/probe.py).
 Decoders are opened by the process that reads first, so that a reader may be pickled or forked at any time.
 
 Shapes: a frame is ``(H, W, 3)``, RGB, rotated and flipped for display; frames are ``(T, H, W, 3)``. Pixel values
@@ -18,27 +19,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from src.errors import VideoError
 from src.video import packed
 from src.video.colorspace import RGB, Signal, to_tensor
 from src.video.decode_timeout import Watchdog
-from src.video.decoding import describe_error, format_size, wrap_decoder_errors
+from src.video.decoding import check_pixel_limit, describe_error, format_size, wrap_decoder_errors
 from src.video.deinterlace import Deinterlacer
-from src.video.discovery import is_image_pattern, list_images
+from src.video.discovery import FILM_SUFFIXES, is_animated_webp, is_image_pattern, list_images
 from src.video.fork_safety import ForkGuard
 from src.video.frame_decoder import DecordDecoder, FrameDecoder
-from src.video.images import is_deep, load_8bit, load_16bit
+from src.video.images import decode_image, load_image
 from src.video.probe import VideoIndex, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 
 DEFAULT_FPS = Fraction(25)  # of folders of images, and of streams without timestamps
+DEFAULT_DURATION = 100  # ms, of a WebP frame without one: browsers show it for as long, and FFmpeg those of GIF
+SRGB = Signal(8, matrix=RGB, range=2, primaries=1, transfer=13)
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +74,7 @@ def open_video(
         VideoError: the source does not exist or is empty, it has no such stream, or ``backend`` cannot read it exactly.
     """
     path = Path(path)
-    is_sequence = path.is_dir() or is_image_pattern(path)
+    is_sequence = path.is_dir() or is_image_pattern(path) or (path.is_file() and path.suffix.lower() in FILM_SUFFIXES)
     if not path.exists() and not is_sequence:
         raise VideoError(f"{path} does not exist")
     if is_sequence != (backend == "frames") and backend != "auto":
@@ -77,6 +82,8 @@ def open_video(
     rate = Fraction(fps) if fps else DEFAULT_FPS
     if is_sequence:
         return FolderReader(path, rate, deep)
+    if is_animated_webp(path) and backend == "auto":
+        return WebPReader(path)
     return FileReader(path, backend, timeout, rate, deep, deinterlace, stream)
 
 
@@ -92,8 +99,8 @@ class FrameReader(ABC):
         signal: colour description; its ``depth`` is that of the frames returned.
         aspect: pixel aspect ratio, width over height; frames are returned without resampling.
         interlaced: frames of the source hold two fields each.
-        backend: the decoder for random access: ``decord``, ``pyav`` or ``frames``.
-        stream: index of the video stream in its container; None for folders.
+        backend: the decoder for random access: ``decord``, ``pyav``, ``frames`` or ``webp``.
+        stream: index of the video stream in its container; None for images.
         notes: predicates about the source that its user needs to know: several streams, cropping.
     """
 
@@ -160,9 +167,9 @@ class FrameReader(ABC):
 
 
 class FolderReader(FrameReader):
-    """Images of a folder, or those that match a glob pattern.
+    """Images of a folder, or those that match a glob pattern, or a single one of film.
 
-    Greyscale becomes RGB, alpha is dropped, and 16 bits become 8 unless ``deep``.
+    Greyscale becomes RGB, alpha is dropped, and more than 8 bits become 8 unless ``deep``.
     """
 
     backend = "frames"
@@ -171,18 +178,19 @@ class FolderReader(FrameReader):
         self.files = list_images(path)
         if not self.files:
             raise VideoError(f"{path} has no images")
-        suffixes = sorted({file.suffix.lower().replace("jpeg", "jpg") for file in self.files})
+        suffixes = sorted({file.suffix.lower().replace("jpeg", "jpg").replace("tiff", "tif") for file in self.files})
         if len(suffixes) > 1:  # two versions of each frame, or a poster beside them
             raise VideoError(f"{path} has {' and '.join(suffixes)} images; keep only those that are frames")
         self.path, self.fps = path, fps
         self.times = tuple(Fraction(i) / fps for i in range(len(self.files)))
         self.end = len(self.files) / fps
-        depth = 16 if deep and is_deep(self.files[0]) else 8
-        self.signal = Signal(depth, matrix=RGB, range=2, primaries=1, transfer=13)  # sRGB
-        self.size = load_8bit(self.files[0]).shape[:2]
+        first = decode_image(self.files[0])
+        self.size = (first.pixels.shape[0], first.pixels.shape[1])
+        self.notes = (first.note,) if first.note else ()
+        self.signal = replace(SRGB, depth=first.depth if deep else 8)
 
     def _load(self, index: int) -> np.ndarray:
-        pixels = load_8bit(self.files[index]) if self.signal.depth == 8 else load_16bit(self.files[index])
+        pixels = load_image(self.files[index], self.signal.depth)
         if pixels.shape[:2] != self.size:
             size, first_size = format_size(pixels.shape), format_size(self.size)
             raise VideoError(f"{self.files[index]} is {size}, but the first frame is {first_size}")
@@ -194,6 +202,55 @@ class FolderReader(FrameReader):
 
     def _read_frames(self, ascending: Sequence[int]) -> dict[int, np.ndarray]:
         return {index: self._load(index) for index in ascending}
+
+
+class WebPReader(FrameReader):
+    """An animated WebP, decoded by Pillow, since FFmpeg cannot. Alpha is dropped."""
+
+    backend = "webp"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._image = path, None
+        durations = []  # of each frame, in milliseconds
+        with self._open() as image, wrap_decoder_errors(path):
+            check_pixel_limit(path, (image.height, image.width))
+            self.size = (image.height, image.width)
+            for number in range(image.n_frames):
+                self._decode(image, number)
+                durations.append(image.info["duration"] or DEFAULT_DURATION)
+        *starts, end = (Fraction(time, 1000) for time in accumulate(durations, initial=0))
+        self.times, self.end = tuple(starts), end
+        self.fps = (len(starts) - 1) / starts[-1] if len(starts) > 1 else 1 / end
+        self.signal = SRGB
+
+    def _open(self) -> Any:
+        with wrap_decoder_errors(self.path):
+            return Image.open(self.path)
+
+    def _decode(self, image: Any, number: int) -> np.ndarray:
+        try:
+            image.seek(number)  # backwards, it decodes from the first frame on
+            return np.array(image.convert("RGB"))
+        except Exception as error:  # Pillow raises exceptions of any type
+            message = f"{self.path} breaks at frame {number} of {image.n_frames}: {describe_error(error)}"
+            raise VideoError(message, readable=number) from error
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        with self._open() as image:
+            for number in range(len(self))[start:stop]:
+                yield torch.from_numpy(self._decode(image, number))
+
+    def _read_frames(self, ascending: Sequence[int]) -> dict[int, np.ndarray]:
+        self._image = self._image or self._open()
+        return {index: self._decode(self._image, index) for index in ascending}
+
+    def close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+        self._image = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_image": None}
 
 
 class FileReader(FrameReader):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from src.errors import VideoError
-from src.video.images import load_16bit
+from src.video.images import load_image
 from src.video.pipe import open_pipe
 from src.video.reader import open_video
 from tests.fuzz.mutations import MUTATIONS
@@ -194,7 +194,7 @@ def test_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "0.png")
     read = open_video(tmp_path).read([0])[0].numpy()
     assert np.array_equal(read, np.repeat(np.rint(values / 257).astype(np.uint8)[..., None], 3, 2))
-    assert np.array_equal(load_16bit(tmp_path / "0.png"), np.repeat(values[..., None], 3, 2))
+    assert np.array_equal(load_image(tmp_path / "0.png", 16), np.repeat(values[..., None], 3, 2))
 
 
 def test_concealed_frames_do_not_depend_on_seeks(tmp_path: Path) -> None:
