@@ -28,16 +28,18 @@ PATH_OPTIONS = (
     "resume",
 )
 LIST_OPTIONS = ("input", "model.network.stages")  # those of the above that may be a list
-TEXT_OPTIONS = ("licence", "limits")
+STUDY = "hydra.callbacks.study"
+TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
-RENAMED = {  # options and groups by their former names
+RENAMED = {  # options and groups by their former names, and those of a sweep's table by short ones
     "size.imagenet": "size.pretrained",
     "size.vtsr_rate": "size.rate",
     "size.frozen": "size.pretrained_frozen",
     "size.interpolating": "size.warm_start",
     "model.network.interpolating": "model.network.warm_start",
+    **{f"table.{option}": f"{STUDY}.{option}" for option in ("name", "title", "columns", "compare")},
 }
 UNFUSED, UNGUIDED = "model/network/fuse=conv", "model/network/guide=none"
 FORMER_CHOICES = {  # choices that are several overrides today
@@ -115,8 +117,10 @@ def expand_points(arguments: Sequence[str], *, sweep: bool = False) -> list[str]
         UserError: the study has no such point.
     """
     options = dict(argument.partition("=")[::2] for argument in arguments)
-    file = CONF / "ablation" / f"{options.get('ablation')}.yaml"
-    if "point" not in options or not file.is_file():
+    folders = [Path(options[flag]) for flag in ("--config-dir", "-cd") if options.get(flag)] + [CONF]
+    files = [folder / "ablation" / f"{options.get('ablation')}.yaml" for folder in folders]
+    file = next((file for file in files if file.is_file()), None)
+    if "point" not in options or file is None:
         return list(arguments)
     study: Any = OmegaConf.to_container(OmegaConf.load(file))
     points: dict[str, list[str]] = study["hydra"]["sweeper"].get("points", {})

@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import build
 from src.config.run_directory import NO_EFFECT
+from src.config.suggestions import end_with_suggestion
+from src.errors import UserError
 from src.nn.flops import count
 from src.protocols import COLUMNS
 from src.sweeps.run_files import read_configuration
@@ -28,14 +30,25 @@ from src.zoo import without_fetching
 Row = dict[str, Any]
 METRICS = {name for names in COLUMNS.values() for name in names}
 DIFFERENCE = "Δ"  # name of the row of differences
+SEEDS = "n"  # name of the column of counts
+COLUMN_SOURCES = {  # of the columns that a name alone selects
+    **{metric: f"results/summary/{metric}" for metric in sorted(METRICS)},
+    "parameters": "count/parameters",
+    "gflops": "count/gflops",
+    "seconds a step": "metrics/train/seconds_per_step",
+    "seconds": "point/seconds",
+}
+DEFAULT_COLUMNS = ("psnr", "ssim", "parameters", "seconds a step", "seconds")
+NAMING = ("experiment", "model", "task")  # overrides that name the only row of a sweep over seeds
 FLOPS_INPUT_SIZE = (180, 320)  # height and width of the input for which operations are counted
 
 
 class Point:
     """A finished run of a sweep: its directory and overrides."""
 
-    def __init__(self, directory: Path, overrides: Sequence[str]) -> None:
+    def __init__(self, directory: Path, overrides: Sequence[str], seconds: float | None = None) -> None:
         self.directory = directory
+        self.seconds = seconds  # from its start to its end; None if it was continued
         self.overrides = dict(override.partition("=")[::2] for override in overrides)
         self.values: dict[str, Any] = {}  # cache by source
 
@@ -73,6 +86,8 @@ class Point:
             with (self.directory / "metrics.csv").open(newline="") as stream:
                 values = [float(row[rest]) for row in csv.DictReader(stream) if row.get(rest)]
             return statistics.median(values) if values else None
+        if kind == "point":
+            return getattr(self, rest)
         if kind == "count":
             counted = self.counted
             return {**counted, "gflops": counted["flops"] / 1e9, "parameters_m": counted["parameters"] / 1e6}[rest]
@@ -90,13 +105,36 @@ class Point:
                     return None
                 node = [*node.values()][number - 1]
                 continue
-            if part not in node and (part in METRICS or rest.startswith(("levels/", "clips/", "subsets/", "models/"))):
+            if part not in node and (
+                part == "summary" or part in METRICS or rest.startswith(("levels/", "clips/", "subsets/", "models/"))
+            ):
                 return None  # not measured by this protocol or version, or a clip of another data set
             node = node[part]
         return node
 
 
 Kind = TypeVar("Kind", bound=Point)
+
+
+def resolve_columns(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """Return the sources of columns by title, from such a mapping, from a list of names or sources, or by default.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    if isinstance(columns, Mapping) and columns:
+        return {str(title): str(source) for title, source in columns.items()}
+    names = [str(name) for name in columns or DEFAULT_COLUMNS]
+    if unknown := [name for name in names if name not in COLUMN_SOURCES and "/" not in name]:
+        raise UserError(f"A table has no column {unknown[0]!r}{end_with_suggestion(unknown[0], COLUMN_SOURCES)}")
+    return {name.rpartition("/")[2]: COLUMN_SOURCES.get(name, name) for name in names}
+
+
+def select_filled(columns: Mapping[str, str], members: Sequence[Point]) -> dict[str, str]:
+    """Return the columns for which any of the runs has a value."""
+    return {
+        title: source for title, source in columns.items() if any(point.value(source) is not None for point in members)
+    }
 
 
 def tabulate(
@@ -109,8 +147,9 @@ def tabulate(
 ) -> list[Row]:
     """Build one row for all seeds of a point: its name (``point``), the paper's values (``paper: ...``), and ours.
 
-    Scores are averaged over seeds; column ``<title> deviation`` holds the standard deviation. A point is named by its
-    values of ``varied`` and of other options that differ between points.
+    Values are averaged over seeds. Column ``<title> deviation`` holds the sample standard deviation of a score, and
+    column ``n`` the number of seeds if any row has several. A point is named by its values of ``varied`` and of other
+    options that differ between points.
 
     Args:
         members: finished runs of the sweep.
@@ -121,6 +160,7 @@ def tabulate(
         hide: names of points without a row.
     """
     rows: list[Row] = []
+    seeds: list[int] = []
     for name, seeds_of_row in group_by_row(members, published, varied, across).items():
         if name in hide:
             continue
@@ -136,6 +176,10 @@ def tabulate(
             if several and path.startswith("results/"):
                 row[f"{title} deviation"] = statistics.stdev(values)
         rows.append(row)
+        seeds.append(len({member.overrides.get("seed") for member in seeds_of_row}))
+    if max(seeds, default=0) > 1:
+        for row, number in zip(rows, seeds, strict=True):
+            row[SEEDS] = number
     for title, source in columns.items():
         if "ratio" in source.split():
             first = rows[0][title] if rows else None
@@ -149,7 +193,8 @@ def subtract_rows(rows: Sequence[Row]) -> Row:
     first, second = rows
     pairs = {title: (value, second.get(title)) for title, value in first.items() if not title.endswith(" deviation")}
     numeric = {title: all(isinstance(value, int | float) for value in pair) for title, pair in pairs.items()}
-    return {title: a - b if numeric[title] else None for title, (a, b) in pairs.items()} | {"point": DIFFERENCE}
+    difference = {title: a - b if numeric[title] else None for title, (a, b) in pairs.items()}
+    return difference | {"point": DIFFERENCE} | ({SEEDS: None} if SEEDS in first else {})
 
 
 def group_by_row(
@@ -165,7 +210,7 @@ def group_by_row(
     names: dict[Any, Any] = {}
     for point in members:
         values = " ".join(str(point.overrides.get(key)) for key in named)
-        name = parse_number(values or members[0].overrides.get("experiment", ""))
+        name = parse_number(values or next(filter(None, map(members[0].overrides.get, NAMING)), ""))
         paper = (published or {}).get(name)
         groups.setdefault(names.setdefault(name if paper is None else id(paper), name), []).append(point)
     return groups
@@ -215,14 +260,18 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     return float(np.corrcoef(ranks)[0, 1])
 
 
-def format_markdown(rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "") -> str:
+def format_markdown(
+    rows: Sequence[Row], title: str, compare: str, overrides: Sequence[str], finding: str = "", heading: str = "point"
+) -> str:
     """Format the table as Markdown, with the overrides, the comparison of order and the paper's finding."""
-    names = list(rows[0])
-    heads = [escape_markdown(name) for name in names]
+    deviations = {name for row in rows for name in row if name.endswith(" deviation")}
+    names = [name for name in rows[0] if name not in deviations]
+    heads = [escape_markdown(heading if name == "point" else name) for name in names]
     options = escape_markdown(" ".join(overrides))
     lines = [f"**{escape_markdown(title)}** ({options})", "", f"| {' | '.join(heads)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(escape_markdown(format_cell(row.get(name))) for name in names)} |" for row in rows]
-    for remark in (describe_ranking(rows, compare), f"Paper: {finding}." if finding else ""):
+    lines += [f"| {' | '.join(escape_markdown(_format_mean(row, name)) for name in names)} |" for row in rows]
+    spread = f"Mean ± sample standard deviation over {SEEDS} seeds." if deviations else ""
+    for remark in (spread, describe_ranking(rows, compare), f"Paper: {finding}." if finding else ""):
         lines += ["", escape_markdown(remark)] if remark else []
     return "\n".join(lines) + "\n"
 
@@ -313,6 +362,14 @@ def parse_number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _format_mean(row: Row, name: str) -> str:
+    """Format a value of a row with its deviation over seeds, if it has one."""
+    value, deviation = row.get(name), row.get(f"{name} deviation")
+    if value is None or deviation is None:
+        return format_cell(value)
+    return f"{format_cell(value)} ± {deviation:.{'2g' if abs(value) < 10 else '3f'}}"
 
 
 def format_cell(value: Any) -> str:

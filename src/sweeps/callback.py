@@ -26,6 +26,8 @@ from src.sweeps.aggregate import (
     escape_markdown,
     format_cell,
     format_markdown,
+    resolve_columns,
+    select_filled,
     subtract_rows,
     tabulate,
 )
@@ -45,7 +47,8 @@ class Study(Callback):
             second), ``network/...`` an attribute of the network, ``count/parameters``, ``count/parameters_m``
             (millions) or ``count/gflops`` at 320x180, ``metrics/...`` the median of a column of metrics.csv. Words
             before the source restrict it to points with these overrides (``test=vid4``, patterns with ``*``);
-            ``ratio`` divides by the first row. Empty: no table.
+            ``ratio`` divides by the first row. Or a list of names (:data:`src.sweeps.aggregate.COLUMN_SOURCES`) and
+            sources. None: PSNR, SSIM, parameters, seconds a step and of the whole run, as far as there are any.
         compare: the column of the plot and of the comparison of order; the paper's column has the same name.
         curves: a score of single frames (``psnr``, ``ssim``) that ``curves.svg`` shows over time, clip by clip.
         across: overrides that make columns instead of rows.
@@ -59,7 +62,7 @@ class Study(Callback):
         self,
         name: str = "",
         title: str = "",
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | Sequence[str] | None = None,
         compare: str = "psnr",
         curves: str | None = None,
         across: Sequence[str] = (),
@@ -67,7 +70,8 @@ class Study(Callback):
         differences: bool = False,
         published: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.title, self.columns = name, title, dict(columns or {})
+        self.name, self.title, self.columns = name, title, resolve_columns(columns)
+        self.by_default = not columns
         self.compare, self.curves = compare, curves
         self.across, self.hide, self.differences = tuple(across), tuple(hide), differences
         self.published, self.finding = rows_by_point(**published) if published else ({}, "")
@@ -80,13 +84,15 @@ class Study(Callback):
         self.start_times: dict[int, float] = {}  # seconds since 1970
         self.failed: list[points.PointStatus] = []
         self.finished: dict[str, Point] = {}  # with the values already read, by directory
+        self.title = self.title or self.folder.parent.name
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
             return
         entry = points.new_status(config)
-        self.start_times[entry.number] = time.time()
         before = points.read_status(self.folder, config)
+        if not (points.locate_run(config) / "config.yaml").exists():  # a run that goes on had begun earlier
+            self.start_times[entry.number] = time.time()
         if is_finished(config, points.locate_run(config)):
             entry.status, entry.seconds = "finished", before.seconds if before else None
         else:
@@ -101,14 +107,15 @@ class Study(Callback):
             return
         entry, was = points.new_status(config), points.read_status(self.folder, config)
         label = points.format_label(entry.overrides, self.options)
-        now = time.time()
-        entry.seconds = round(now - self.start_times.get(entry.number, now), 1)
+        begun = self.start_times.get(entry.number)
+        entry.seconds = round(time.time() - begun, 1) if begun else None
         if was and was.status == "finished":
             entry.status, entry.seconds = was.status, was.seconds
             print(f"Finished before: {label}{self._score(entry)}", flush=True)
         elif job_return.status is JobStatus.COMPLETED:
             entry.status = "finished"
-            print(f"Finished in {entry.seconds:.0f} s: {label}{self._score(entry)}", flush=True)
+            took = f" in {entry.seconds:.0f} s" if entry.seconds is not None else ""
+            print(f"Finished{took}: {label}{self._score(entry)}", flush=True)
         else:
             error = job_return._return_value
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -143,13 +150,17 @@ class Study(Callback):
         assert self.folder
         done = [entry for entry in entries if entry.status == "finished"]
         for entry in done:
-            self.finished.setdefault(entry.directory, Point(self.runs / entry.directory, entry.overrides))
+            point = Point(self.runs / entry.directory, entry.overrides, entry.seconds)
+            self.finished.setdefault(entry.directory, point)
         members = [self.finished[entry.directory] for entry in done]
         members = [point for point in members if (point.directory / "results.json").exists()]
-        if not (members and self.columns):
+        columns = select_filled(self.columns, members) if self.by_default else self.columns
+        if not (members and columns):
             return ""
+        compare = self.compare if self.compare in columns else next(iter(columns))
         varied = [key for key, values in self.options.items() if len(values) > 1]
-        rows = tabulate(members, self.columns, self.published, varied, self.across, self.hide)
+        heading = "point" if self.published else " ".join(sorted({*varied} - {"seed", *self.across})) or "point"
+        rows = tabulate(members, columns, self.published, varied, self.across, self.hide)
         if not rows:  # only hidden points are finished
             return ""
         options: dict[str, list[str]] = {}
@@ -161,14 +172,15 @@ class Study(Callback):
         whole = len(done) == len(entries) and sum(map(self._is_of_this_sweep, done)) == self.count
         both = self.differences and len(rows) == 2
         text = format_markdown(
-            [*rows, subtract_rows(rows)] if both else rows, self.title, self.compare, overrides, self.finding
+            [*rows, subtract_rows(rows)] if both else rows, self.title, compare, overrides, self.finding, heading
         )
         if not whole:
             text = f"{self._describe_missing(entries)}\n\n{text}"
         table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}
+        table |= {"columns": columns, "compare": compare}
         _replace(self.folder / "table.md", text)
         _replace(self.folder / "table.json", json.dumps(table, indent=2))
-        draw(rows, self.title, self.compare, self.folder / "plot.svg", overrides)
+        draw(rows, self.title, compare, self.folder / "plot.svg", overrides)
         if self.curves:
             draw_frames(members, self.curves, self.title, self.folder / "curves.svg", overrides)
         return text

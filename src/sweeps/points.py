@@ -19,12 +19,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.overrides import by_place, fold_point, quote_paths
+from src.config.overrides import STUDY, by_place, fold_point, quote_paths
 from src.config.run_directory import NO_EFFECT, name_overrides
 from src.errors import UserError
 
 # Hydra overrides that the command of a single point does not repeat
-SWEEP_ONLY_PREFIXES = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep")
+SWEEP_ONLY_PREFIXES = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", STUDY)
 
 
 @dataclass
@@ -116,7 +116,7 @@ def locate_sweep(config: DictConfig) -> Path:
     It is named after the study, or after the experiments or the task of a sweep without one.
     """
     options = list_options(config)
-    study = OmegaConf.select(config, "hydra.callbacks.study.name")
+    study = OmegaConf.select(config, f"{STUDY}.name") or OmegaConf.select(config, "hydra.runtime.choices.ablation")
     name = study or "+".join(options.get("experiment") or options.get("task") or ["train"])
     overrides = [f"{key}={'+'.join(values)}" for key, values in sorted(options.items()) if key not in NO_EFFECT]
     return Path(config.paths.runs) / "ablations" / name / (name_overrides(overrides) or "as_published")

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from src.config.composition import CONF
-from src.sweeps.aggregate import Row, parse_number
+from src.sweeps.aggregate import Row, parse_number, resolve_columns
 from src.training.wandb import SweepSpec
 
 PAIR = re.compile(r"(-?\d+(?:\.\d+)?)/(-?\d+(?:\.\d+)?)")  # PSNR/SSIM in one cell, as papers print them
@@ -122,7 +122,7 @@ class Sweepable:
     @property
     def columns(self) -> dict[str, str]:
         """The sources of the columns, by title."""
-        return dict(self.options["columns"])
+        return resolve_columns(self.options.get("columns"))
 
     @property
     def across(self) -> list[str]:
@@ -199,7 +199,9 @@ def list_sweeps(conf: Path = CONF) -> list[SweepSpec]:
             override = parser.parse_override(f"{key}={values}")
             swept = override.is_sweep_override()
             options[key] = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
-        metric = str(study["columns"].get(study.get("compare", "psnr"), "")).rpartition("results/summary/")[2]
+        metric = str(resolve_columns(study.get("columns")).get(study.get("compare", "psnr"), "")).rpartition(
+            "results/summary/"
+        )[2]
         sweeps.append(
             SweepSpec(study["name"], study["title"], options, f"test/{metric if metric.isidentifier() else 'psnr'}")
         )
@@ -215,7 +217,13 @@ def _list_params(node: Any) -> dict[str, str]:
 
 @cache
 def _ablations(conf: Path) -> list[Any]:
-    return [OmegaConf.to_container(OmegaConf.load(file)) for file in sorted((conf / "ablation").glob("*.yaml"))]
+    nodes: list[Any] = []
+    for file in sorted((conf / "ablation").glob("*.yaml")):
+        nodes.append(OmegaConf.to_container(OmegaConf.load(file)))
+        study = nodes[-1]["hydra"].setdefault("callbacks", {}).setdefault("study", {})
+        study["name"] = study.get("name") or file.stem
+        study["title"] = study.get("title") or study["name"]
+    return nodes
 
 
 def _index_rows(table: Table, named: Mapping[str, Any]) -> dict[Any, int]:

@@ -68,7 +68,10 @@ def test_a_row_for_each_point_and_the_mean_over_its_seeds(tmp_path):
     assert describe_ranking([one, three], "psnr") == "psnr, paper: 1 < 3; here: 1 < 3."
     table = format_markdown([one, three], "Table 1", "psnr", ["size=mini"])
     assert "**Table 1** (size=mini)" in table
-    assert "| 1 | 1 | 28.450 | 20.500 |" in table
+    assert "| 1 | 1 | 28.450 | 20.500 ± 0.707 |" in table
+    assert "| n |" in table
+    assert table.count(" | 2 |\n") == 2
+    assert "Mean ± sample standard deviation over n seeds." in table
     draw([one, three], "Table 1", "psnr", tmp_path / "plot.svg", ["size=mini"])
     assert "size=mini" in (tmp_path / "plot.svg").read_text()
 
