@@ -12,8 +12,8 @@ VIDEO_SUFFIXES = frozenset({
     ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm",
     ".wmv", ".y4m",
 })
-FILM_SUFFIXES = frozenset({".dpx", ".exr", ".sgi", ".tga"})  # always still images
-IMAGE_SUFFIXES = FILM_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FILM_SUFFIXES = frozenset({".dpx", ".exr", ".sgi", ".tga", ".tif", ".tiff"})  # always still images
+IMAGE_SUFFIXES = FILM_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"}
 # fmt: on
 PACKED_SUFFIX = ".mp4"  # appended to the name of a folder of frames packed into a video (src/video/packed.py)
 
@@ -58,8 +58,11 @@ def is_animated_webp(path: Path) -> bool:
     """Check the animation flag of a WebP file."""
     if path.suffix.lower() != ".webp" or not path.is_file():
         return False
-    with path.open("rb") as stream:
-        header = stream.read(21)
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(21)
+    except OSError:  # reading it will name the error
+        return False
     return header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and bool(header[20:21]) and bool(header[20] & 2)
 
 

@@ -58,10 +58,10 @@ def decode_image(file: Path) -> DecodedImage:
     try:
         if suffix == ".exr" and (fault := describe_fault(file)):
             raise VideoError(f"{file} cannot be read as an image: {fault}")
-        if suffix in FILM_SUFFIXES:
-            return _decode_with_ffmpeg(file)
         if suffix in (".tif", ".tiff"):
             return _decode_tiff(file)
+        if suffix in FILM_SUFFIXES:
+            return _decode_with_ffmpeg(file)
         return _decode_with_pillow(file)
     except UserError:
         raise
@@ -71,14 +71,12 @@ def decode_image(file: Path) -> DecodedImage:
 
 def read_size(file: Path) -> tuple[int, int]:
     """Return the height and width of an image, from its header if Pillow knows the format."""
-    if file.suffix.lower() not in FILM_SUFFIXES:
-        try:
-            with Image.open(file) as image:
-                return image.height, image.width
-        except UnidentifiedImageError:  # of TIFF, Pillow knows only some kinds
-            pass
-    height, width, _ = decode_image(file).pixels.shape
-    return height, width
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:  # DPX, EXR, some kinds of TIFF
+        height, width, _ = decode_image(file).pixels.shape
+        return height, width
 
 
 def _decode_with_pillow(file: Path) -> DecodedImage:

@@ -156,8 +156,9 @@ def write_images(folder: Path, files: Sequence[Path]) -> Path:
 def test_tiffs_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     """FFmpeg returns wrong pixels for both without an error."""
     tiled = write_tiff(tmp_path / "tiled.tif", draw(16, 3)[0], tile=16)
-    with pytest.raises(VideoError, match=r"tiled.tif is a tiled TIFF of 16 bits, .* save it without tiles"):
-        load_image(tiled, 16)
+    for read in (open_video, lambda file: load_image(file, 16)):
+        with pytest.raises(VideoError, match=r"tiled.tif is a tiled TIFF of 16 bits, .* save it without tiles"):
+            read(tiled)
     half = write_tiff(tmp_path / "half.tif", np.ones((*SIZE, 3), np.float16))
     with pytest.raises(VideoError, match=r"half.tif has 16-bit floats; save 16-bit integers instead"):
         load_image(half, 8)
@@ -200,11 +201,17 @@ def write_dpx_file(path: Path) -> Path:
     return write_dpx(path, draw(10, 3)[0], 10)
 
 
+def write_tiff_file(path: Path) -> Path:
+    return write_tiff(path, np.full((*SIZE, 3), 0.18, np.float32))
+
+
 def write_exr_file(path: Path) -> Path:
     return write_exr(path, {name: np.ones(SIZE) for name in "RGB"})
 
 
-@pytest.mark.parametrize(("suffix", "write"), [(".dpx", write_dpx_file), (".exr", write_exr_file)])
+@pytest.mark.parametrize(
+    ("suffix", "write"), [(".dpx", write_dpx_file), (".exr", write_exr_file), (".tif", write_tiff_file)]
+)
 def test_sequences_are_found(tmp_path: Path, suffix: str, write: Callable[[Path], Path]) -> None:
     folder = tmp_path / "scans" / "reel"
     folder.mkdir(parents=True)
@@ -216,7 +223,7 @@ def test_sequences_are_found(tmp_path: Path, suffix: str, write: Callable[[Path]
     assert (len(single), single.name, single.backend) == (1, "f9", "frames")
     assert torch.equal(single.read([0]), open_video(folder).read([0]))
     (folder / "f9.png").touch()
-    with pytest.raises(VideoError, match=rf"reel has {suffix} and .png images; keep only those that are frames"):
+    with pytest.raises(VideoError, match=rf"reel has {' and '.join(sorted((suffix, '.png')))} images; keep only"):
         open_video(folder)
 
 
