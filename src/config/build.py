@@ -173,16 +173,30 @@ def build_data(config: DictConfig, restorer: Any) -> pl.LightningDataModule:
     Raises:
         UserError: the network cannot be trained on this data; the configuration alone shows it.
     """
+    degradation, scale = instantiate(config.degradation), restorer.geometries[-1].scale
+    if "low" in config.data and degradation.scale != scale and (options := _list_scales(config.model.network)):
+        raise UserError(
+            f"The frames of data.high are {degradation.scale} times as large as those of data.low, but this network "
+            f"enlarges {scale} times: add {' '.join(f'{option}={degradation.scale}' for option in options)}."
+        )
     data = instantiate(config.data, _partial_=True)(
         geometry=restorer.geometries[-1],
         training_geometry=restorer.training_geometry,
         reduced_targets=restorer.needs_reduced_targets,
-        degradation=instantiate(config.degradation),
+        degradation=degradation,
         seed=config.seed,
     )
     if _trains(config):
         _check_samples(data)
     return data
+
+
+def _list_scales(node: Any, path: str = "model.network") -> list[str]:
+    """List the options of a network that set its scale."""
+    if not isinstance(node, DictConfig):
+        return []
+    inner = [option for name in map(str, node) for option in _list_scales(node[name], f"{path}.{name}")]
+    return [f"{path}.scale", *inner] if "scale" in node else inner
 
 
 def _check_samples(data: Any) -> None:

@@ -20,6 +20,8 @@ PATH_OPTIONS = (
     "input",
     "output",
     "data.root",
+    "data.low",
+    "data.high",
     "paths.runs",
     "paths.data",
     "model.network.stages",
@@ -32,6 +34,7 @@ STUDY = "hydra.callbacks.study"
 TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
+PAIRED = ("data=paired", "degradation=_given")  # the first brings the second, whatever an experiment chooses
 NETWORK, PLACES = "model/network/", {"scheme": "model/scheme"}  # where a part of a paper is placed
 RENAMED = {  # options and groups by their former names, and those of a sweep's table by short ones
     "size.imagenet": "size.pretrained",
@@ -62,7 +65,7 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     """Rewrite the overrides of a command line as Hydra reads them.
 
     Older names become today's, a named point its overrides, and a part such as ``model/network/align=pcd`` the choice
-    of the paper's group, ``model/edvr/align=pcd``.
+    of the paper's group, ``model/edvr/align=pcd``. ``data=paired`` brings ``degradation=_given``.
 
     Args:
         arguments: arguments of a command line.
@@ -72,6 +75,8 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
         UserError: the study has no such point, or no paper has such a part.
     """
     arguments = expand_points([_rename(argument) for argument in arguments], sweep=sweep)
+    if PAIRED[0] in arguments and not any(argument.startswith("degradation=") for argument in arguments):
+        arguments = [*arguments, PAIRED[1]]
     return [_by_paper(new) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
 
 

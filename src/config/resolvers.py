@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -57,6 +59,20 @@ def scale(*, _root_: DictConfig) -> int:
     return math.prod(step.get("scale", 1) for step in _root_.degradation.steps)
 
 
+def pairs(ratio: Literal["scale", "every"], *, _root_: DictConfig) -> int:
+    """``${pairs:scale}``: size of targets relative to inputs of ``data=paired``; ``${pairs:every}``: frame rate."""
+    if "low" not in _root_.data:
+        raise UserError("degradation=_given is that of data=paired data.low=<inputs> data.high=<targets>.")
+    return int(getattr(_measure_pairs(_root_.data.high, _root_.data.low), ratio))
+
+
+@cache
+def _measure_pairs(high: str, low: str) -> Any:
+    from src.data.layouts.paired import measure_ratio  # not all configurations read data
+
+    return measure_ratio(os.path.expanduser(high), os.path.expanduser(low))
+
+
 def needed(option: str) -> NoReturn:
     """``${needed:checkpoint}``: an option without which an experiment fails. A "???" would not replace a default."""
     raise UserError(f"{option} is needed here and has no default: add {option}=<value>.")
@@ -91,7 +107,7 @@ def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
 
 def register_resolvers() -> None:
     """Register all resolvers with OmegaConf."""
-    for resolver in (width, depth, groups, lr, times, plus, scale, needed, trained, stages, run_name):
+    for resolver in (width, depth, groups, lr, times, plus, scale, pairs, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
-from src.config.overrides import PATH_OPTIONS, by_place, split_paths
+from src.config.overrides import PAIRED, PATH_OPTIONS, by_place, split_paths
 from src.errors import UserError
 from src.zoo import is_name
 
@@ -27,6 +27,7 @@ UNNAMED = (  # options that no directory is named after
     *("experiment", "ablation", "seed", "resume", "debug", "logger", "paths.", "hydra.", "hydra/"),
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others
 )
+IMPLIED = ("test=own", PAIRED[1])
 CHANGEABLE = (  # options with which a resumed run may differ
     *("resume", "debug", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
     *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "data.workers", "data.timeout"),
@@ -35,9 +36,9 @@ LONGEST = 180  # characters of a name; file systems allow 255 bytes
 
 
 def name_overrides(overrides: Sequence[str]) -> str:
-    """Return the name of a folder for overrides; empty if all of them are ``UNNAMED`` or ``test=own``."""
+    """Return the name of a folder for overrides; empty if all of them are ``UNNAMED`` or ``IMPLIED``."""
     overrides = [by_place(override).lstrip("+~") for override in overrides]
-    named = [override for override in overrides if not override.startswith(UNNAMED) and override != "test=own"]
+    named = [override for override in overrides if not override.startswith(UNNAMED) and override not in IMPLIED]
     pairs = sorted(override.partition("=")[::2] for override in named)
     parts = [f"{key}={_shorten(key, value)}" for key, value in pairs]
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))

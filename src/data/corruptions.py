@@ -91,6 +91,34 @@ class Bicubic:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Everything that happened to given inputs: the frames of ``data=paired``, which are never made from others.
+
+    Args:
+        scale: size of targets relative to inputs.
+    """
+
+    scale: int = 1
+
+    kind: ClassVar[str] = "given"
+    group_size: ClassVar[int] = 1
+    margin: ClassVar[int] = 0
+
+    @property
+    def alignment(self) -> int:
+        return self.scale
+
+    def draw(self, rng: np.random.Generator) -> tuple[Corruption, ...]:
+        return (self,)
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        raise UserError("Given inputs are never made from targets: data=paired data.low=<inputs> data.high=<targets> reads them.")
+
+    def __str__(self) -> str:
+        return f"given inputs x{self.scale}"
+
+
+@dataclass(frozen=True)
 class Noise:
     """Gaussian noise, then salt and pepper, clamped and rounded to 8 bits.
 

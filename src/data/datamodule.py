@@ -18,6 +18,7 @@ from src.data.augment import Augmentation, Jitter
 from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
+from src.data.readers import locate_inputs
 from src.data.samples import ClipDataset, check_sampling_options, collate
 from src.data.source_size import SourceSize
 from src.data.splits import Clip, DamagedClips, Splits
@@ -154,8 +155,18 @@ class DataModule(LightningDataModule):
         return self.layout(self.root).with_source_size(self.source_size)
 
     def prepare_data(self) -> None:
-        """Find or render the data set. Lightning calls this in one process per machine."""
-        _ = self.splits
+        """Find or render the data set. Lightning calls this in one process per machine.
+
+        Raises:
+            UserError: some test clips lack the degraded frames that others have.
+        """
+        locate_inputs(self.splits.test, self.geometry, self.degradation)
+
+    @property
+    def input_source(self) -> str:
+        """Origin of the inputs of the test."""
+        folder = locate_inputs(self.splits.test, self.geometry, self.degradation)
+        return f"frames of {folder}" if folder else "made from the source frames"
 
     @property
     def batches_per_step(self) -> int:
@@ -191,6 +202,8 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
             self.damaged = DamagedClips(self.damaged.limit, self.splits.damaged)
+            locate_inputs(self.splits.train, self.training_geometry, self.degradation)
+            locate_inputs(self._validation_clips, self.geometry, self.degradation)
             self.training = ClipDataset(
                 self.splits.train,
                 geometry=self.training_geometry,

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.data.corruptions import TIE, Corruption
+from src.data.corruptions import TIE, Bicubic, Corruption, Given
 from src.errors import UserError
 from src.geometry import Geometry
 
@@ -168,8 +168,12 @@ class Degradation:
 
     @property
     def scaling(self) -> Degradation:
-        """This degradation without exposure and with those steps only that reduce the size of frames."""
-        return Degradation([step for step in self.steps if step.scale > 1])
+        """This degradation without exposure and with those steps only that reduce the size of frames.
+
+        For given inputs, it is bicubic.
+        """
+        steps = [step for step in self.steps if step.scale > 1]
+        return Degradation([Bicubic(step.scale) if isinstance(step, Given) else step for step in steps])
 
     def timeline(self, geometry: Geometry) -> Timeline:
         """Return the positions of a network's frames among the source frames.

@@ -146,12 +146,12 @@ class EvaluationClip:
         """Return the last ``count`` input frames that end with the clip, at the distances of the others.
 
         With them comes the time of the first of these, in input frames of this clip. None if this clip's own input
-        frames end with it, or are limited in number.
+        frames end with it, are limited in number, or are given.
         """
         frames, every = self.frames, self.timeline.every
         behind = self._source[0] - self.timeline.input_frames(frames - 1)[-1] - 1
         shift = behind + (frames - min(count, frames)) * every
-        if not 0 < behind < every:
+        if not 0 < behind < every or self.clip.is_paired:
             return None
         part = EvaluationClip(
             replace(self.clip, start=self.clip.start + shift * self.clip.step),
@@ -190,12 +190,14 @@ class EvaluationClip:
 
     def _read_source_frames(self, path: Path, numbers: Sequence[int]) -> Iterator[Tensor]:
         """Yield source frames by ascending numbers: uint8 (H, W, C). Reads the file once, from front to back."""
-        remaining = iter(self.clip.start + number * self.clip.step for number in numbers)
+        every = 1 if path == self.clip.path else self.clip.precomputed_every
+        remaining = iter((self.clip.start + number * self.clip.step) // every for number in numbers)
         wanted = next(remaining, None)
         if wanted is None:
             return
+        start = self.clip.start // every
         with open_clip(path) as reader:
-            for i, frame in enumerate(reader.frames(self.clip.start), self.clip.start):
+            for i, frame in enumerate(reader.frames(start), start):
                 if i == wanted:
                     yield self.clip.source_size.reduce(frame[None], path)[0] if path == self.clip.path else frame
                     wanted = next(remaining, None)

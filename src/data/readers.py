@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from src.data.degradation import Degradation
-from src.data.splits import Clip, open_clip
-from src.errors import VideoError
+from src.data.splits import Clip, abbreviate, open_clip
+from src.errors import UserError, VideoError
 from src.geometry import Geometry
 from src.video.decode_timeout import DecodeTimeoutError
 from src.video.reader import FrameReader
@@ -73,8 +74,11 @@ class Readers:
 
 
 def without_precomputed(clip: Clip, geometry: Geometry) -> Clip:
-    """Remove precomputed frames if the network restores exposures: theirs do not last until the next frame."""
-    return replace(clip, precomputed={}) if geometry.exposures else clip
+    """Remove precomputed frames if the network restores exposures: theirs do not last until the next frame.
+
+    Given inputs remain, since nothing can replace them.
+    """
+    return replace(clip, precomputed={}) if geometry.exposures and not clip.is_paired else clip
 
 
 def find_precomputed(
@@ -83,7 +87,11 @@ def find_precomputed(
     """Return a clip's folder of precomputed degraded frames, and the degradation still to apply to them.
 
     ``size`` is that of the clip's file. Of several folders, return the one with the fewest steps left; ``None`` if none
-    matches, or if the source frames are smaller than the file's, of which the folders were made.
+    has the corruptions of the degradation, or if the source frames are smaller than the file's, of which the folders
+    were made.
+
+    Raises:
+        UserError: frames are not as large as the degradation makes them.
     """
     if clip.precomputed and clip.source_size.reduced(*size, clip.path) != size:
         return None
@@ -91,8 +99,39 @@ def find_precomputed(
     for corruptions, path in clip.precomputed.items():
         if path.exists():
             height, width = readers(path).size
-            factor = max(1, size[0] // height)
+            factor = max(1, round(size[0] / height))
             rest = degradation.remaining_after(corruptions, factor)
-            if rest is not None and (height, width) == (size[0] // factor, size[1] // factor):
-                matches.append((len(rest.steps), path, rest))
+            if rest is None:
+                continue
+            if (height, width) != (size[0] // factor, size[1] // factor):
+                raise UserError(
+                    f"{path} has frames of {width}x{height}, but those of {clip.path} are {size[1]}x{size[0]}: replace "
+                    f"them by frames of {size[1] // factor}x{size[0] // factor}, or remove them"
+                )
+            matches.append((len(rest.steps), path, rest))
     return min(matches, key=lambda match: match[0])[1:] if matches else None
+
+
+def locate_inputs(clips: Sequence[Clip], geometry: Geometry, degradation: Degradation) -> Path | None:
+    """Return the folder that the inputs of clips are read from, or ``None`` if they are made from the source frames.
+
+    Raises:
+        UserError: some clips lack the precomputed frames that others have.
+    """
+    clips = [without_precomputed(clip, geometry) for clip in clips]
+    having = next((clip for clip in clips if any(path.exists() for path in clip.precomputed.values())), None)
+    if having is None:
+        return None
+    readers = Readers()
+    found = find_precomputed(having, readers(having.path).size, degradation, readers)
+    readers.close()
+    if found is None:
+        return None
+    key = next(corruptions for corruptions, path in having.precomputed.items() if path == found[0])
+    folders = {clip.name: clip.precomputed.get(key) for clip in clips}
+    if lacking := [name for name, folder in folders.items() if folder is None or not folder.exists()]:
+        raise UserError(
+            f"{len(lacking)} of {len(clips)} clips have no {' '.join(key)} frames, unlike {found[0]}: "
+            f"{abbreviate(lacking)}; add theirs, or remove all of them to have inputs made from the source frames"
+        )
+    return Path(os.path.commonpath([folder.parent for folder in folders.values() if folder]))

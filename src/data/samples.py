@@ -217,7 +217,8 @@ class ClipDataset(Dataset[Sample]):
         sample_frames = self.sample_frames[rng.integers(len(self.sample_frames))]  # a range of 1 draws nothing
         starts = length - sample_frames.extent + 1
         low, high = (k * starts // segments for k in (segment, segment + 1))
-        return clip, length, int(rng.integers(low, max(low + 1, high))), sample_frames
+        start = int(rng.integers(low, max(low + 1, high)))
+        return clip, length, start - start % clip.precomputed_every, sample_frames
 
     def _read(
         self, clip: Clip, length: int, start: int, sample_frames: SampleFrames, rng: np.random.Generator
@@ -254,7 +255,8 @@ class ClipDataset(Dataset[Sample]):
                 inputs = self._expose(inputs, input_exposures)
         else:
             centres = to_file(exposure[len(exposure) // 2] for exposure in input_ranges)
-            inputs = crop_to_multiple(self._readers.read(precomputed[0], centres), rest.scale)
+            ready = [number // clip.precomputed_every for number in centres]
+            inputs = crop_to_multiple(self._readers.read(precomputed[0], ready), rest.scale)
         if not late:
             targets = self._expose(targets, target_exposures)
         if self.resize:

@@ -35,6 +35,8 @@ class Clip:
         precomputed: folders of degraded frames with the same numbers, by the corruptions applied to them, e.g.
             ``("bicubic",)`` or ``("blur", "compression")``; see
             :meth:`src.data.degradation.Degradation.remaining_after`. Not used if the source frames are reduced.
+        precomputed_every: frames of the file from one with a precomputed frame to the next, from frame 0 on; the
+            precomputed ones are numbered without gaps.
         source_size: size to which the frames of the file are reduced; the result are the source frames.
     """
 
@@ -45,7 +47,13 @@ class Clip:
     stop: int | None = None
     step: int = 1
     precomputed: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
+    precomputed_every: int = 1
     source_size: SourceSize = field(default_factory=SourceSize)
+
+    @property
+    def is_paired(self) -> bool:
+        """True if inputs are given, and cannot be made."""
+        return any("given" in corruptions for corruptions in self.precomputed)
 
     def length(self) -> int:
         """Return the number of source frames; opens the file if ``stop`` is ``None``."""

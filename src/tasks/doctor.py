@@ -100,9 +100,10 @@ def _check_data_sets(config: DictConfig, options: DoctorOptions) -> list[str]:
     chosen = HydraConfig.get().runtime.choices["data"] if HydraConfig.initialized() else "procedural"
     for name in sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml")):
         data = config.data if name == chosen else compose(f"data={name}", f"paths.data={config.paths.data}").data
-        root = None if OmegaConf.is_missing(data, "root") else Path(os.path.expanduser(data.root))
+        needed = [f"data.{option}=<folder>" for option in ("low", "high", "root") if OmegaConf.is_missing(data, option)]
+        root = None if needed else Path(os.path.expanduser(data.root))
         if root is None or not root.exists():
-            place = f"at {root}" if root else "set data.root=<folder>"
+            place = f"at {root}" if root else f"set {' '.join(needed)}"
             state = "not rendered yet; rendered when first used" if name == "procedural" else "not found"
             _print("no", f"data={name}: {state} ({place})")
             continue

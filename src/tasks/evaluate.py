@@ -90,6 +90,7 @@ def measure(
         clip_length=protocol.clip_length if isinstance(protocol.clip_length, str) else len(geometry.times),
         padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
+        inputs=data.input_source,  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         **data.source_size.describe(),  # type: ignore[attr-defined]
         checkpoint=str(checkpoint) if checkpoint else None,

@@ -21,7 +21,7 @@ from src.nn.blocks import count_parameters
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 MODELS = sorted({path.stem for path in (CONF / "model").glob("[!_]*.yaml")} - {"cascade"})  # of trained networks
-DATA = sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml"))
+DATA = sorted({path.stem for path in (CONF / "data").glob("[!_]*.yaml")} - {"paired"})  # of files that exist
 
 
 @pytest.mark.long

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from src.data.splits import Clip, DamagedClips, Splits, abbreviate, spread_evenly
@@ -24,7 +25,6 @@ def folder(
     by: str = "time",
     step: int = 1,
     gap: int = 4,
-    low: Path | None = None,
     skip: int = 0,
 ) -> Splits:
     """Return the clips of a folder of video files or frame folders.
@@ -39,28 +39,37 @@ def folder(
             back whole videos.
         step: every ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
         gap: source frames excluded between the splits of a video, so that no frame is shared.
-        low: folder of bicubically downscaled frames, with the same names as in ``root``.
         skip: number of videos that may be excluded because they cannot be opened to split them by time.
 
     Raises:
         UserError: there is no video, too little to hold anything back, or too many damaged videos.
     """
-    root = Path(root)
-    if step < 1 or gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
+    if step < 1:
+        raise UserError(f"data.layout.step must be 1 or more, got {step}")
+    find = partial(list_clips, step=step)
+    return split_folder(Path(root), find, hold_back=hold_back, by=by, gap=gap, skip=skip)
+
+
+def split_folder(
+    root: Path, find: Callable[[Path], list[Clip]], *, hold_back: float, by: str, gap: int, skip: int = 0
+) -> Splits:
+    """Split the clips that ``find`` lists in a folder, as :func:`folder` does.
+
+    Raises:
+        UserError: as :func:`folder`.
+    """
+    if gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
         raise UserError(
-            f"data.layout needs step >= 1, gap >= 0, hold_back within [0, 1) and by=time or by=video, got step={step}, "
-            f"gap={gap}, hold_back={hold_back}, by={by}"
+            f"data.layout needs gap >= 0, hold_back within [0, 1) and by=time or by=video, got gap={gap}, "
+            f"hold_back={hold_back}, by={by}"
         )
     if not root.exists():
         raise _no_videos(root)
     parts = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
     if any(parts.values()):
-        clips_of = {
-            split: [clip for part in folders for clip in _find_clips(part, step, low)]
-            for split, folders in parts.items()
-        }
+        clips_of = {split: [clip for part in folders for clip in find(part)] for split, folders in parts.items()}
         return Splits(clips_of["train"], clips_of["validate"], clips_of["test"])
-    clips = _find_clips(root, step, low)
+    clips = find(root)
     if not clips:
         raise _no_videos(root)
     if not hold_back:
@@ -83,19 +92,15 @@ def _no_videos(root: Path) -> UserError:
     return UserError(f"No videos in {root.absolute()}. Set data.root=<folder>, or try data=procedural size=mini.")
 
 
-def _find_clips(root: Path, step: int, low: Path | None) -> list[Clip]:
+def list_clips(root: Path, step: int = 1) -> list[Clip]:
+    """List the clips in and under a folder; every ``step``-th frame of a file is a source frame."""
     clips = []
     if alone := [str(folder) for folder in _find_lone_images(root)]:
         log.warning("%d folders hold a single image, which is no clip: left out: %s", len(alone), abbreviate(alone))
     for path in find_videos(root):
-        inner = path.relative_to(root)
-        shown = Path(path.name) if path == root else inner
+        shown = Path(path.name) if path == root else path.relative_to(root)
         name = (shown if path.is_dir() else shown.with_suffix("")).as_posix()
-        downscaled = Path(low) / inner if low else None
-        precomputed: dict[tuple[str, ...], Path] = {}
-        if downscaled and downscaled.exists():
-            precomputed["bicubic",] = downscaled
-        clips.append(Clip(name, path.resolve(), step=step, precomputed=precomputed))
+        clips.append(Clip(name, path.resolve(), step=step))
     stems = [clip.name for clip in clips]
     return [replace(c, name=f"{c.name}{c.path.suffix}") if stems.count(c.name) > 1 else c for c in clips]
 
