@@ -112,7 +112,9 @@ class Given:
         return (self,)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        raise UserError("Given inputs are never made from targets: data=paired data.low=<inputs> data.high=<targets> reads them.")
+        raise UserError(
+            "Given inputs are never made from targets: data=paired data.low=<inputs> data.high=<targets> reads them."
+        )
 
     def __str__(self) -> str:
         return f"given inputs x{self.scale}"
