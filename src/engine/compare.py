@@ -14,11 +14,11 @@ SWEEP = Fraction(4)  # seconds of a moving divider from one side to the other an
 
 
 def to_picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, compare: str | None) -> Tensor:
-    """Return an output frame (3, s*H, s*W) as samples (s*H, s*W, 3) of ``depth`` bits, beside the input if asked.
+    """Return an output frame (C, s*H, s*W) as samples (s*H, s*W, C) of ``depth`` bits, beside the input if asked.
 
     Args:
         frame: the restored frame, in [0, 1].
-        before: the input frame (3, H, W) at or before its time.
+        before: the input frame (C, H, W) at or before its time.
         time: in seconds, for the divider.
         depth: bits a sample.
         compare: ``side``, ``divider`` or None.
@@ -29,7 +29,7 @@ def to_picture(frame: Tensor, before: Tensor, time: Fraction, depth: int, compar
 
 
 def compare_frames(before: Tensor, after: Tensor, time: Fraction, layout: str) -> Tensor:
-    """Show two frames (3, H, W) in one: side by side, or with a divider that moves with the time in seconds."""
+    """Show two frames (C, H, W) in one: side by side, or with a divider that moves with the time in seconds."""
     if layout == "side":
         return torch.cat([before.to(after), after], dim=-1).clamp(0, 1)
     width = after.shape[-1]

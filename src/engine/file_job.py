@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from src.engine.cascade import apply_recursively
 from src.engine.compare import to_picture
 from src.engine.journal import Journal, group_ranges
+from src.engine.losses import describe_losses
 from src.engine.memory import fit_to_memory
 from src.engine.options import RestoreOptions
 from src.engine.prefetch import BackgroundWriter
@@ -32,7 +33,7 @@ from src.engine.timing import FINE, OutputTiming, TimeMap
 from src.errors import UserError, VideoError
 from src.nn.video_network import as_video_network
 from src.video.containers import make_write_error, replace_folder
-from src.video.encoders import resolve_codec
+from src.video.encoders import can_store_alpha, resolve_codec
 from src.video.mux import join
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
@@ -54,6 +55,9 @@ class FileRestoration:
         network_id: result of :func:`fingerprint`; an interrupted output does not resume with another network.
         anew: discard parts that other options made.
 
+    Attributes:
+        losses: sentences on what the output does not keep of the input.
+
     Raises:
         UserError: the input cannot be read, the output cannot be written, other options made its parts, or options and
             network do not go together.
@@ -74,14 +78,22 @@ class FileRestoration:
         self.network, self.options = prepare_network(network, options)
         self.source, self.output, self.device = source, output, device
         self.reader = open_video(
-            source, fps=options.rate, deep=True, deinterlace=options.deinterlace, stream=options.stream
+            source,
+            fps=options.rate,
+            deep=True,
+            deinterlace=options.deinterlace,
+            stream=options.stream,
+            alpha=can_store_alpha(output, options.codec),
         )
         self.length = min(len(self.reader), options.max_frames or len(self.reader))
         self.geometry = as_video_network(self.network).geometry
         self.times = self.geometry.output_times(self.length)
         self.anew = anew
         scale, height, width = self.geometry.scale, *self.reader.size
-        self.open_writer(output).check((scale * height, scale * width * (2 if options.compare == "side" else 1)))
+        size = scale * height, scale * width * (2 if options.compare == "side" else 1)
+        writer = self.open_writer(output)
+        writer.check(size)
+        self.losses = tuple(describe_losses(self.reader, str(source), str(output), writer, size))
 
     @cached_property
     def timing(self) -> OutputTiming:
@@ -193,7 +205,7 @@ class FileRestoration:
         )
 
     def _frames(self, number: int) -> Iterator[Tensor]:
-        """Yield input frames (3, H, W) from a number on, RGB in [0, 1]."""
+        """Yield input frames (3 or 4, H, W) from a number on, RGB or RGBA in [0, 1]."""
         return (frame.to(self.device) for frame in self.reader.tensors(number, self.length))
 
     def _scene(self, part: int, number: int) -> int:
@@ -213,7 +225,8 @@ class FileRestoration:
             self.timing.fps,
             codec=resolve_codec(self.output, self.options.codec, self.reader.signal.depth),
             quality=self.options.quality,
-            preset=None if self.options.preset is None else str(self.options.preset),
+            preset=self.options.preset,
+            chroma=self.options.chroma,
             aspect=self.reader.aspect,
             tick=None if self.time_map.steady or self.options.constant_rate else FINE,
             signal=self.reader.signal,

@@ -89,7 +89,7 @@ class RestoreOptions(InferenceOptions):
     length, a window of several frames, no temporal padding).
 
     Args:
-        codec, quality, preset: see :class:`src.video.writer.VideoWriter`.
+        codec, quality, preset, chroma: see :class:`src.video.writer.VideoWriter`.
         compare: ``side`` writes input and output beside each other, ``divider`` with a divider that moves.
         slow_motion: keep the frame rate, so that a network that adds frames stretches time; without sound.
         constant_rate: space frames evenly in time where the input's are not.
@@ -110,6 +110,7 @@ class RestoreOptions(InferenceOptions):
     codec: str = "auto"
     quality: int | None = None
     preset: str | int | None = None
+    chroma: Literal["420", "422", "444", "source"] | None = None
     compare: Literal["side", "divider"] | None = None
     slow_motion: bool = False
     constant_rate: bool = False
@@ -120,6 +121,11 @@ class RestoreOptions(InferenceOptions):
     memory: Annotated[float, Gt(0)] | None = None
     stream: Annotated[int, Ge(0)] | None = None
     segment: Annotated[int, Ge(1)] = 48
+
+    def __post_init__(self) -> None:
+        if self.chroma is not None:
+            object.__setattr__(self, "chroma", str(self.chroma))  # YAML reads 420 as a number
+        super().__post_init__()
 
     @property
     def memory_bytes(self) -> int | None:

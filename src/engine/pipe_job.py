@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from src.engine.compare import to_picture
 from src.engine.file_job import prepare_network
+from src.engine.losses import describe_losses
 from src.engine.memory import fit_to_memory
 from src.engine.options import RestoreOptions
 from src.engine.prefetch import DEPTH, BackgroundWriter
@@ -24,6 +25,7 @@ from src.engine.stream import find_first_frame, resolve_passes
 from src.engine.timing import FINE, STEADY, OutputTiming
 from src.errors import UserError
 from src.video.colorspace import to_tensor
+from src.video.encoders import can_store_alpha
 from src.video.pipe import PipeReader, Y4MWriter, open_pipe
 from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
@@ -53,15 +55,13 @@ def restore_pipe(
         UserError: a codec is requested for standard output, or options and network do not go together.
     """
     from_pipe, to_pipe = source == PIPE, output == PIPE
-    if to_pipe and (options.codec, options.quality, options.preset) != ("auto", None, None):
+    if to_pipe and (options.codec, options.quality, options.preset, options.chroma) != ("auto", None, None, None):
         raise UserError(
-            "Standard output is YUV4MPEG2, which has no codec, quality or preset: pipe it into ffmpeg -i -."
+            "Standard output is YUV4MPEG2, which has no codec, quality, preset or chroma: pipe it into ffmpeg -i -."
         )
     opening: dict[str, Any] = {"deep": True, "fps": options.rate, "deinterlace": options.deinterlace}
-    opening["stream"] = options.stream
+    opening |= {"stream": options.stream, "alpha": not to_pipe and can_store_alpha(Path(output), options.codec)}
     reader: Any = open_pipe(sys.stdin.buffer, **opening) if from_pipe else open_video(source, **opening)
-    for note in reader.notes:
-        log(f"{'standard input' if from_pipe else source} {note}.")
     network, options = prepare_network(network, options)
     options = fit_to_memory(network, options, reader.size, device, memory=options.memory_bytes)
     geometry = resolve_passes(network, options)
@@ -94,15 +94,18 @@ def restore_pipe(
     if to_pipe:
         writer = Y4MWriter(sys.stdout.buffer, fps, **writing)
     else:
-        writing |= {"codec": options.codec, "quality": options.quality, "preset": options.preset, "tick": FINE}
+        writing |= {name: getattr(options, name) for name in ("codec", "quality", "preset", "chroma")} | {"tick": FINE}
         writer = VideoWriter(Path(os.path.expanduser(output)), fps, **writing)
+    names = "standard input" if from_pipe else source, "standard output" if to_pipe else output
+    size = geometry.scale * reader.size[0], geometry.scale * reader.size[1] * (2 if options.compare == "side" else 1)
+    for sentence in describe_losses(reader, *names, writer if isinstance(writer, VideoWriter) else None, size):
+        log(sentence)
     count = 0
     with writer, BackgroundWriter[Any](lambda item: writer.write(*item)) as background:
         for time, frame in _steady(timed, fps) if to_pipe else timed:
             background.put((frame,) if to_pipe else (frame, time))
             count += 1
-    place = "standard output" if to_pipe else output
-    log(f"{place}: {count} frames, {float(fps):.3f} a second; pictures only, as no sound comes through a pipe here")
+    log(f"{names[1]}: {count} frames, {float(fps):.3f} a second; pictures only, as no sound comes through a pipe here")
 
 
 def _seconds(reader: FrameReader | PipeReader, time: Fraction) -> Fraction:

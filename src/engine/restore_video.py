@@ -1,5 +1,8 @@
 """Restore a whole video: scene by scene, in tiles where memory runs out, and from any frame on.
 
+Networks restore colours. Alpha, the fourth channel of frames that have one, is enlarged by bicubic interpolation, and
+blended between frames at output times between them.
+
 Shapes: H, W height and width of an input frame, s the network's scale.
 """
 
@@ -23,8 +26,9 @@ from src.engine.stream import DEFAULTS, find_first_frame, resolve_passes, stream
 from src.engine.tiles import shrink_side
 from src.errors import UserError
 from src.nn.video_network import as_video_network
+from src.ops.resize import imresize
 
-# The frames (3, H, W) from a number on, RGB in [0, 1]; they are read in a thread of their own.
+# The frames (3 or 4, H, W) from a number on, RGB or RGBA in [0, 1]; they are read in a thread of their own.
 Source = Callable[[int], Iterable[Tensor]]
 
 
@@ -32,7 +36,7 @@ class RestoredFrame(NamedTuple):
     """An output frame."""
 
     time: Fraction  # in input frames
-    frame: Tensor  # (3, s*H, s*W) float32, not clamped
+    frame: Tensor  # (3 or 4, s*H, s*W) float32, not clamped
     scene: int  # number of its scene's first input frame
 
 
@@ -111,12 +115,17 @@ def _by_scenes(
     first_cut = 1 if after is None else max(scene, math.floor(after)) + 1  # earlier cuts are known from ``scene``
     frames = prefetch(_number_frames(source, begin, first_cut, cuts))
     following = next(frames, None)
+    scale = as_video_network(network).geometry.scale
+    alphas: dict[int, Tensor] = {}  # of the scene's frames, by number
 
     def of_scene() -> Iterator[Tensor]:
         nonlocal following
+        alphas.clear()
         while following is not None:
-            _, frame, _ = following
-            yield frame
+            number, frame, _ = following
+            if len(frame) == 4:
+                alphas[number] = frame[3:]
+            yield frame[:3]
             following = next(frames, None)
             if following is not None and following[2]:
                 return
@@ -124,6 +133,8 @@ def _by_scenes(
     last: RestoredFrame | None = None
     while following is not None:
         for time, frame in stream(network, of_scene(), options, after=in_scene):
+            if alphas:
+                frame = torch.cat([frame, _restore_alpha(alphas, scene + time, scale).to(frame)])
             item = RestoredFrame(scene + time, frame, scene)
             while last is not None and item.time - last.time > step:
                 last = last._replace(time=last.time + step)
@@ -134,6 +145,16 @@ def _by_scenes(
             last = item
         if following is not None:
             scene, in_scene = following[0], None
+
+
+def _restore_alpha(alphas: dict[int, Tensor], time: Fraction, scale: int) -> Tensor:
+    """Return the alpha (1, s*H, s*W) at an output time; forget that of frames before it."""
+    before = min(math.floor(time), max(alphas))
+    after = min(math.ceil(time), max(alphas))
+    for number in [number for number in alphas if number < before]:
+        del alphas[number]
+    alpha = torch.lerp(alphas[before], alphas[after], float(time - before)) if after > before else alphas[before]
+    return alpha if scale == 1 else imresize(alpha, scale)
 
 
 def _number_frames(source: Source, begin: int, first_cut: int, cuts: bool) -> Iterator[tuple[int, Tensor, bool]]:

@@ -41,7 +41,8 @@ def mark_cuts(frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
     some right beside a flash.
 
     Args:
-        frames: (3, H, W) each, RGB in [0, 1], floating point, of one size; ``AHEAD`` are read ahead.
+        frames: (3, H, W) each, RGB in [0, 1], or (4, H, W), RGBA; floating point, of one size; ``AHEAD`` are read
+            ahead.
 
     Yields:
         ``(frame, is_new)`` for every frame, unchanged: True for the first of a new scene, except the video's first.
@@ -69,7 +70,7 @@ def mark_cuts(frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
         return held.pop(0), is_new
 
     for frame in frames:
-        small = downscale(frame)
+        small = downscale(frame[:3])
         changes.append(measure_change(near[-1], small) if near else 0.0)
         near.append(small)
         held.append(frame)

@@ -300,10 +300,8 @@ class _Work(pl.LightningModule):
             CONSOLE.print(f"{whole.source} is interlaced: {effect}.", soft_wrap=True)
         if not whole.output.suffix and whole.reader.stream is not None and find_audio_start(whole.source) is not None:
             CONSOLE.print(f"{whole.output} is a folder of images, without sound.", soft_wrap=True)
-        for note in whole.reader.notes:
-            CONSOLE.print(f"{whole.source} {note}.", soft_wrap=True)
-        if whole.reader.signal.dropped:
-            CONSOLE.print(f"{whole.source} has {' and '.join(whole.reader.signal.dropped)}: left out.", soft_wrap=True)
+        for sentence in whole.losses:
+            CONSOLE.print(sentence, soft_wrap=True)
         if 0 < missing < whole.parts:
             done = whole.parts - missing
             CONSOLE.print(f"Resuming {whole.output}: {done} of {whole.parts} parts are finished.", soft_wrap=True)

@@ -4,7 +4,8 @@
 and computes with 15 bits, so those frames are converted here, with the same formulas in both directions (ITU-T H.273,
 section 8.3) and MPEG's left-aligned chroma.
 
-Shapes: an RGB array is ``(H, W, 3)``, uint8 for 8 bits, otherwise uint16 with values ``0 .. 2**depth - 1``.
+Shapes: an RGB array is ``(H, W, 3)``, uint8 for 8 bits, otherwise uint16 with values ``0 .. 2**depth - 1``. With alpha,
+it is ``(H, W, 4)``; alpha is straight (colours are not multiplied by it) and of full range.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -31,6 +32,8 @@ LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0
 LUMA_601 = (0.299, 0.114)
 # Round Y, Cb and Cr to the nearest, and average chroma over all pixels instead of every other one.
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+# Names of chroma subsampling by its factors along rows and columns.
+CHROMA = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410", (4, 2): "410"}
 STRIP = 128  # lines converted at once: floating point needs many times the memory of samples
 # Side data that describes only the original frames, by the names of PyAV, or of FFmpeg for kinds that PyAV lacks.
 DROPPED = {
@@ -70,6 +73,8 @@ class Signal:
             cd/m2; empty if unspecified.
         light: maximum content and maximum frame-average light level (MaxCLL, MaxFALL), cd/m2; empty if unspecified.
         dropped: names of per-frame metadata that restoration discards.
+        alpha: the arrays have an alpha channel.
+        chroma: subsampling of the source's chroma, as in ``420``; 444 for RGB, empty for grey and if unknown.
     """
 
     depth: int = 8
@@ -80,6 +85,8 @@ class Signal:
     mastering: tuple[Fraction, ...] = ()
     light: tuple[int, ...] = ()
     dropped: tuple[str, ...] = ()
+    alpha: bool = False
+    chroma: str = field(default="", compare=False)  # of the source, not of the arrays
 
     @classmethod
     def from_frame(cls, frame: av.VideoFrame, deep: bool = False) -> Signal:
@@ -95,7 +102,8 @@ class Signal:
             matrix = UNSPECIFIED
         primaries, transfer = (int(tag) or UNSPECIFIED for tag in (frame.color_primaries, frame.color_trc))
         side_data = _read_mastering(frame), _read_light(frame), _list_dropped(frame)
-        return cls(depth, matrix, color_range, primaries, transfer, *side_data)
+        chroma = name_chroma(frame.format)
+        return cls(depth, matrix, color_range, primaries, transfer, *side_data, chroma=chroma)
 
     def for_pixel_format(self, pixel_format: str, source_size: tuple[int, int] | None, matrix: int = BT709) -> Signal:
         """Return the colour description after conversion to ``pixel_format``.
@@ -178,6 +186,41 @@ def to_rgb(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> n
     return rgb
 
 
+def to_rgba(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> np.ndarray:
+    """Convert a decoded frame with alpha as :func:`to_rgb` does, ``(H, W, 4)``."""
+    return np.dstack((to_rgb(frame, depth, reformatter), _extract_alpha(frame, depth, reformatter)))
+
+
+def has_alpha(pixel_format: VideoFormat) -> bool:
+    """Check for an alpha channel, or a palette whose colours may have one."""
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
+
+
+def is_transparent(frame: av.VideoFrame, reformatter: VideoReformatter) -> bool:
+    """Check for a pixel of a frame with alpha that is not opaque."""
+    return bool(_extract_alpha(frame, 8, reformatter).min() < 255)
+
+
+def _extract_alpha(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter) -> np.ndarray:
+    """Return the alpha of a frame, ``(H, W)``, of ``depth`` bits."""
+    *_, component = frame.format.components
+    bits = component.bits
+    if component.plane == 0 or bits > 16:  # interleaved, in a palette, or floating point
+        name, bits = ("rgba", 8) if bits == 8 else ("rgba64le", 16)
+        return rescale_depth(reformatter.reformat(frame, format=name).to_ndarray()[..., 3], bits, depth)
+    if frame.format.name.endswith("be"):
+        frame = reformatter.reformat(frame, format=f"{frame.format.name[:-2]}le")
+    return rescale_depth(_view_plane(frame, component.plane).numpy().copy(), bits, depth)
+
+
+def name_chroma(pixel_format: VideoFormat) -> str:
+    """Name the subsampling of chroma as in ``420``; 444 for RGB, empty for grey."""
+    if pixel_format.is_rgb or pixel_format.has_palette:
+        return "444"
+    factors = 8 // pixel_format.chroma_width(8), 8 // pixel_format.chroma_height(8)
+    return "" if _is_grey(pixel_format) else CHROMA.get(factors, "")
+
+
 def _is_grey(pixel_format: VideoFormat) -> bool:
     """Check for luma without chroma, with or without alpha."""
     return len(pixel_format.components) < 3 and not pixel_format.is_rgb and not pixel_format.has_palette
@@ -194,7 +237,7 @@ def _expand_grey(frame: av.VideoFrame, depth: int, reformatter: VideoReformatter
 
 
 def from_rgb(array: np.ndarray, pixel_format: str, signal: Signal, reformatter: VideoReformatter) -> av.VideoFrame:
-    """Convert an RGB array of ``signal.depth`` bits to a frame of ``pixel_format``.
+    """Convert an RGB array of ``signal.depth`` bits to a frame of ``pixel_format``, with alpha if both have it.
 
     Y, Cb and Cr follow the matrix and range of ``signal``, rounded to the nearest. RGB formats of at least the same
     depth are exact.
@@ -204,8 +247,9 @@ def from_rgb(array: np.ndarray, pixel_format: str, signal: Signal, reformatter: 
     full = signal.range == ColorRange.JPEG
     if target_format.is_rgb:
         if bits == 8:
-            frame = av.VideoFrame.from_ndarray(rescale_depth(array, signal.depth, 8), "rgb24")
-            frame = frame if pixel_format == "rgb24" else reformatter.reformat(frame, format=pixel_format)
+            name = "rgba" if array.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(rescale_depth(array, signal.depth, 8), name)
+            frame = frame if pixel_format == name else reformatter.reformat(frame, format=pixel_format)
         else:
             frame = av.VideoFrame.from_ndarray(rescale_depth(array, signal.depth, bits), pixel_format)
     elif signal.depth == bits == 8 and not full:
@@ -226,7 +270,7 @@ def from_rgb(array: np.ndarray, pixel_format: str, signal: Signal, reformatter: 
 
 def _fill_planes(frame: av.VideoFrame, array: np.ndarray, signal: Signal, bits: int, full: bool) -> None:
     """Convert RGB to Y, Cb, Cr and write them to the planes of ``frame``."""
-    red, green, blue = (torch.from_numpy(array).float() / (2**signal.depth - 1)).unbind(-1)
+    red, green, blue = (torch.from_numpy(array[..., :3]).float() / (2**signal.depth - 1)).unbind(-1)
     kr, kb = LUMA.get(signal.matrix, LUMA_601)
     y = kr * red + (1 - kr - kb) * green + kb * blue
     cb, cr = (blue - y) / (2 - 2 * kb), (red - y) / (2 - 2 * kr)
@@ -239,6 +283,8 @@ def _fill_planes(frame: av.VideoFrame, array: np.ndarray, signal: Signal, bits: 
             values = plane * ((224 if index else 219) * unit) + (128 if index else 16) * unit
         samples = values.round_().clamp_(0, peak).to(torch.uint8 if bits == 8 else torch.uint16)
         _view_plane(frame, index).copy_(samples)
+    if array.shape[2] == 4:
+        _view_plane(frame, 3).copy_(torch.from_numpy(rescale_depth(array[..., 3], signal.depth, bits)))
 
 
 def _dequantize(

@@ -19,6 +19,7 @@ import av
 import av.buffer
 import av.logging
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.video.frame import PictureType
 
 from src.errors import UserError, VideoError
@@ -187,6 +188,7 @@ def decode(container: Any, stream: Any, target: int | None = None) -> Iterator[a
     """
     keyframe: int | None = None
     after_seek, pending = target is not None, target
+    decoder = _make_alpha_decoder(stream) or stream
     for packet in stop_at_damage(container.demux(stream)):
         if pending is not None and keyframe is None and packet.size:
             if not packet.is_keyframe:
@@ -194,7 +196,7 @@ def decode(container: Any, stream: Any, target: int | None = None) -> Iterator[a
             if packet.pts is None or packet.pts > pending:
                 raise MissingFrameError("the seek overshot")
             keyframe = packet.pts
-        for frame in packet.decode():
+        for frame in decoder.decode(packet):
             if pending is not None and frame.pts is not None and keyframe is not None:
                 if frame.pts < keyframe:
                     continue  # predicted from frames before the seek position
@@ -205,6 +207,19 @@ def decode(container: Any, stream: Any, target: int | None = None) -> Iterator[a
             if after_seek and frame.is_corrupt:
                 raise MissingFrameError("error concealment depends on the frames decoded before")
             yield frame
+
+
+def _make_alpha_decoder(stream: Any) -> Any:
+    """Return a decoder for VP8 or VP9 with alpha, which FFmpeg's own decoders ignore; None for other streams."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    try:
+        decoder: Any = av.CodecContext.create(name, "r")
+    except UnknownCodecError:  # FFmpeg is built without libvpx
+        return None
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    return decoder
 
 
 def stop_at_damage(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:

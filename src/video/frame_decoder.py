@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 
 from src.errors import VideoError
 from src.video import packed
-from src.video.colorspace import to_rgb
+from src.video.colorspace import Signal, to_rgb, to_rgba
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import (
     MissingFrameError,
@@ -37,12 +37,12 @@ class FrameDecoder:
     Args:
         path: the file.
         index: its index.
-        depth: bits per sample of the frames returned.
+        signal: depth and alpha of the frames returned.
         watchdog: reset for each frame.
     """
 
-    def __init__(self, path: Path, index: VideoIndex, depth: int, watchdog: Watchdog) -> None:
-        self.path, self.index, self.depth, self.watchdog = path, index, depth, watchdog
+    def __init__(self, path: Path, index: VideoIndex, signal: Signal, watchdog: Watchdog) -> None:
+        self.path, self.index, self.signal, self.watchdog = path, index, signal, watchdog
         self._numbers = {pts: number for number, pts in enumerate(index.timestamps)}
         self._reformatter = VideoReformatter()
         self.drop_decoders()
@@ -54,7 +54,7 @@ class FrameDecoder:
         self._frames: Iterator[av.VideoFrame] = iter(())
 
     def read(self, number: int) -> np.ndarray:
-        """Return frame ``number`` as RGB, ``(H, W, 3)``, upright."""
+        """Return frame ``number`` as RGB or RGBA, ``(H, W, 3 or 4)``, upright."""
         return self.convert(self.decode(number), number)
 
     def decode(self, number: int) -> av.VideoFrame:
@@ -112,14 +112,15 @@ class FrameDecoder:
         raise MissingFrameError("the stream ends there")
 
     def convert(self, frame: av.VideoFrame, number: int) -> np.ndarray:
-        """Convert decoded frame ``number`` to RGB, cropped and upright, ``(H, W, 3)``.
+        """Convert decoded frame ``number`` to RGB or RGBA, cropped and upright, ``(H, W, 3 or 4)``.
 
         Raises:
             VideoError: its size differs from the others, or its checksum is wrong.
         """
         check_frame_size(self.path, number, frame, self.index.coded_size)
-        rgb = to_rgb(frame, self.depth, self._reformatter)
-        pixels = crop_and_orient(rgb, self.index.cropping, self.index.orientation)
+        convert = to_rgba if self.signal.alpha else to_rgb
+        samples = convert(frame, self.signal.depth, self._reformatter)
+        pixels = crop_and_orient(samples, self.index.cropping, self.index.orientation)
         if self.index.checksums:
             packed.verify_frame(self.path, self.index.checksums, number, pixels)
         return pixels

@@ -1,6 +1,7 @@
 """Video over pipes: read any streamable format once, in order, and write YUV4MPEG2.
 
-Shapes: a frame is ``(H, W, 3)``, RGB, uint8, or uint16 with values of ``signal.depth`` bits.
+Shapes: a frame is ``(H, W, 3)``, RGB, or ``(H, W, 4)`` with alpha: uint8, or uint16 with values of ``signal.depth``
+bits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from src.errors import VideoError
-from src.video.colorspace import Signal, from_rgb, guess_matrix, to_rgb
+from src.video.colorspace import Signal, from_rgb, guess_matrix, has_alpha, is_transparent, to_rgb, to_rgba
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import (
     check_pixel_limit,
@@ -50,17 +51,18 @@ def open_pipe(
     deep: bool = False,
     deinterlace: bool = False,
     stream: int | None = None,
+    alpha: bool = False,
 ) -> PipeReader:
     """Open a video from a pipe: y4m, Matroska, MPEG-TS and other formats with their headers at the start.
 
     Args:
         file: binary stream at its beginning.
-        timeout, fps, deep, deinterlace, stream: as in :func:`src.video.reader.open_video`.
+        timeout, fps, deep, deinterlace, stream, alpha: as in :func:`src.video.reader.open_video`.
 
     Raises:
         VideoError: the input is not a video, or has no such stream.
     """
-    return PipeReader(file, timeout, Fraction(fps) if fps else DEFAULT_FPS, deep, deinterlace, stream)
+    return PipeReader(file, timeout, Fraction(fps) if fps else DEFAULT_FPS, deep, deinterlace, stream, alpha)
 
 
 class PipeReader:
@@ -72,7 +74,8 @@ class PipeReader:
         fps: frames per second, as declared in the header.
         size: ``(height, width)`` of the frames returned.
         aspect: pixel aspect ratio, width over height.
-        signal: colour description; its ``depth`` is that of the frames returned.
+        signal: colour description; its ``depth`` and ``alpha`` are those of the frames returned.
+        has_alpha: the source has an alpha channel, whether it is returned or not.
         interlaced: frames of the source hold two fields each.
         times: presentation time of each frame yielded by :meth:`frames` so far, in seconds.
         end: end of the last of these frames, in seconds.
@@ -83,7 +86,14 @@ class PipeReader:
     name = "stdin"
 
     def __init__(
-        self, file: BinaryIO, timeout: float, fps: Fraction, deep: bool, deinterlace: bool, number: int | None = None
+        self,
+        file: BinaryIO,
+        timeout: float,
+        fps: Fraction,
+        deep: bool,
+        deinterlace: bool,
+        number: int | None = None,
+        alpha: bool = False,
     ) -> None:
         self._watchdog = watchdog = Watchdog(Path("standard input"), timeout)
         self._container, stream, choice, self._frames, first = watchdog.run(lambda: _open(file, number))
@@ -101,8 +111,10 @@ class PipeReader:
         self.aspect = 1 / aspect if transposed else aspect
         self.fps = Fraction(stream.average_rate or stream.guessed_rate or fps)
         self.interlaced = context.field_order > 1 or self._frames_flagged
-        signal = Signal.from_frame(first, deep=True)
-        self.signal = signal if deep else replace(signal, depth=8)
+        self.has_alpha = has_alpha(first.format) and (
+            not first.format.has_palette or is_transparent(first, self._reformatter)
+        )
+        self.signal = replace(Signal.from_frame(first, deep), alpha=alpha and self.has_alpha)
         self._deinterlace = deinterlace and self.interlaced
         self.times: list[Fraction] = []
         self.end = Fraction(0)
@@ -124,7 +136,8 @@ class PipeReader:
                 if self._deinterlace and frame is not None and deinterlacer is None:
                     deinterlacer = Deinterlacer(frame, self._frames_flagged)
                 ready = deinterlacer.push(frame) if deinterlacer else (frame,) if frame is not None else ()
-                converted = [to_rgb(progressive, self.signal.depth, self._reformatter) for progressive in ready]
+                convert = to_rgba if self.signal.alpha else to_rgb
+                converted = [convert(progressive, self.signal.depth, self._reformatter) for progressive in ready]
             for pixels in converted:
                 start, self.end = pending.pop(0)
                 self.times.append(start)

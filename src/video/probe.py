@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from src.errors import VideoError
-from src.video.colorspace import Signal
+from src.video.colorspace import Signal, has_alpha, is_transparent
 from src.video.decoding import (
     DAMAGE_ERRORS,
     UNCROPPED,
@@ -175,7 +176,7 @@ def probe(path: Path, on_progress: Callable[[], None], number: int | None = None
         log.info("Decoding all of %s to count its frames", path)
     container, stream = open_stream(path, stream_index)
     with container:
-        first, decoded_times = _decode_times(container, stream, on_progress, path, first_only=countable)
+        first, decoded_times, alpha = _decode_times(container, stream, on_progress, path, first_only=countable)
         cropping = read_cropping(container, stream, first)
         seekable = len(keyframes) < 2 or _can_decode_from(container, stream, keyframes[1], seek_targets[1])
     count = len(visible) if countable else len(decoded_times)
@@ -184,7 +185,8 @@ def probe(path: Path, on_progress: Callable[[], None], number: int | None = None
         timestamps = timestamps if timestamps == decoded_times else []
 
     orientation, pixel_format = read_orientation(first), first.format.name
-    frames_flagged, signal = bool(first.interlaced_frame), Signal.from_frame(first, deep=True)
+    frames_flagged = bool(first.interlaced_frame)
+    signal = replace(Signal.from_frame(first, deep=True), alpha=alpha)
     interlaced = interlaced or frames_flagged
     last_duration = (_compute_end(packets, declared_end) - timestamps[-1]) if countable and timestamps else 0
     objections = {
@@ -311,9 +313,14 @@ def _compute_end(packets: Sequence[_Packet], declared_end: int | None) -> int:
 
 def _decode_times(
     container: Any, stream: Any, on_progress: Callable[[], None], path: Path, first_only: bool
-) -> tuple[av.VideoFrame, list[int | None]]:
-    """Decode the first frame or all frames; return the first and the timestamps of those decoded."""
+) -> tuple[av.VideoFrame, list[int | None], bool]:
+    """Decode the first frame or all frames; return the first, their timestamps, and whether they have alpha.
+
+    Decoders of GIF and other formats always return an alpha channel. It counts if a decoded frame is transparent
+    somewhere; if only the first is decoded, only a palette must be.
+    """
     first: av.VideoFrame | None = None
+    alpha, reformatter = False, VideoReformatter()
     times: list[int | None] = []
     try:
         for frame in decode(container, stream):
@@ -321,6 +328,8 @@ def _decode_times(
             first = first or frame
             check_frame_size(path, len(times), frame, (first.height, first.width))
             times.append(frame.pts)
+            if not alpha and has_alpha(frame.format):
+                alpha = (first_only and not frame.format.has_palette) or is_transparent(frame, reformatter)
             if first_only:
                 break
     except av.FFmpegError as error:
@@ -329,7 +338,7 @@ def _decode_times(
         log.warning("%s is damaged, reading only its first %d frames: %s", path, len(times), describe_error(error))
     if first is None:
         raise VideoError(f"{path} has no frames that can be decoded")
-    return first, times
+    return first, times, alpha
 
 
 def _can_decode_from(container: Any, stream: Any, keyframe: int, seek_target: int) -> bool:

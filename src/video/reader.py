@@ -7,7 +7,8 @@ open it, while PyAV needs only the index. Pillow reads animated WebP, and with F
 Decoders are opened by the process that reads first, so that a reader may be pickled or forked at any time.
 
 Shapes: a frame is ``(H, W, 3)``, RGB, rotated and flipped for display; frames are ``(T, H, W, 3)``. Pixel values
-are uint8; with ``deep=True``, those of sources above 8 bits are uint16 with ``signal.depth`` bits.
+are uint8; with ``deep=True``, those of sources above 8 bits are uint16 with ``signal.depth`` bits. With ``alpha=True``,
+frames of sources with an alpha channel are ``(H, W, 4)``, RGBA.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from src.video.deinterlace import Deinterlacer
 from src.video.discovery import FILM_SUFFIXES, is_animated_webp, is_image_pattern, list_images
 from src.video.fork_safety import ForkGuard
 from src.video.frame_decoder import DecordDecoder, FrameDecoder
-from src.video.images import decode_image, load_image
+from src.video.images import check_alpha, decode_image, load_image
 from src.video.probe import VideoIndex, probe
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
@@ -57,6 +58,7 @@ def open_video(
     deep: bool = False,
     deinterlace: bool = False,
     stream: int | None = None,
+    alpha: bool = False,
 ) -> FrameReader:
     """Open a video file or a folder of images.
 
@@ -69,6 +71,7 @@ def open_video(
         deinterlace: convert interlaced video to progressive frames, same number and times. Random access is then
             slow, because each frame needs its neighbours.
         stream: index of the video stream in its container; by default the main one: the default, largest, longest.
+        alpha: return the alpha channel of sources that have one.
 
     Raises:
         VideoError: the source does not exist or is empty, it has no such stream, or ``backend`` cannot read it exactly.
@@ -81,10 +84,10 @@ def open_video(
         raise VideoError(f"{backend} cannot read {path}: it is a {'folder' if is_sequence else 'file'}; use auto")
     rate = Fraction(fps) if fps else DEFAULT_FPS
     if is_sequence:
-        return FolderReader(path, rate, deep)
+        return FolderReader(path, rate, deep, alpha)
     if is_animated_webp(path) and backend == "auto":
-        return WebPReader(path)
-    return FileReader(path, backend, timeout, rate, deep, deinterlace, stream)
+        return WebPReader(path, alpha)
+    return FileReader(path, backend, timeout, rate, deep, deinterlace, stream, alpha)
 
 
 class FrameReader(ABC):
@@ -96,7 +99,8 @@ class FrameReader(ABC):
         size: ``(height, width)`` of the frames returned.
         times: presentation time of each frame, in seconds, exact.
         end: end of the last frame, in seconds.
-        signal: colour description; its ``depth`` is that of the frames returned.
+        signal: colour description; its ``depth`` and ``alpha`` are those of the frames returned.
+        has_alpha: the source has an alpha channel, whether it is returned or not.
         aspect: pixel aspect ratio, width over height; frames are returned without resampling.
         interlaced: frames of the source hold two fields each.
         backend: the decoder for random access: ``decord``, ``pyav``, ``frames`` or ``webp``.
@@ -113,6 +117,7 @@ class FrameReader(ABC):
     aspect: Fraction = Fraction(1)
     interlaced: bool = False
     backend: str
+    has_alpha: bool = False
     stream: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -137,7 +142,8 @@ class FrameReader(ABC):
         if outside:
             raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {outside[0]}")
         if not len(indices):
-            return torch.empty((0, *self.size, 3), dtype=torch.uint8 if self.signal.depth == 8 else torch.uint16)
+            channels, dtype = 3 + self.signal.alpha, torch.uint8 if self.signal.depth == 8 else torch.uint16
+            return torch.empty((0, *self.size, channels), dtype=dtype)
         frames = self._read_frames(sorted(set(indices)))
         return torch.from_numpy(np.stack([frames[i] for i in indices]))
 
@@ -150,7 +156,7 @@ class FrameReader(ABC):
         """
 
     def tensors(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """Yield the same frames as network input: (3, H, W) float32, RGB in [0, 1]."""
+        """Yield the same frames as network input: (3 or 4, H, W) float32, RGB or RGBA in [0, 1]."""
         return (to_tensor(frame, self.signal.depth) for frame in self.frames(start, stop))
 
     @abstractmethod
@@ -169,12 +175,13 @@ class FrameReader(ABC):
 class FolderReader(FrameReader):
     """Images of a folder, or those that match a glob pattern, or a single one of film.
 
-    Greyscale becomes RGB, alpha is dropped, and more than 8 bits become 8 unless ``deep``.
+    Greyscale becomes RGB, and more than 8 bits become 8 unless ``deep``. Alpha is dropped unless requested; images
+    without it are then opaque.
     """
 
     backend = "frames"
 
-    def __init__(self, path: Path, fps: Fraction, deep: bool = False) -> None:
+    def __init__(self, path: Path, fps: Fraction, deep: bool = False, alpha: bool = False) -> None:
         self.files = list_images(path)
         if not self.files:
             raise VideoError(f"{path} has no images")
@@ -187,10 +194,16 @@ class FolderReader(FrameReader):
         first = decode_image(self.files[0])
         self.size = (first.pixels.shape[0], first.pixels.shape[1])
         self.notes = (first.note,) if first.note else ()
-        self.signal = replace(SRGB, depth=first.depth if deep else 8)
+        self._first_has_alpha = first.has_alpha
+        depth = first.depth if deep else 8
+        self.signal = replace(SRGB, depth=depth, alpha=alpha and self.has_alpha, chroma=first.chroma)
+
+    @property
+    def has_alpha(self) -> bool:  # type: ignore[override]
+        return self._first_has_alpha or any(map(check_alpha, self.files[1:]))
 
     def _load(self, index: int) -> np.ndarray:
-        pixels = load_image(self.files[index], self.signal.depth)
+        pixels = load_image(self.files[index], self.signal.depth, self.signal.alpha)
         if pixels.shape[:2] != self.size:
             size, first_size = format_size(pixels.shape), format_size(self.size)
             raise VideoError(f"{self.files[index]} is {size}, but the first frame is {first_size}")
@@ -205,23 +218,24 @@ class FolderReader(FrameReader):
 
 
 class WebPReader(FrameReader):
-    """An animated WebP, decoded by Pillow, since FFmpeg cannot. Alpha is dropped."""
+    """An animated WebP, decoded by Pillow, since FFmpeg cannot. Alpha is dropped unless requested."""
 
     backend = "webp"
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._image = path, None
+    def __init__(self, path: Path, alpha: bool = False) -> None:
+        self.path, self._image, self._mode = path, None, "RGB"
         durations = []  # of each frame, in milliseconds
         with self._open() as image, wrap_decoder_errors(path):
             check_pixel_limit(path, (image.height, image.width))
-            self.size = (image.height, image.width)
+            self.size, self.has_alpha = (image.height, image.width), image.mode == "RGBA"
             for number in range(image.n_frames):
                 self._decode(image, number)
                 durations.append(image.info["duration"] or DEFAULT_DURATION)
         *starts, end = (Fraction(time, 1000) for time in accumulate(durations, initial=0))
         self.times, self.end = tuple(starts), end
         self.fps = (len(starts) - 1) / starts[-1] if len(starts) > 1 else 1 / end
-        self.signal = SRGB
+        self.signal = replace(SRGB, alpha=alpha and self.has_alpha)
+        self._mode = "RGBA" if self.signal.alpha else "RGB"
 
     def _open(self) -> Any:
         with wrap_decoder_errors(self.path):
@@ -230,7 +244,7 @@ class WebPReader(FrameReader):
     def _decode(self, image: Any, number: int) -> np.ndarray:
         try:
             image.seek(number)  # backwards, it decodes from the first frame on
-            return np.array(image.convert("RGB"))
+            return np.array(image.convert(self._mode))
         except Exception as error:  # Pillow raises exceptions of any type
             message = f"{self.path} breaks at frame {number} of {image.n_frames}: {describe_error(error)}"
             raise VideoError(message, readable=number) from error
@@ -265,6 +279,7 @@ class FileReader(FrameReader):
         deep: bool = False,
         deinterlace: bool = False,
         stream: int | None = None,
+        alpha: bool = False,
     ) -> None:
         self.path, self._timeout = path, timeout
         watchdog = Watchdog(path, timeout)
@@ -283,7 +298,9 @@ class FileReader(FrameReader):
         self.backend = "decord" if backend == "decord" or prefer_decord else "pyav"
         self._fall_back = backend != "decord"
         self.times, self.fps, self.end = index.compute_timing(fps)
-        self.signal = index.signal if deep else replace(index.signal, depth=8)
+        self.has_alpha = index.signal.alpha
+        depth = index.signal.depth if deep else 8
+        self.signal = replace(index.signal, depth=depth, alpha=alpha and self.has_alpha)
         self._deinterlace = deinterlace and index.interlaced
         self.size = index.size
         self.aspect = 1 / index.aspect if index.orientation[1] else index.aspect
@@ -309,7 +326,7 @@ class FileReader(FrameReader):
         self.drop_decoders()
 
     def _make_decoder(self) -> FrameDecoder:
-        return FrameDecoder(self.path, self._index, self.signal.depth, Watchdog(self.path, self._timeout))
+        return FrameDecoder(self.path, self._index, self.signal, Watchdog(self.path, self._timeout))
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         decoder = self._make_decoder()

@@ -21,6 +21,7 @@ TEXT_CODECS = {".mp4": "mov_text", ".m4v": "mov_text", ".mov": "mov_text", ".mkv
 # fmt: off
 CONTAINER_TAGS = (
     "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "vendor_id", "bps",
+    "alpha_mode",
 )
 # fmt: on
 TRACK_TAGS = ("number_of_", "_statistics_", "source_id", "creation_time")

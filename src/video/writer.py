@@ -32,7 +32,14 @@ from src.video.containers import (
     make_write_error,
     replace_folder,
 )
-from src.video.encoders import CODECS, describe_quality, describe_size_limit, resolve_codec, suggest_codecs
+from src.video.encoders import (
+    CODECS,
+    describe_quality,
+    describe_size_limit,
+    resolve_chroma,
+    resolve_codec,
+    suggest_codecs,
+)
 from src.video.mux import join
 from src.video.reader import open_video
 from src.video.stream_copy import open_source
@@ -56,12 +63,15 @@ class VideoWriter:
             above. Ignored for folders.
         quality: constant rate factor, lower is better: 0 to 51 (default 17 for H.264, 19 for HEVC), for AV1 0 to 63
             (default 20).
+        chroma: subsampling of chroma: ``420``, ``422``, ``444``, or ``source``: as fine as the source's; None: 4:2:0,
+            which every player shows, or for ProRes, as fine as the source's. RGB has no subsampling.
         audio_from: copy audio, subtitles, chapters and metadata of this file; its first visible frame is aligned with
             the first frame written.
         metadata: tags of the container, ``{"title": ...}``; the attribute may be modified until the context exits.
         aspect: pixel aspect ratio, width over height.
         tick: resolution of ``time`` in :meth:`write`, in seconds (default: one frame).
-        signal: colour description and bit depth of the frames.
+        signal: colour description and bit depth of the frames, and whether they have alpha, which FFV1, ProRes 4444
+            and PNG store.
         preset: encoder speed: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
         source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the colour
             matrix of untagged video from its size.
@@ -69,7 +79,8 @@ class VideoWriter:
             default.
 
     Raises:
-        VideoError: the container cannot store the codec, or the folder holds other files.
+        VideoError: the container cannot store the codec, the codec neither alpha nor the requested chroma, or the
+            folder holds other files.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class VideoWriter:
         preset: str | int | None = None,
         source_size: tuple[int, int] | None = None,
         gop: int | None = None,
+        chroma: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers store numerator and denominator in 32 bits
@@ -103,6 +115,13 @@ class VideoWriter:
         self._tick = Fraction(tick) if tick else 1 / self.fps
         self._signal, self._source_size = signal, source_size
         self._is_folder = not self.path.suffix or str(path).endswith(("/", os.sep))
+        if self._is_folder:
+            self._chroma = "444"
+        else:
+            self._chroma = resolve_chroma(codec, chroma, signal.chroma, self.path)
+            if signal.alpha and not self._codec.alpha_formats:
+                able = suggest_codecs(self.path, lambda codec: bool(codec.alpha_formats))
+                raise VideoError(f"{codec} cannot store alpha; choose {able}, or a folder of PNGs")
         self._is_part = self.path.suffix.lower() == ".nut"
         self._draft = self.path.absolute().with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         if not self._is_folder and not self._is_part:
@@ -128,12 +147,18 @@ class VideoWriter:
         else:
             check_container(self.path, self._codec.encoder)
         if not self._is_folder and size and (limit := describe_size_limit(self._codec, size)):
-            raise VideoError(f"{self._codec_name} {limit}; choose {suggest_codecs(self.path, size)}")
+            able = suggest_codecs(self.path, lambda codec: not describe_size_limit(codec, size))
+            raise VideoError(f"{self._codec_name} {limit}; choose {able}")
         if self.path.suffix.lower() in (".mp4", ".m4v", ".mov") and size and max(size) > 65535:
             raise VideoError(
                 f"{self.path} cannot store {size[1]}x{size[0]} pixels, only 65535 a side; write {self.path.stem}.mkv "
                 "instead"
             )
+
+    def chroma_of(self, size: tuple[int, int]) -> str:
+        """Name the chroma subsampling of frames of ``(height, width)`` in the file, as in ``420``; 444 for RGB."""
+        is_odd = not self._is_folder and (size[0] % 2 or size[1] % 2)
+        return self._codec.odd_chroma if is_odd else self._chroma
 
     def __enter__(self) -> VideoWriter:
         self.check()
@@ -154,8 +179,9 @@ class VideoWriter:
         """Append a frame presented at ``time`` (seconds), by default its number over ``fps``.
 
         Args:
-            frame: ``(H, W, 3)``, uint8, or uint16 with values of ``signal.depth`` bits if that is above 8; or network
-                output, ``(3, H, W)`` floating point, clamped to [0, 1].
+            frame: ``(H, W, 3)``, or ``(H, W, 4)`` if ``signal`` has alpha; uint8, or uint16 with values of
+                ``signal.depth`` bits if that is above 8; or network output, ``(3 or 4, H, W)`` floating point, clamped
+                to [0, 1].
             time: later than that of the previous frame.
 
         Raises:
@@ -165,9 +191,10 @@ class VideoWriter:
         if isinstance(frame, torch.Tensor) and frame.is_floating_point():
             frame = to_samples(frame, self._signal.depth)
         pixels = np.ascontiguousarray(frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame)
-        dtype = np.uint8 if self._signal.depth == 8 else np.uint16
-        if pixels.dtype != dtype or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"expected a frame of {np.dtype(dtype)} (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        dtype, channels = np.uint8 if self._signal.depth == 8 else np.uint16, 3 + self._signal.alpha
+        if pixels.dtype != dtype or pixels.ndim != 3 or pixels.shape[2] != channels:
+            expected = f"{np.dtype(dtype)} (H, W, {channels})"
+            raise ValueError(f"expected a frame of {expected}, got {pixels.dtype} {pixels.shape}")
         if self._size not in (None, pixels.shape[:2]):
             raise ValueError(f"frame {self._count} is {pixels.shape[:2]}, the frames before it are {self._size}")
         try:
@@ -184,13 +211,14 @@ class VideoWriter:
         if self._signal.depth == 8:
             Image.fromarray(pixels).save(file, compress_level=3)
             return
+        name = "rgba64" if self._signal.alpha else "rgb48"
         if self._stream is None:  # Pillow cannot write 16-bit RGB
             self._stream = context = av.CodecContext.create("png", "w")
-            context.height, context.width, context.pix_fmt = *pixels.shape[:2], "rgb48be"
+            context.height, context.width, context.pix_fmt = *pixels.shape[:2], f"{name}be"
             context.time_base = 1 / self.fps
             context.options = {"compression_level": "3"}
         values = rescale_depth(pixels, self._signal.depth, 16)
-        frame = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format="rgb48be")
+        frame = av.VideoFrame.from_ndarray(values, f"{name}le").reformat(format=f"{name}be")
         frame.pts = self._count
         file.write_bytes(b"".join(bytes(packet) for packet in self._stream.encode(frame)))
 
@@ -216,20 +244,23 @@ class VideoWriter:
 
     def _open_stream(self, size: tuple[int, int]) -> None:
         codec, signal, container = self._codec, self._signal, self._output.container
-        depth = min(codec.pixel_formats, key=lambda bits: (abs(bits - signal.depth), bits))
+        formats = codec.alpha_formats if signal.alpha else codec.pixel_formats
+        depth = min(formats, key=lambda bits: (abs(bits - signal.depth), bits))
         if depth < signal.depth:
             message = "%s is written with %d of %d bits, the maximum of %s"
             log.warning(message, self.path, depth, signal.depth, self._codec_name)
-        pixel_format = codec.pixel_formats[depth]
         self.check(size)
-        if size[0] % 2 or size[1] % 2:
-            pixel_format = pixel_format.replace("420", codec.odd_chroma).replace("422", codec.odd_chroma)
+        pixel_format = formats[depth]
+        if codec.chroma:
+            pixel_format = pixel_format.replace(codec.chroma[0], self.chroma_of(size))
         self._coded_signal = signal.for_pixel_format(pixel_format, self._source_size)
         if codec.encoder == "prores_ks":  # always limited range
             self._coded_signal = replace(self._coded_signal, range=1)
         if codec.encoder == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only; the encoder has no option for it
-        self._stream = stream = container.add_stream(codec.encoder, rate=self.fps, options=self._make_options())
+        self._stream = stream = container.add_stream(
+            codec.encoder, rate=self.fps, options=self._make_options(pixel_format)
+        )
         stream.height, stream.width = size
         stream.pix_fmt = pixel_format
         if codec.threads:
@@ -238,8 +269,10 @@ class VideoWriter:
         tags = self._coded_signal.container_tags(size, self._source_size)
         self._output.describe(stream, PartHeader(self.fps, self._aspect, tags, self._shift), self._tick)
 
-    def _make_options(self) -> dict[str, str]:
+    def _make_options(self, pixel_format: str) -> dict[str, str]:
         codec, options = self._codec, dict(self._codec.options)
+        if codec.encoder == "prores_ks":
+            options["profile"] = "4444" if "444" in pixel_format else "hq"
         if codec.crf is not None:
             options["crf"] = str(codec.crf if self._quality is None else self._quality)
         if self._gop is not None:
