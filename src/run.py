@@ -72,7 +72,8 @@ def main() -> None:
         typed = sys.argv[1:]
         if "--hydra-help" in typed:  # which knows Hydra's own options alone
             typed = [argument for argument in typed if argument.startswith(("-", "hydra"))]
-        arguments = translate(expand_resume(typed), sweep="hydra.mode=RUN" not in sys.argv)
+        typed = expand_resume(typed)
+        arguments = translate(typed, sweep="hydra.mode=RUN" not in typed)
         sys.argv[1:] = [quote_paths(argument) for argument in arguments]
         compose_and_call()
     except BaseException as error:

@@ -47,6 +47,14 @@ def read_contents(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def read_step(path: Path) -> int | None:
+    """Return the training step of a checkpoint of this project, without reading its weights; None for other files."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # another format, or a damaged file, which is reported where it is loaded
+        return None
+
+
 def _check_compression(path: Path) -> None:
     """Reject a compressed archive, which could exhaust memory; torch saves without compression."""
     if not zipfile.is_zipfile(path):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.run_directory import name_overrides
+from src.config.run_names import former_name, name_overrides
 from src.errors import UserError
 
 SCORING = ("protocol=", "protocol.")  # options that change no training
@@ -95,13 +95,17 @@ def stages(*experiments: str, _root_: DictConfig) -> list[str] | None:
     return [_find_weights(experiment, _root_) for experiment in experiments] if HydraConfig.initialized() else None
 
 
-def run_name(choices: DictConfig, overrides: Sequence[str]) -> str:
+def run_name(choices: DictConfig, overrides: Sequence[str], *, _root_: DictConfig | None = None) -> str:
     """``${run_name:${hydra:runtime.choices},${hydra:overrides.task}}``: the path of a run below ``paths.runs``.
 
-    It consists of the experiment, or the task if there is none, and the name of the other overrides.
+    It consists of the experiment, or the task if there is none, and the name of the other overrides. Runs that have
+    their former name keep it.
     """
     head = choices.get("experiment") or choices.task
-    name = name_overrides([override for override in overrides if override != f"task={head}"])
+    named = [override for override in overrides if override != f"task={head}"]
+    name, former = name_overrides(named), former_name(named)
+    if name != former and _root_ is not None and (Path(_root_.paths.runs) / head / former).is_dir():
+        name = former
     return f"{head}/{name}" if name else str(head)
 
 
@@ -139,10 +143,11 @@ def _list_runs(experiment: str | None, config: DictConfig, command: Any) -> list
     head = experiment or command.runtime.choices.get("experiment") or "train"
     overrides = [override for override in command.overrides.task if not override.startswith("test=")]
     scoring = [override for override in overrides if override.startswith(SCORING)]
-    names = []
+    names: list[str] = []
     for count in range(len(scoring) + 1):
         for dropped in combinations(scoring, count):
-            names.append(name_overrides([override for override in overrides if override not in dropped]))
+            kept = [override for override in overrides if override not in dropped]
+            names += dict.fromkeys([former_name(kept), name_overrides(kept)])
     return [Path(config.paths.runs) / head / name / f"seed={config.seed}" for name in names]
 
 

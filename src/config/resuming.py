@@ -42,7 +42,7 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
     task = typed.get("task") or next((word for word in before if word.startswith("task=")), "task=train")
     if task != "task=train":
         raise UserError(f"resume=<run> continues a training, not {task}: use checkpoint=<file> for its weights.")
-    kept = [word for word in before if _key(word) not in typed]
+    kept = [word for word in before if _key(word) not in typed and _key(word) != "hydra.run.dir"]
     own = [] if "hydra.run.dir" in typed else [f"hydra.run.dir='{directory}'"]
     return [*kept, *arguments, *own]
 
@@ -88,7 +88,8 @@ def describe_nearest(directory: Path, config: DictConfig, overrides: Sequence[st
 
 def _named(overrides: Sequence[str], seed: Any) -> set[str]:
     """Return the overrides that identify a run."""
-    return {override for override in overrides if not override.lstrip("+~").startswith(UNNAMED)} | {f"seed={seed}"}
+    unnamed = (*UNNAMED, "--config-dir")
+    return {override for override in overrides if not override.lstrip("+~").startswith(unnamed)} | {f"seed={seed}"}
 
 
 def _key(argument: str) -> str:

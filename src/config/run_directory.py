@@ -1,14 +1,11 @@
-"""Run directories: name them after the overrides of a command, claim them, compare them with a configuration."""
+"""Run directories: claim them, record the command in them, compare them with a configuration."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
-from src.config.overrides import PAIRED, PATH_OPTIONS, by_place, split_paths
+from src.config.overrides import PAIRED, PATH_OPTIONS, STUDY, split_paths
 from src.errors import UserError
 from src.zoo import is_name
 
@@ -28,37 +25,13 @@ UNNAMED = (  # options that no directory is named after
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others
 )
 IMPLIED = ("test=own", PAIRED[1])
+SWEEP_ONLY = (  # Hydra overrides that the command of a single point does not repeat
+    *("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", STUDY),
+)
 CHANGEABLE = (  # options with which a resumed run may differ
     *("resume", "debug", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
     *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "data.workers", "data.timeout"),
 )
-LONGEST = 180  # characters of a name; file systems allow 255 bytes
-
-
-def name_overrides(overrides: Sequence[str]) -> str:
-    """Return the name of a folder for overrides; empty if all of them are ``UNNAMED`` or ``IMPLIED``."""
-    overrides = [by_place(override).lstrip("+~") for override in overrides]
-    named = [override for override in overrides if not override.startswith(UNNAMED) and override not in IMPLIED]
-    pairs = sorted(override.partition("=")[::2] for override in named)
-    parts = [f"{key}={_shorten(key, value)}" for key, value in pairs]
-    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(parts))
-    if len(name) > LONGEST:
-        name = name[:160] + "-" + hashlib.sha1(name.encode()).hexdigest()[:12]
-    return name
-
-
-def _shorten(key: str, value: str) -> str:
-    """Shorten a path to its last part and a hash of the whole path; return names of weights and other values as is."""
-    if key not in PATH_OPTIONS or not value:
-        return value
-    return "+".join(_shorten_path(path.strip("'\"")) for path in split_paths(value))
-
-
-def _shorten_path(text: str) -> str:
-    if is_name(text):
-        return text
-    path = Path(os.path.expanduser(text)).resolve()
-    return f"{path.name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
 
 
 @contextmanager
@@ -96,12 +69,26 @@ def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) 
                 text.write(OmegaConf.to_yaml(config, resolve=True))
             if HydraConfig.initialized():
                 with atomic_write(directory / "command.txt") as text:
-                    text.write(shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task]) + "\n")
+                    text.write(shlex.join(["python", "-m", "src.run", *list_arguments(HydraConfig.get())]) + "\n")
             yield
     except UserError:
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
             shutil.rmtree(directory, ignore_errors=True)
         raise
+
+
+def list_arguments(hydra: Any) -> list[str]:
+    """List the arguments that run a command again, or a single point of a sweep.
+
+    Args:
+        hydra: Hydra's own configuration.
+    """
+    sources = hydra.runtime.config_sources
+    folders = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    own = [override for override in hydra.overrides.hydra if not override.startswith(SWEEP_ONLY)]
+    task = list(hydra.overrides.task)
+    single = ["hydra.mode=RUN"] if any(override.startswith("ablation=") for override in task) else []
+    return [*folders, *task, *own, *single]
 
 
 def is_begun(config: DictConfig, directory: Path) -> bool:
@@ -132,7 +119,16 @@ def read_command(directory: Path) -> str:
     if not file.is_file():
         return ""
     words = shlex.split(file.read_text(encoding="utf-8"))
-    unimportant = (*NO_EFFECT, "paths.", "hydra.", "hydra/", "data.workers", "data.timeout", "callbacks.progress")
+    unimportant = (
+        *NO_EFFECT,
+        "--config-dir",
+        "paths.",
+        "hydra.",
+        "hydra/",
+        "data.workers",
+        "data.timeout",
+        "callbacks.progress",
+    )
     kept = [word for word in words if not word.lstrip("+~").startswith(unimportant)]
     return " ".join(_name_folders(word) for word in kept)
 

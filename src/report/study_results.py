@@ -13,7 +13,8 @@ from typing import Any
 
 from src.config.composition import compose
 from src.config.overrides import PATH_OPTIONS
-from src.config.run_directory import NO_EFFECT, name_overrides
+from src.config.run_directory import NO_EFFECT
+from src.config.run_names import name_overrides
 from src.report.runs import Run
 from src.sweeps.aggregate import Row, group_by_row, subtract_rows, tabulate
 from src.sweeps.published import Sweepable

@@ -19,7 +19,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import build
+from src.config.overrides import PATH_OPTIONS
 from src.config.run_directory import NO_EFFECT
+from src.config.run_names import label_path
 from src.config.suggestions import end_with_suggestion
 from src.errors import UserError
 from src.nn.flops import count
@@ -209,11 +211,16 @@ def group_by_row(
     groups: dict[Any, list[Kind]] = {}
     names: dict[Any, Any] = {}
     for point in members:
-        values = " ".join(str(point.overrides.get(key)) for key in named)
+        values = " ".join(_name_value(key, point.overrides.get(key)) for key in named)
         name = parse_number(values or next(filter(None, map(members[0].overrides.get, NAMING)), ""))
         paper = (published or {}).get(name)
         groups.setdefault(names.setdefault(name if paper is None else id(paper), name), []).append(point)
     return groups
+
+
+def _name_value(key: str, value: str | None) -> str:
+    """Return the value of an option for a row's name, a checkpoint by its run."""
+    return label_path(value.strip("'"), with_step=False) if value and key in PATH_OPTIONS else str(value)
 
 
 def _select(members: Sequence[Point], conditions: Sequence[str]) -> list[Point]:

@@ -20,11 +20,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config.overrides import STUDY, by_place, fold_point, quote_paths
-from src.config.run_directory import NO_EFFECT, name_overrides
+from src.config.run_directory import NO_EFFECT, SWEEP_ONLY
+from src.config.run_names import name_overrides
 from src.errors import UserError
-
-# Hydra overrides that the command of a single point does not repeat
-SWEEP_ONLY_PREFIXES = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", STUDY)
 
 
 @dataclass
@@ -62,8 +60,10 @@ class PointStatus:
 
 def read_statuses(folder: Path) -> list[PointStatus]:
     """Read the points that have started, in the order of the sweep."""
-    statuses = [PointStatus(**json.loads(file.read_text())) for file in sorted((folder / "points").glob("*.json"))]
-    return sorted(statuses, key=lambda status: status.number)
+    files = sorted((folder / "points").glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    statuses = [PointStatus(**json.loads(file.read_text())) for file in files]
+    latest = {tuple(status.overrides): status for status in statuses}  # a checkpoint may have been trained further
+    return sorted(latest.values(), key=lambda status: status.number)
 
 
 def read_status(folder: Path, config: DictConfig) -> PointStatus | None:
@@ -136,7 +136,7 @@ def locate_log(config: DictConfig) -> Path:
 def build_arguments(config: DictConfig) -> list[str]:
     """Return the arguments of Python that run or resume a single point: ``-m src.run ...``."""
     typed = _overrides_as_typed(config)
-    own = [override for override in typed["hydra"] if not override.startswith(SWEEP_ONLY_PREFIXES)]
+    own = [override for override in typed["hydra"] if not override.startswith(SWEEP_ONLY)]
     places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
     if any(override.startswith(("hydra.sweep.dir", "hydra.sweep.subdir")) for override in typed["hydra"]):
         own.append(f"hydra.run.dir='{locate_run(config)}'")

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer, build_training_network
 from src.config.composition import CONF, compose, explain, to_plain
 from src.config.resolvers import depth, run_name, width
-from src.config.run_directory import name_overrides
+from src.config.run_names import name_overrides
 from src.config.signatures import signature_of
 from src.config.validation import validate
 from src.errors import UserError
@@ -160,7 +160,7 @@ def test_run_names():
     other = run_name(choices, ["size=mini", "data=folder", "data.root=/else/where/clips"])
     assert other != named  # two folders of one name are two runs
     long = run_name(choices, [f"model.option{i}={i}" for i in range(40)])
-    assert len(long.split("/")[1]) <= 180
+    assert len(long.split("/")[1]) <= 80
     choices = type(choices)({"experiment": None, "task": "evaluate"})
     assert run_name(choices, ["task=evaluate", "model=bicubic"]) == "evaluate/model=bicubic"
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from src.config.build import build_data, build_restorer, build_training_network
 from src.config.composition import CONF, compose
 from src.config.overrides import by_place, translate
-from src.config.run_directory import name_overrides
+from src.config.run_names import name_overrides
 from src.data.augment import Augmentation, Jitter
 from src.errors import UserError
 

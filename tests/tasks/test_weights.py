@@ -22,7 +22,8 @@ from src.config.comparison import describe_published
 from src.config.composition import compose, to_plain
 from src.config.options import run_task
 from src.config.overrides import split_paths
-from src.config.run_directory import name_overrides, read_command
+from src.config.run_directory import read_command
+from src.config.run_names import name_overrides
 from src.config.validation import validate
 from src.engine.file_job import fingerprint
 from src.errors import CheckpointError, UserError
