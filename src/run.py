@@ -24,6 +24,7 @@ from src.config.overrides import quote_paths, translate
 from src.config.resuming import expand_resume
 from src.config.run_directory import is_begun, is_finished
 from src.config.validation import validate
+from src.interruption import INTERRUPTED, Terminated
 from src.ops.allocator import keep_freed_memory
 
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -54,12 +55,6 @@ def compose_and_call(config: DictConfig) -> None:
         raise
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: stop as on Ctrl-C."""
-
-    number = signal.SIGTERM
-
-
 def _terminate(number: int, frame: Any) -> NoReturn:
     raise Terminated
 
@@ -78,8 +73,7 @@ def main() -> None:
         compose_and_call()
     except BaseException as error:
         if number := _find_signal(error):
-            message = "Interrupted. Run the same command again to continue (for training, add resume=true)."
-            print(message, file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
             sys.exit(128 + number)
         if isinstance(error, Exception) and report_error(error, sys.argv[1:]):
             sys.exit(2)

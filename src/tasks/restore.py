@@ -25,11 +25,14 @@ from torch.utils.data import DataLoader
 from src.checkpoints import FROZEN
 from src.config.build import build_inference_network, build_trainer, list_weights
 from src.config.composition import to_plain
+from src.data.splits import abbreviate
 from src.engine.file_job import FileRestoration, fingerprint
 from src.engine.journal import Journal
 from src.engine.options import RestoreOptions
+from src.engine.output_record import OutputRecord
 from src.engine.pipe_job import PIPE, restore_pipe
 from src.errors import UserError
+from src.interruption import limit_stopping
 from src.nn.blocks import compile_parts, count_parameters
 from src.nn.clips import weights_to_channels_last
 from src.nn.video_network import as_video_network
@@ -76,17 +79,20 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     network = _build_network(config, options)
     if piped:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
+        with limit_stopping():
+            restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
     description = {"network": to_plain(config.model.network), "show": options.show}
     network_id = fingerprint(list_weights(config), description)
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id)
-    try:
-        trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
-    except SystemExit as leaving:  # Lightning exits after Ctrl-C
-        raise KeyboardInterrupt from leaving
-    work.conclude(trainer)
+    _record_outputs(options, sources, outputs)
+    with limit_stopping(lambda: getattr(trainer.strategy.launcher, "procs", ())):
+        try:
+            trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
+        except SystemExit as leaving:  # Lightning exits after Ctrl-C
+            raise KeyboardInterrupt from leaving
+        work.conclude(trainer)
 
 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
@@ -169,28 +175,26 @@ def _match(pattern: Path) -> list[Path]:
 def _without_outputs(found: Sequence[Path], searched: Mapping[Path, Path], options: RestoreCommand) -> list[Path]:
     """Leave out the outputs and previews among the videos that a search has found.
 
-    In a folder below the searched one, these are all videos; in the searched folder itself, those that bear the name
-    of another video's output.
+    In a folder below the searched one, these are all videos; in the searched folder itself, those that an earlier
+    command has made there.
     """
     output = Path(os.path.expanduser(options.output)).resolve()
     places = {path: path.resolve() for path in found}
     if output.suffix and not output.is_dir():
         made = {output, output.with_name(f"{output.stem}.preview")}
         return [path for path in found if path not in searched or places[path] not in made]
-    named = {path: {f"{name}{options.container}" for name in _candidate_names(path)} for path in found}
-    kept = []
+    names = OutputRecord(output).list_made()
+    kept: list[Path] = []
+    left: list[Path] = []
     for path in found:
         inside = path in searched and output in places[path].parents
-        if inside and searched[path].resolve() in output.parents:
-            continue
-        others = {name for other in found if other != path for name in named[other]}
-        others |= {f"{Path(name).stem}.preview" for name in others}
-        if not (inside and places[path].parent == output and path.name in others):
-            kept.append(path)
-    if len(kept) < len(found):
+        below = inside and searched[path].resolve() in output.parents
+        restored = inside and places[path].parent == output and path.name in names
+        (left if below or restored else kept).append(path)
+    if left:
         message = (
-            f"{len(found) - len(kept)} of {len(found)} videos found lie in {options.output} or bear the names of "
-            "restored ones: not taken as input. Another output= takes them, too."
+            f"{len(left)} of {len(found)} videos found are no input, as they lie in {options.output} and were restored "
+            f"before: {abbreviate(map(str, left))}. Another output= takes them, too."
         )
         rank_zero_only(CONSOLE.print)(message, soft_wrap=True)
     return kept
@@ -210,13 +214,7 @@ def _name_outputs(options: RestoreCommand, sources: Sequence[Path]) -> list[Path
     several = len(sources) > 1 or not (plain or output.suffix)
     if several and output.suffix:
         raise UserError(f"There are {len(sources)} videos to restore: output={output} must be a folder (no suffix).")
-    for names in zip(*map(_candidate_names, sources), strict=True):
-        if len(set(names)) == len(names):
-            break
-    else:
-        twice = min(name for name in names if names.count(name) > 1)
-        raise UserError(f"Several videos would be called {twice}: restore them one by one, or rename some.")
-    outputs = [output / f"{name}{options.container}" for name in names] if several else [output]
+    outputs = _name_in_folder(output, sources, options.container) if several else [output]
     for source, target in zip(sources, outputs, strict=True):
         if target.resolve() == source.resolve():
             raise UserError(f"{target} is the input itself; choose another output.")
@@ -224,6 +222,40 @@ def _name_outputs(options: RestoreCommand, sources: Sequence[Path]) -> list[Path
         if taken and not (several or options.overwrite or Journal.locate(target).exists()):
             raise UserError(f"{target} exists already; choose another output, or add overwrite=true.")
     return outputs
+
+
+def _name_in_folder(folder: Path, sources: Sequence[Path], container: str) -> list[Path]:
+    """Name the outputs of several videos, and record them; those of earlier commands keep their names.
+
+    Raises:
+        UserError: two would have the same name.
+    """
+    record = OutputRecord(folder)
+    candidates = {source: [f"{name}{container}" for name in _candidate_names(source)] for source in sources}
+    named = {source: name for source in sources if (name := record.find_name(source, candidates[source]))}
+    added = [source for source in sources if source not in named]
+    for names in zip(*(candidates[source] for source in added), strict=True):
+        if len(set(names)) == len(names) and record.sources.keys().isdisjoint(names):
+            named |= zip(added, names, strict=True)
+            break
+    else:
+        if added:
+            twice = next(name for name in names if names.count(name) > 1 or name in record.sources)
+            raise UserError(f"Several videos would be called {twice}: restore them one by one, or rename some.")
+    return [folder / named[source] for source in sources]
+
+
+@rank_zero_only
+def _record_outputs(options: RestoreCommand, sources: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Record the outputs to be made in a folder; not those of other origin, which are left as they are."""
+    folder = Path(os.path.expanduser(options.output))
+    made = [(s, o) for s, o in zip(sources, outputs, strict=True) if not _is_finished(o) and o.parent == folder]
+    if made:
+        OutputRecord(folder).add(made)
+
+
+def _is_finished(output: Path) -> bool:
+    return output.exists() and not Journal.locate(output).exists()
 
 
 # --- the work, spread over the ranks -------------------------------------------------------------------------------
@@ -261,8 +293,8 @@ class _Work(pl.LightningModule):
         video, rank, world = (int(number) for number in share)
         output = self.videos[video][1]
         try:
-            if len(self.videos) > 1 and output.exists() and not Journal.locate(output).exists():
-                CONSOLE.print(f"{output} exists already.", soft_wrap=True)
+            if len(self.videos) > 1 and _is_finished(output):
+                CONSOLE.print(f"{output} exists already: {self.videos[video][0]} is left out.", soft_wrap=True)
                 return video
             whole = self._open(video)
             missing = whole.journal.list_missing(whole.parts)

@@ -335,6 +335,47 @@ def test_a_terminated_restoration_stops_and_resumes(tmp_path):
     assert f"{parts} of 80 parts are finished" in resumed
 
 
+SLOW_NETWORK = """
+import torch
+from src.papers.baselines import Bicubic
+
+
+class Slow(Bicubic):
+    def forward(self, clip):
+        matrix = torch.rand(8000, 8000)
+        print("computing", flush=True)
+        torch.linalg.svdvals(matrix)  # a minute and more, without a break for signal handlers
+        return super().forward(clip)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_long_operation_does_not_delay_the_end(number, tmp_path):
+    (tmp_path / "slow_network.py").write_text(SLOW_NETWORK)
+    source, output = film(tmp_path / "in.mkv", frames=3), tmp_path / "out.mkv"
+    command = [
+        sys.executable, "-m", "src.run", "task=restore", f"input={source}", f"output={output}", "model=bicubic",
+        "model.network._target_=slow_network.Slow", "model.network.scale=1",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):  # first to measure its memory
+            assert process.stdout.readline() == "computing\n"
+        time.sleep(1)
+        start = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - start < 10
+    assert process.returncode == 128 + number, said
+    assert said.endswith("Interrupted. Run the same command again to continue (for training, add resume=true).\n")
+    assert not output.exists()
+    assert (Journal.locate(output) / "plan.json").exists()
+
+
 @pytest.mark.slow
 def test_two_ranks_restore_as_one_does(tmp_path):
     source = film(tmp_path / "in.mkv", frames=40)

@@ -19,7 +19,7 @@ def restore(directory, **options):
 
 def contents(folder):
     """Every visible file with the time of its last change."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
@@ -95,3 +95,56 @@ def test_presets_of_av1_are_numbers(options, tmp_path):
     whole.finish()
     with av.open(str(output)) as container:
         assert container.streams.video[0].codec_context.name in ("av1", "libdav1d")
+
+
+@pytest.mark.parametrize(("first", "later"), [("a.mkv", "a.mov"), ("a.mov", "a.mkv"), ("a.mkv", "more/a.mkv")])
+@pytest.mark.parametrize("output", ["clips/out", "restored", "clips"])
+def test_a_video_that_joins_changes_no_name(first, later, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "clips" / first, frames=3)
+    film(tmp_path / "clips" / "b.mkv", frames=3)
+    restore(tmp_path, input="clips", output=output)
+    before = contents(tmp_path)
+    made = {f"{output}/a.mp4", f"{output}/b.mp4"}
+    assert made <= before.keys()
+    film(tmp_path / "clips" / later, frames=5)
+    for _ in range(2):
+        restore(tmp_path, input="clips", output=output)
+        now = contents(tmp_path)
+        assert {name: now[name] for name in before.keys() & made} == {name: before[name] for name in made}
+        (added,) = {name for name in now if name.startswith(f"{output}/") and name.endswith(".mp4")} - made
+        with open_video(added) as reader:
+            assert len(reader) == 5
+
+
+@pytest.mark.parametrize("others", [["a.mov"], ["a.mov", "b.mkv"]])
+def test_an_original_in_the_output_folder_stays_an_input(others, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in ["a.mp4", *others]:
+        film(tmp_path / "clips" / name, frames=3)
+    given = contents(tmp_path)
+    for time in range(3):
+        restore(tmp_path, input="clips", output="clips")
+        now = contents(tmp_path)
+        assert {name: now[name] for name in given} == given
+        assert len(now) == 2 * len(given)
+        said = capfd.readouterr().err
+        made = sorted(now.keys() - given.keys())
+        assert time == 0 or f"were restored before: {'; '.join(made)}." in said
+
+
+def test_an_original_with_the_name_of_an_output_is_left_as_it_is(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "a.mov", "b.mov"):
+        film(tmp_path / "clips" / name, frames=3)
+    given = contents(tmp_path)
+    restore(tmp_path, input="clips/*.mov", output="clips")
+    assert "clips/a.mp4 exists already: clips/a.mov is left out." in capfd.readouterr().err
+    restore(tmp_path, input="clips", output="clips")  # a.mp4 was never made here, so it is an input
+    now = contents(tmp_path)
+    assert {name: now[name] for name in given} == given
+    assert now.keys() - given.keys() == {
+        "clips/b.mp4",
+        "clips/clips_a_mp4.mp4",
+        "clips/clips_a_mov.mp4",
+    }
