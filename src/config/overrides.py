@@ -28,8 +28,9 @@ PATH_OPTIONS = (
     "pack",
     "card",
     "resume",
+    "code",
 )
-LIST_OPTIONS = ("input", "model.network.stages")  # those of the above that may be a list
+LIST_OPTIONS = ("input", "model.network.stages", "code")  # those of the above that may be a list
 STUDY = "hydra.callbacks.study"
 TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths

@@ -48,6 +48,8 @@ class RootOptions:
     checkpoint: str | None = None
     resume: bool | str = False
     debug: bool = False
+    code: str | list[str] | None = None
+    trust: str | list[str] = field(default_factory=list)
     paths: PathOptions = field(default_factory=PathOptions)
     size: SizeOptions = field(default_factory=SizeOptions)
     task: ObjectNode

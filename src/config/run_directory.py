@@ -19,9 +19,9 @@ from src.errors import UserError
 from src.zoo import is_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug")  # options that do not affect results
+NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug", "trust")  # options that do not affect results
 UNNAMED = (  # options that no directory is named after
-    *("experiment", "ablation", "seed", "resume", "debug", "logger", "paths.", "hydra.", "hydra/"),
+    *("experiment", "ablation", "seed", "resume", "debug", "trust", "logger", "paths.", "hydra.", "hydra/"),
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others
 )
 IMPLIED = ("test=own", PAIRED[1])
@@ -29,7 +29,7 @@ SWEEP_ONLY = (  # Hydra overrides that the command of a single point does not re
     *("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", STUDY),
 )
 CHANGEABLE = (  # options with which a resumed run may differ
-    *("resume", "debug", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
+    *("resume", "debug", "trust", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
     *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "data.workers", "data.timeout"),
 )
 
@@ -98,8 +98,11 @@ def is_begun(config: DictConfig, directory: Path) -> bool:
     run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     before: Any = OmegaConf.load(directory / "config.yaml")
     now: Any = OmegaConf.create(OmegaConf.to_yaml(run, resolve=True))
-    for option in ("resume", "debug"):
+    for option in ("resume", "debug", "trust"):
         before[option] = now[option] = None
+    for option in now:  # newer than the run, at its default
+        if option not in before and now[option] is None:
+            before[option] = None
     if OmegaConf.select(now, "trainer.precision") == "auto":  # the first start has resolved it for its machine
         now.trainer.precision = OmegaConf.select(before, "trainer.precision")
     return bool(before == now)

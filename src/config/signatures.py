@@ -109,7 +109,10 @@ def import_object(target: str, path: str = "_target_") -> Any:
             except (ImportError, ValueError) as error:
                 raise UserError(f"{path} is {target}, but {inside} cannot be imported: {error}.") from error
         if owner is None and name not in sys.modules:
-            raise UserError(f"{path} is {target}, but there is no module {name}: correct it, or install its package.")
+            raise UserError(
+                f"{path} is {target}, but there is no module {name}: correct it, install its package, or add "
+                f"code=<folder>/{name}.py if it is a file of your own."
+            )
         if owner is not None and not hasattr(owner, name):
             names = {other.name for other in pkgutil.iter_modules(getattr(owner, "__path__", ()))} | {*dir(owner)}
             raise UserError(f"{path} is {target}, but {place} has no {name}{end_with_suggestion(name, names)}")
