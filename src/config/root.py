@@ -46,6 +46,7 @@ class RootOptions:
 
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     checkpoint: str | None = None
+    checkpoint_skip: str | list[str] | None = None
     resume: bool | str = False
     debug: bool = False
     code: str | list[str] | None = None
