@@ -47,7 +47,7 @@ def compose_and_call(config: DictConfig) -> None:
         return
     try:
         packages = open_own_code(config)  # before anything of it is imported
-        validate(config)
+        validate(config, HydraConfig.get().overrides.task)
         config.trust = packages
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import; no tips, no device lists
         run_task(config, directory)

@@ -46,7 +46,7 @@ def signature_of(target: str) -> Signature:
     calls: list[Any] = [made]
     if isinstance(made, type):
         calls = [vars(cls)["__init__"] for cls in made.__mro__ if "__init__" in vars(cls) and not _is_root(cls)]
-        calls = calls or ([] if any(map(_is_root, made.__mro__[:-1])) else [made])
+        calls = calls or ([] if is_module(made) else [made])
     kinds, required, first, further = dict[str, Any](), list[str](), None, False
     while calls:
         call = calls.pop(0)
@@ -118,6 +118,11 @@ def import_object(target: str, path: str = "_target_") -> Any:
             raise UserError(f"{path} is {target}, but {place} has no {name}{end_with_suggestion(name, names)}")
         owner, place = sys.modules[name] if owner is None else getattr(owner, name), inside
     return owner
+
+
+def is_module(made: Any) -> bool:
+    """Return True for a class of ``torch.nn.Module``."""
+    return isinstance(made, type) and any(map(_is_root, made.__mro__[:-1]))
 
 
 def _is_root(cls: type) -> bool:
