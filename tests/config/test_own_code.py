@@ -156,9 +156,8 @@ def test_columns_of_networks_that_cannot_be_built_or_run_are_empty(tmp_path):
 def test_own_code_trains_in_a_sweep_is_evaluated_restored_and_reported(clips, tmp_path):  # noqa: F811
     code, runs = write_code(tmp_path, "fusion_d"), tmp_path / "runs"
     common = [*TINY, "model=edvr_m", "data.test_frames=2", f"data.root={clips}", f"paths.runs={runs}"]
-    columns = "{parameters: count/parameters, psnr: results/summary/psnr}"
     both = "model.network.fuse._target_=fusion_d.MeanFuse,src.nn.fuse.ConvFuse"
-    sweep = ["-m", *common, f"code={code}", "trainer.max_steps=1", both, f"+hydra.callbacks.study.columns={columns}"]
+    sweep = ["-m", *common, f"code={code}", "trainer.max_steps=1", both, "table.columns=[psnr,parameters]"]
     log = run(*sweep)
     assert f"Own parts: fusion_d.MeanFuse. To evaluate or restore with this checkpoint, add code={code}." in log
     (table,) = runs.rglob("table.json")
