@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from src.config.composition import CONF
 from src.config.error_report import report_error
 from src.config.options import run_task
-from src.config.overrides import quote_paths, translate
+from src.config.overrides import quote_paths, refuse_other_data, translate
 from src.config.own_code import open_own_code
 from src.config.resuming import expand_resume
 from src.config.run_directory import is_begun, is_finished
@@ -72,6 +72,7 @@ def main() -> None:
             typed = [argument for argument in typed if argument.startswith(("-", "hydra"))]
         typed = expand_resume(typed)
         arguments = translate(typed, sweep="hydra.mode=RUN" not in typed)
+        refuse_other_data(arguments)
         sys.argv[1:] = [quote_paths(argument) for argument in arguments]
         compose_and_call()
     except BaseException as error:

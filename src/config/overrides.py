@@ -81,6 +81,30 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     return [_by_paper(new) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
 
 
+def refuse_other_data(arguments: Iterable[str]) -> None:
+    """Refuse ``test=vid4`` beside another ``data=``, which would be scored under its name.
+
+    Studies may stand on other data: their tables name it.
+
+    Raises:
+        UserError: the test is of another data set.
+    """
+    options = dict(argument.partition("=")[::2] for argument in arguments)
+    file, data = CONF / "test" / f"{options.get('test')}.yaml", options.get("data")
+    if data is None or "ablation" in options or not file.is_file():
+        return
+    test: Any = OmegaConf.load(file)
+    chosen = {key: value for entry in test.get("defaults", ()) for key, value in entry.items()}
+    own, protocol = chosen.get("override /data", data), chosen.get("override /protocol")
+    if own != data:
+        rules = f" protocol={protocol}" if protocol else ""
+        raise UserError(
+            f"test={file.stem} scores data={own}, and data={data} would take its place. To score data={data} by the "
+            f"same rules, replace test={file.stem} by test=trained{rules}; to score these weights on {own}, use "
+            f"task=evaluate data={own}{rules} checkpoint=<run>/checkpoints/last.ckpt."
+        )
+
+
 def by_place(override: str) -> str:
     """Return an override with a paper's part under its place, as a person types it: ``model/network/align=pcd``."""
     key, equals, value = override.partition("=")

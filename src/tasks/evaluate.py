@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
@@ -34,6 +36,7 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
     restorer = build_restorer(config, network)
+    keep_held_back(config)
     data = build_data(config, restorer)
     samples = (config.callbacks or {}).get("samples")
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
@@ -44,6 +47,27 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         if trainer.is_global_zero:
             print("".join(f"{line}\n" for line in describe_published(config, outcome["summary"])), end="")
         return outcome
+
+
+def keep_held_back(config: DictConfig) -> None:
+    """Score no frames that the checkpoint was trained on: what its run held back of the same folder is scored."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    explicit = any(override.lstrip("+").startswith("data.layout.") for override in typed)
+    if config.data.get("layout", {}).get("score") != "whole" or explicit or not config.checkpoint:
+        return
+    file = Path(os.path.expanduser(config.checkpoint)).resolve().parent.parent / "config.yaml"
+    if not file.is_file():
+        return
+    run: Any = OmegaConf.load(file)
+    roots = [OmegaConf.select(node, "data.root") for node in (run, config)]
+    if not all(roots) or len({Path(os.path.expanduser(root)).resolve() for root in roots}) > 1:
+        return
+    if run.data.layout.get("_target_") == config.data.layout._target_:
+        config.data.layout = run.data.layout
+        print(
+            f"These weights were trained on {config.data.root}: only what that training held back is scored. "
+            "data.layout.score=whole scores all frames."
+        )
 
 
 def score(
@@ -60,6 +84,9 @@ def score(
         write_results(directory / "results.json", outcome)
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
+        described = outcome["protocol"]
+        counted = f"{described['frames_counted']} frames of {described['clips_counted']} clips"
+        print(f"Scored: {counted} of {described['data']}, {described['part']}.")
         print(f"Scores: {directory / 'results.json'}")
     return outcome
 
@@ -90,6 +117,7 @@ def measure(
         clip_length=protocol.clip_length if isinstance(protocol.clip_length, str) else len(geometry.times),
         padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
+        part=data.splits.scored_part,  # type: ignore[attr-defined]
         inputs=data.input_source,  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         **data.source_size.describe(),  # type: ignore[attr-defined]

@@ -59,6 +59,7 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks use the first one's files
         data.prepare_data()  # reports a missing data set before anything is written
+        print(f"Data: {data.splits.describe()}.", flush=True)  # type: ignore[attr-defined]
         if restorer.protocol.edges == "none":
             data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)
