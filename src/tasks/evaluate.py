@@ -16,6 +16,7 @@ from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.comparison import describe_published
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
+from src.data.splits import OPENED
 from src.engine.stream import resolve_passes
 from src.errors import UserError
 from src.nn.blocks import count_parameters
@@ -42,11 +43,26 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find the files of the first
         data.prepare_data()  # reports a missing data set before anything is written
+        tell_scored_frames(restorer, data)
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         outcome = score(config, directory, trainer, restorer, data, config.checkpoint)
         if trainer.is_global_zero:
             print("".join(f"{line}\n" for line in describe_published(config, outcome["summary"])), end="")
         return outcome
+
+
+def tell_scored_frames(restorer: Any, data: Any) -> None:
+    """Tell that a protocol scores one frame of each clip, where clips are longer than the window of the network."""
+    if restorer.protocol.frames == "all":
+        return
+    clips = data.splits.test[:OPENED]
+    frames = [len(clip.target_times()) for clip in data.evaluation_clips(clips, data.test_frames)]
+    if max(frames, default=0) > data.geometry.window:
+        print(
+            f"protocol={restorer.protocol.name} scores the middle frame of each clip: {len(frames)} of {sum(frames)} "
+            f"frames{' of the first clips' if len(data.splits.test) > OPENED else ''}. protocol.frames=all scores all.",
+            flush=True,
+        )
 
 
 def keep_held_back(config: DictConfig) -> None:

@@ -23,7 +23,7 @@ from src.config.resuming import describe_nearest, list_changes
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
 from src.errors import CheckpointError, UserError
 from src.nn.blocks import count_parameters
-from src.tasks.evaluate import score
+from src.tasks.evaluate import score, tell_scored_frames
 from src.training import wandb
 from src.training.checkpointing import MetricsFile, find_last_checkpoint
 from src.training.distributed import fail_together
@@ -60,6 +60,7 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
     if trainer.is_global_zero:  # the other ranks use the first one's files
         data.prepare_data()  # reports a missing data set before anything is written
         print(f"Data: {data.splits.describe()}.", flush=True)  # type: ignore[attr-defined]
+        tell_scored_frames(restorer, data)
         if restorer.protocol.edges == "none":
             data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)
