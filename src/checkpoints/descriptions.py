@@ -19,6 +19,7 @@ from src.trust import is_trusted, suggest_trust
 TRUSTED = ("src.papers", "src.nn", "src.engine", "torch.nn")  # packages of the Modules that a description may name
 MOVED = {"src.papers.cascade.Cascade": "src.engine.cascade.Cascade"}  # targets in older files
 RENAMED = {"interpolating": "warm_start"}  # arguments in older files
+DROPPED = {"src.papers.zsm.ZSM": {"warm_start"}}  # how its training started
 CASCADE = "src.checkpoints.cascade"  # loads checkpoints
 FROZEN = "src.checkpoints.load_frozen"  # loads a checkpoint
 MAX_DEPTH, MAX_PARTS, MAX_NUMBER = 32, 10_000, 10**6  # of a description; those of the suite have 6, 200 and 300,000
@@ -102,7 +103,11 @@ def _modernise(node: Any) -> Any:
     """Replace names of earlier versions in a trusted description."""
     if isinstance(node, Mapping):
         node = {RENAMED.get(name, name): _modernise(part) for name, part in node.items()}
-        return {**node, "_target_": MOVED.get(node["_target_"], node["_target_"])} if "_target_" in node else node
+        if "_target_" in node:
+            target = MOVED.get(node["_target_"], node["_target_"])
+            node = {name: part for name, part in node.items() if name not in DROPPED.get(target, ())}
+            node["_target_"] = target
+        return node
     return [_modernise(part) for part in node] if isinstance(node, list) else node
 
 

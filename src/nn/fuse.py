@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.nn.blocks import conv3x3, leaky, upsample2x
 from src.nn.clips import map_frames, stack_channels
-from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, pass_through
+from src.nn.warm_start import IdentityChannels, NearIdentity, pass_through
 
 LIFT = 1.0  # raises fused features before a leaky ReLU, so that negative ones pass undistorted
 STEEP = 4.0  # gain on differences between frames, which are small
@@ -161,20 +161,16 @@ def init_attention(network: nn.Module, loaded: Collection[str]) -> None:
 
 @torch.no_grad()
 def _init_fusion(fuse: nn.Conv2d, identity: IdentityChannels) -> IdentityChannels:
-    """Initialise a fusion of frames to an almost zero residual; return its identity channels.
-
-    The residual is faint, not zero: leaky ReLUs pass a faint channel or its negative whole, but at exactly zero both
-    only with their slope, and almost no gradient returns through several of them.
+    """Pass on the identity channels of the middle frame.
 
     Motion deblurring needs differences between the middle frame and the others. Weights of about 1 with a tiny sum are
     hard to learn, so ``identity.differences`` sets them, as far as there are channels.
     """
-    faint = FAINT * fuse.weight[: identity.count]
-    pass_through(fuse, [0.0], identity.count)
-    fuse.weight[: identity.count] = faint
+    frames = fuse.in_channels // fuse.out_channels
+    pass_through(fuse, [float(frame == frames // 2) for frame in range(frames)], identity.count)
     if identity.differences:
         _init_differences(fuse, identity.count)
-    return IdentityChannels(identity.count, centre=0.0)
+    return identity
 
 
 def _init_differences(fuse: nn.Conv2d, count: int) -> None:

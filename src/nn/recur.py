@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from src.nn.align import PairAlign
 from src.nn.blocks import Blend, conv3x3
 from src.nn.clips import cat_clips, flatten_time, unflatten_time
-from src.nn.warm_start import IdentityChannels, NearIdentity, init_near_identity, pass_through
+from src.nn.warm_start import MIDDLE, IdentityChannels, NearIdentity, init_near_identity, pass_through
 
 OPEN = 6.0  # bias of an open gate, sigmoid(6) = 0.998
 SMALL = 0.15  # gain on identity channels before tanh, which is nearly linear there
@@ -56,14 +56,14 @@ class ConvLSTM(nn.Module, NearIdentity):
         weight, bias = self.gates.weight, self.gates.bias
         assert bias is not None
         channels = len(bias) // 4
-        candidate = -SMALL * identity.gain * (identity.centre - identity.offset)
+        candidate = -SMALL * identity.gain * (MIDDLE - identity.offset)
         for gate, start in enumerate((OPEN, -OPEN, OPEN, candidate)):  # input, forget, output, candidate
             rows = slice(gate * channels, gate * channels + identity.count)
             weight[rows], bias[rows] = 0, start
         for channel in range(identity.count):
             weight[3 * channels + channel, channel, 1, 1] = SMALL
         gain = SMALL * float(torch.tensor(OPEN).sigmoid()) ** 2 * identity.gain
-        return replace(identity, gain=gain, offset=identity.centre)
+        return replace(identity, gain=gain, offset=MIDDLE)
 
 
 class DeformableConvLSTM(ConvLSTM):

@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.nn.blocks import SLOPE, conv3x3, leaky, trunk
-from src.nn.warm_start import MIDDLE, RGB, IdentityChannels, NearIdentity, check_width, init_near_identity, pass_through
+from src.nn.warm_start import (
+    FAINT,
+    MIDDLE,
+    RGB,
+    IdentityChannels,
+    NearIdentity,
+    check_width,
+    init_near_identity,
+    pass_through,
+)
 
 STEPS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 
@@ -54,20 +63,27 @@ class Reconstruct(nn.Module, NearIdentity):
 
     @torch.no_grad()
     def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Enlarge the identity channels step by step, by quadratic interpolation, to the colours of a frame."""
+        """Make almost nothing of any features, and enlarge that step by step, by quadratic interpolation.
+
+        The first convolution is faint, not zero: leaky ReLUs pass a faint channel or its negative whole, but at exactly
+        zero both only with their slope, and almost no gradient returns through several of them.
+        """
         identity = init_near_identity(self.trunk, identity)
-        count, gain, offset = identity.count, identity.gain, identity.offset
+        count, level = identity.count, 0.0  # level: the bias that centres a channel about zero
         steps = list(zip(self.upscale, self.steps, strict=True))
+        enter = self.upscale[0] if steps else self.refine
+        assert isinstance(enter, nn.Conv2d)
+        faint = FAINT * enter.weight
         while count > RGB:  # pixel shuffle restores the pixels of an encoder that turned them into channels
             conv, step = steps.pop(0)
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None
-            lift = MIDDLE - identity.centre  # leaky ReLU leaves values above zero undistorted, as colours are
-            pass_through(conv, [1 / gain], count)
-            conv.bias[:count] = offset + lift
-            gain, offset, count = 1.0, -lift, count // step**2
-        sources = [(1 / gain, 0)]  # (factor, first channel) of the channels that add up to an identity channel
-        level = offset - identity.centre  # the bias that centres an identity channel about zero
+            pass_through(conv, [1.0], count)
+            conv.bias[:count] = level + MIDDLE  # leaky ReLU leaves values above zero undistorted
+            if conv is enter:
+                conv.weight[:count] = faint[:count]
+            level, count = -MIDDLE, count // step**2
+        sources = [(1.0, 0)]  # (factor, first channel) of the channels that add up to an identity channel
         for conv, step in [*steps, (self.refine, 1)]:
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None
@@ -77,8 +93,11 @@ class Reconstruct(nn.Module, NearIdentity):
             for sign, first in ((1, 0), (-1, RGB)):  # the channel and its negative
                 for channel in range(RGB):
                     rows = slice((first + channel) * step**2, (first + channel + 1) * step**2)
-                    for factor, source in sources:
-                        conv.weight[rows, source + channel] = sign * factor * taps
+                    if conv is enter:
+                        conv.weight[rows] = sign * faint[channel * step**2 : (channel + 1) * step**2]
+                    else:
+                        for factor, source in sources:
+                            conv.weight[rows, source + channel] = sign * factor * taps
                     conv.bias[rows] = sign * level
             sources, level = [(1 / (1 + SLOPE), 0), (-1 / (1 + SLOPE), RGB)], 0.0
         assert self.last.bias is not None
@@ -86,8 +105,8 @@ class Reconstruct(nn.Module, NearIdentity):
         for channel in range(RGB):
             for factor, source in sources:
                 self.last.weight[channel, source + channel, 1, 1] = factor
-        self.last.bias.fill_(identity.centre)
-        return IdentityChannels(centre=identity.centre)
+        self.last.bias.zero_()
+        return IdentityChannels()
 
 
 def _quadratic_taps(step: int) -> Tensor:

@@ -1,13 +1,13 @@
-"""Warm start: initial weights under which a network already interpolates.
+"""Warm start: initial weights under which a network interpolates, and adds almost nothing to that, whatever its parts.
 
-A short training then only learns the difference to interpolation. The first channels of every feature, the *identity
-channels*, carry the colours of the input through all parts to the output: three for red, green and blue, or a
-multiple of three where an encoder turns pixels into channels. Frames are enlarged by quadratic interpolation (by
-pixel repetition in DSFN), and frames in between are blended. The other channels keep their random initialisation.
-A warm start changes neither the capacity of a network nor the names and shapes of its parameters. The published
-trainings start at random.
+A short training then only learns the difference to interpolation. What makes that difference, the last part of a
+network, starts faint: its output is almost zero for any features, those of parts from outside the suite included.
 
-Each part implements :class:`NearIdentity`; :func:`init_near_identity` walks through the parts of a network.
+So that it learns fast, the first channels of features, the *identity channels*, carry the colours of the input: three
+for red, green and blue, or a multiple of three where an encoder turns pixels into channels. A part that can pass them
+on implements :class:`NearIdentity`; any other keeps its initialisation. :func:`init_near_identity` walks through the
+parts of a network. A warm start changes neither the names nor the shapes of parameters. The published trainings start
+at random.
 
 Identity channels are centred about zero before tanh, zero padding and leaky ReLU, which would distort them otherwise:
 tanh is linear around zero, zero padding is grey instead of black, and leaky(x) - leaky(-x) = (1 + slope) x restores
@@ -40,14 +40,12 @@ class IdentityChannels:
         count: number of identity channels, a multiple of 3.
         gain: factor on the colours.
         offset: colour at which the channels are zero.
-        centre: middle of the range of the colours, or 0 for a residual, a difference to the colours.
         differences: give a fusion of frames additional channels with differences between frames.
     """
 
     count: int = RGB
     gain: float = 1.0
     offset: float = 0.0
-    centre: float = MIDDLE
     differences: bool = False
 
 

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from src.errors import UserError
 from src.geometry import Geometry, evenly
 from src.nn.align import Pyramid, PyramidAlign
 from src.nn.backbones import VGG16, MobileNetV2, load_imagenet, normalise_imagenet
@@ -237,14 +236,12 @@ class VTSR(VideoNetwork):
         self,
         *,
         encode: FeaturePyramidEncoder,
-        align: Unaligned | AffineAlign | DeformableAlign,
-        attend: Equally | Attention,
+        align: nn.Module,
+        attend: nn.Module,
         channels: int,
         warm_start: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(align, Unaligned | AffineAlign | DeformableAlign):
-            raise UserError("VTSR aligns two frames: choose model/network/align=unaligned, affine or deformable.")
         self.encode, self.align, self.attend = encode, align, attend
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR

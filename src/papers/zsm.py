@@ -20,6 +20,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.geometry import Geometry, evenly
@@ -90,7 +91,8 @@ class ZSM(VideoNetwork):
         reconstruct: frames from features, k2 = 40 residual blocks.
         guide: low-resolution frames from interpolated features (Section 3.5), or None.
         frames: T of one pass over a longer video; training crops have 4 (Section 3.6).
-        warm_start: start as an interpolator (:mod:`src.nn.warm_start`) instead of at random as published.
+        residual: add to the input frames, enlarged and blended, and start by adding almost nothing
+            (:mod:`src.nn.warm_start`); the published network makes frames from nothing.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class ZSM(VideoNetwork):
         reconstruct: Reconstruct,
         guide: nn.Module | None = None,
         frames: int = 4,
-        warm_start: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.encode = encode
@@ -110,7 +112,8 @@ class ZSM(VideoNetwork):
         self.aggregate = aggregate
         self.reconstruct = reconstruct
         self.guide = guide
-        if warm_start:
+        self.residual = residual
+        if residual:
             init_near_identity(self, IdentityChannels())
         times = evenly(0, "1/2", 2 * frames - 1)
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
@@ -127,12 +130,18 @@ class ZSM(VideoNetwork):
 
     def decode_window(self, clip: Tensor, existing: Tensor) -> Tensor:  # type: ignore[override]
         """Restore the output frames of a window from its frames and their features."""
-        return self.decode(existing, self.interpolate(existing), size=(clip.shape[-2], clip.shape[-1]))
+        return self.decode(clip, existing, self.interpolate(existing))
 
-    def decode(self, existing: Tensor, between: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """Reconstruct frames of height and width s * ``size`` from features of input frames and of those in between."""
+    def decode(self, clip: Tensor, existing: Tensor, between: Tensor) -> Tensor:
+        """Reconstruct frames from a clip and the features of its frames and of those in between."""
+        scale, (height, width) = self.geometry.scale, clip.shape[-2:]
         frames = map_frames(self.reconstruct, self.aggregate(interleave(existing, between)))
-        return frames[..., : self.geometry.scale * size[0], : self.geometry.scale * size[1]]
+        frames = frames[..., : scale * height, : scale * width]
+        if self.residual:
+            base = flatten_time(interleave(clip, (clip[:, :-1] + clip[:, 1:]) / 2))
+            base = F.interpolate(base, scale_factor=float(scale), mode="bicubic", align_corners=False)
+            frames = frames + unflatten_time(base, frames)
+        return frames
 
     def guided(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run training with guided feature interpolation (Section 3.5, Figure 5).
@@ -145,7 +154,7 @@ class ZSM(VideoNetwork):
         between = self.interpolate(existing)
         height, width = clip.shape[-2:]
         first, second = (map_frames(self.guide, order) for order in (between, self.interpolate(between)))  # type: ignore[arg-type]
-        frames = self.decode(existing, between, size=(height, width))
+        frames = self.decode(clip, existing, between)
         return frames, first[..., :height, :width], second[..., :height, :width]
 
 

@@ -168,6 +168,14 @@ def test_names_in_descriptions_of_earlier_versions_still_build():
     assert (network(clip) - enlarged)[inner].abs().max() < 0.1  # "interpolating" reached the networks
 
 
+def test_zooming_slowmo_of_earlier_versions_makes_frames_from_nothing():
+    network = to_plain(compose("model=zsm", "size=mini", "size.width=0.125").model)["network"]
+    residual = build(network, "now.ckpt")
+    del network["residual"]
+    earlier = build({**network, "warm_start": True}, "earlier.ckpt")
+    assert (residual.residual, earlier.residual) == (True, False)
+
+
 def nested(depth: int) -> dict:
     node: dict = {"_target_": "torch.nn.Identity"}
     for _ in range(depth):

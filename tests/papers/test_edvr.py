@@ -211,29 +211,27 @@ def test_mini_starts_from_the_middle_frame(model):
     base = clip[:, 2]
     if model == "edvr_m":
         base = torch.nn.functional.interpolate(base, scale_factor=4, mode="bilinear")
-    assert 0 < (started - base).abs().max() < 1e-3
+    assert 0 < (started - base).abs().max() < 3e-3
 
 
+@pytest.mark.parametrize("share", [0.2, -0.2])
 @pytest.mark.parametrize("fuse", ["conv", "tsa"])
 @pytest.mark.parametrize("model", ["edvr_m_one", "edvr_m_four", "edvr_m_pcd", "edvr_deblur"])
-def test_what_a_mini_s_fusion_hands_on_comes_out(model, fuse):
-    """The colours of all frames are there, and nothing bends them on their way out."""
+def test_what_a_mini_s_reconstruction_makes_comes_out(model, fuse, share):
+    """The colours of the middle frame reach it, and nothing bends what it makes of them."""
     network = build_inference_network(compose(f"model={model}", f"model/network/fuse={fuse}", "size=mini"))
-    clip = torch.nn.functional.interpolate(torch.rand(5, 3, 10, 12), (20, 24), mode="bicubic").clamp(0, 1)[None]
-    weight, carriers = network.fuse.fuse.weight, 3 * network.encode.shrink**2
-    channels = network.fuse.fuse.out_channels
+    colours = torch.rand(5, 3)
+    clip = colours.view(1, 5, 3, 1, 1).expand(-1, -1, -1, 32, 40)
+    enter, carriers = network.reconstruct.upscale[0].weight, 3 * network.encode.shrink**2
     with torch.no_grad():
-        before = network(clip)[:, 0]
-        share = 0.2 if fuse == "conv" else 0.4  # attention starts with one half of each frame
-        weight[range(carriers), range(carriers), 0, 0] = share  # of the first frame
-        weight[range(carriers), range(4 * channels, 4 * channels + carriers), 0, 0] = -share  # of the last
-        added = (network(clip)[:, 0] - before)[..., 8:-8, 8:-8]
-    difference = 0.2 * (clip[:, 0] - clip[:, 4])
-    if model == "edvr_deblur":
-        assert torch.allclose(added, difference[..., 8:-8, 8:-8], atol=1e-4)
-    else:
-        enlarged = torch.nn.functional.interpolate(difference, scale_factor=4, mode="bicubic")[..., 8:-8, 8:-8]
-        assert (added - enlarged).abs().max() < 0.15 * enlarged.abs().max()
+        before = network(clip)[0, 0]
+        if model == "edvr_deblur":
+            enter[range(carriers), range(carriers), 1, 1] += share
+        else:  # a channel and its negative, four pixels of each
+            for row in range(2 * 12):
+                enter[row, row // 4 % 3, 1, 1] += share if row < 12 else -share
+        added = (network(clip)[0, 0] - before)[..., 8:-8, 8:-8]
+    torch.testing.assert_close(added, share * colours[2].view(3, 1, 1).expand_as(added), atol=1e-4, rtol=0)
 
 
 def test_attention_maps_are_pictured():
