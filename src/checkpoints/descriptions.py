@@ -19,7 +19,9 @@ from src.trust import is_trusted, suggest_trust
 TRUSTED = ("src.papers", "src.nn", "src.engine", "torch.nn")  # packages of the Modules that a description may name
 MOVED = {"src.papers.cascade.Cascade": "src.engine.cascade.Cascade"}  # targets in older files
 RENAMED = {"interpolating": "warm_start"}  # arguments in older files
-DROPPED = {"src.papers.zsm.ZSM": {"warm_start"}}  # how its training started
+DROPPED = {
+    target: {"warm_start"} for target in ("src.papers.zsm.ZSM", "src.papers.edvr.EDVR")
+}  # how a training started
 CASCADE = "src.checkpoints.cascade"  # loads checkpoints
 FROZEN = "src.checkpoints.load_frozen"  # loads a checkpoint
 MAX_DEPTH, MAX_PARTS, MAX_NUMBER = 32, 10_000, 10**6  # of a description; those of the suite have 6, 200 and 300,000

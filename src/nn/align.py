@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from src.nn.blocks import Blend, conv3x3, leaky, upsample2x
-from src.nn.warm_start import IdentityChannels, NearIdentity, init_near_identity, pass_through, pass_through_weight
 from src.ops.deform_conv import deform_conv2d
 
 Pyramid = list[Tensor]
 
 
-class DeformablePack(nn.Module, NearIdentity):
+class DeformablePack(nn.Module):
     """Modulated deformable 3x3 convolution with offsets and mask from another feature (DCNv2).
 
     One convolution turns the offset feature into 3 * G * 9 channels: the first two thirds are the offsets, the
@@ -41,11 +40,6 @@ class DeformablePack(nn.Module, NearIdentity):
         offset, mask = offset.split([2 * third, third], dim=1)
         return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Compensate for the mask, which starts at one half."""
-        pass_through_weight(self.weight, [2.0], identity.count)
-        return identity
-
 
 class FeaturePyramid(nn.Module):
     """Features at full, half and quarter size: two convolutions a level. (N, C, H, W) to a pyramid."""
@@ -62,7 +56,7 @@ class FeaturePyramid(nn.Module):
         return pyramid
 
 
-class PyramidAlign(nn.Module, NearIdentity):
+class PyramidAlign(nn.Module):
     """Align a neighbour's features with a reference's, from coarse to fine (EDVR, Section 3.2, Equations 2 to 4).
 
     Each level compares the two in an offset feature. It is merged with the offset feature of the coarser level,
@@ -98,13 +92,6 @@ class PyramidAlign(nn.Module, NearIdentity):
             aligned = leaky(aligned) if level > 0 else aligned
             pyramid.insert(0, aligned)
         return pyramid
-
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Pass on the identity channels of the neighbour, without those of the coarser level."""
-        init_near_identity(self.sample, identity)
-        for blend in self.blend:
-            pass_through(blend, [1.0, 0.0], identity.count)
-        return identity
 
 
 class PairAlign(nn.Module):

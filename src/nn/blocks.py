@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import IdentityChannels, NearIdentity, pass_through
+from src.nn.warm_start import NearIdentity, pass_through
 
 SLOPE = 0.1  # of the leaky ReLUs of EDVR, Zooming SlowMo and DSFN
 
@@ -26,7 +26,7 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1)
 
 
-class Blend(nn.Conv2d, NearIdentity):
+class Blend(nn.Conv2d):
     """1x1 convolution of two concatenated features: twice (N, C, H, W) to (N, C, H, W).
 
     The weighted blending of Zooming SlowMo's Equation 4.
@@ -37,11 +37,6 @@ class Blend(nn.Conv2d, NearIdentity):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(torch.cat([first, second], dim=1))
-
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Average the identity channels of both features."""
-        pass_through(self, [0.5, 0.5], identity.count)
-        return identity
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -89,10 +84,10 @@ class ResidualBlock(nn.Module, NearIdentity):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(F.leaky_relu_(self.conv1(x), self.slope)).add_(x)
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Add nothing to the identity channels."""
-        pass_through(self.conv2, [0.0], identity.count)
-        return identity
+        pass_through(self.conv2, [0.0], count)
+        return count
 
 
 def trunk(channels: int, blocks: int) -> nn.Sequential:

@@ -5,13 +5,11 @@ Shapes: N batch (clips times frames), C feature channels, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from src.nn.blocks import ResidualBlock, conv3x3, leaky, trunk, upsample2x
-from src.nn.warm_start import IdentityChannels, NearIdentity, check_width, init_near_identity, pass_through
+from src.nn.warm_start import NearIdentity, check_width, init_near_identity, pass_through
 
 
 class FrameEncoder(nn.Module, NearIdentity):
@@ -39,12 +37,12 @@ class FrameEncoder(nn.Module, NearIdentity):
             features = leaky(conv(features))
         return self.trunk(features)
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Copy the colours of the frames, and the pixels that a smaller size merges, into the identity channels."""
-        pass_through(self.conv, [1.0], identity.count)
+        pass_through(self.conv, [1.0], count)
         for conv in self.down:
-            identity = replace(identity, count=_unshuffle_pixels(conv, identity.count))
-        return init_near_identity(self.trunk, identity)
+            count = _unshuffle_pixels(conv, count)
+        return init_near_identity(self.trunk, count)
 
 
 class PreDeblur(nn.Module, NearIdentity):
@@ -79,16 +77,16 @@ class PreDeblur(nn.Module, NearIdentity):
             full = block(full)
         return full
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Turn the pixels that a smaller size merges into identity channels; add nothing from coarser sizes."""
-        pass_through(self.first, [1.0], identity.count)
+        pass_through(self.first, [1.0], count)
         for conv in self.shrink:
-            identity = replace(identity, count=_unshuffle_pixels(conv, identity.count))
+            count = _unshuffle_pixels(conv, count)
         for conv in self.down:
-            pass_through(conv, [0.0], identity.count)
+            pass_through(conv, [0.0], count)
         for blocks in (self.at_quarter, self.at_half, self.at_full):
-            init_near_identity(blocks, identity)
-        return identity
+            init_near_identity(blocks, count)
+        return count
 
 
 class BlurredFrameEncoder(nn.Module, NearIdentity):
@@ -107,11 +105,11 @@ class BlurredFrameEncoder(nn.Module, NearIdentity):
     def forward(self, frames: Tensor) -> Tensor:
         return self.trunk(self.mix(self.predeblur(frames)))
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Pass the identity channels of :class:`PreDeblur` through."""
-        identity = self.predeblur.init_near_identity(identity)
-        pass_through(self.mix, [1.0], identity.count)
-        return init_near_identity(self.trunk, identity)
+        count = self.predeblur.init_near_identity(count)
+        pass_through(self.mix, [1.0], count)
+        return init_near_identity(self.trunk, count)
 
 
 def _shrink_convs(channels: int, shrink: int) -> nn.ModuleList:

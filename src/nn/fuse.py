@@ -6,7 +6,6 @@ Shapes: B batch, T frames, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +14,11 @@ from torch import Tensor, nn
 
 from src.nn.blocks import conv3x3, leaky, upsample2x
 from src.nn.clips import map_frames, stack_channels
-from src.nn.warm_start import IdentityChannels, NearIdentity, pass_through
 
 LIFT = 1.0  # raises fused features before a leaky ReLU, so that negative ones pass undistorted
-STEEP = 4.0  # gain on differences between frames, which are small
 
 
-class ConvFuse(nn.Module, NearIdentity):
+class ConvFuse(nn.Module):
     """1x1 convolution of all frames, concatenated: (B, T, C, H, W) to (B, C, H, W)."""
 
     def __init__(self, channels: int, *, frames: int) -> None:
@@ -31,11 +28,8 @@ class ConvFuse(nn.Module, NearIdentity):
     def forward(self, aligned: Tensor) -> Tensor:
         return self.fuse(stack_channels(aligned))
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        return _init_fusion(self.fuse, identity)
 
-
-class TemporalAttention(nn.Module, NearIdentity):
+class TemporalAttention(nn.Module):
     """Weigh frames pixel by pixel by their similarity to a reference frame. (B, T, C, H, W) to the same.
 
     EDVR, Equations 5 and 6; VTSR (thesis, Equations 3.10 and 3.11).
@@ -56,12 +50,6 @@ class TemporalAttention(nn.Module, NearIdentity):
         embedded = map_frames(self.embed, frames)
         return (embedded * target).sum(2, keepdim=True).sigmoid()
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Weigh all frames alike, by one half."""
-        nn.init.zeros_(self.embed_reference.weight)
-        nn.init.zeros_(self.embed_reference.bias)  # type: ignore[arg-type]
-        return replace(identity, gain=identity.gain / 2)
-
 
 class TemporalFuse(ConvFuse):
     """The temporal half of TSA: temporal attention, then :class:`ConvFuse`. (B, T, C, H, W) to (B, C, H, W)."""
@@ -73,13 +61,8 @@ class TemporalFuse(ConvFuse):
     def forward(self, aligned: Tensor) -> Tensor:
         return super().forward(self.weigh(aligned, aligned.shape[1] // 2))
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        residual = super().init_near_identity(identity)
-        _init_weighing(self.weigh, self.fuse)
-        return residual
 
-
-class TSA(nn.Module, NearIdentity):
+class TSA(nn.Module):
     """Temporal and spatial attention (EDVR, Section 3.3, Equations 5 to 7): (B, T, C, H, W) to (B, C, H, W).
 
     H and W are multiples of 4. The middle frame is the reference.
@@ -96,11 +79,6 @@ class TSA(nn.Module, NearIdentity):
         mask, shift = self.attend(weighted)
         return leaky(self.fuse(weighted)) * mask.sigmoid() * 2 + shift  # Equation 7, modulated
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        residual = _init_fusion(self.fuse, identity)
-        self.init_as_convolution()
-        return residual
-
     @torch.no_grad()
     def init_as_convolution(self) -> None:
         """Make attention uniform in time and space, so that the part computes the plain convolution ``fuse``."""
@@ -110,7 +88,9 @@ class TSA(nn.Module, NearIdentity):
         for conv in (mask, shift):
             conv.weight.zero_()
             conv.bias.zero_()
-        _init_weighing(self.weigh, fuse)
+        nn.init.zeros_(self.weigh.embed_reference.weight)
+        nn.init.zeros_(self.weigh.embed_reference.bias)  # type: ignore[arg-type]
+        fuse.weight *= 2  # the weights of frames are one half then
         fuse.bias += LIFT
         shift.bias -= LIFT
 
@@ -157,36 +137,3 @@ def init_attention(network: nn.Module, loaded: Collection[str]) -> None:
     for name, part in network.named_modules():
         if isinstance(part, TSA) and f"{name}.fuse.weight" in loaded and f"{name}.weigh.embed.weight" not in loaded:
             part.init_as_convolution()
-
-
-@torch.no_grad()
-def _init_fusion(fuse: nn.Conv2d, identity: IdentityChannels) -> IdentityChannels:
-    """Pass on the identity channels of the middle frame.
-
-    Motion deblurring needs differences between the middle frame and the others. Weights of about 1 with a tiny sum are
-    hard to learn, so ``identity.differences`` sets them, as far as there are channels.
-    """
-    frames = fuse.in_channels // fuse.out_channels
-    pass_through(fuse, [float(frame == frames // 2) for frame in range(frames)], identity.count)
-    if identity.differences:
-        _init_differences(fuse, identity.count)
-    return identity
-
-
-def _init_differences(fuse: nn.Conv2d, count: int) -> None:
-    """Set the channels after the identity channels to the difference of each other frame to the middle frame."""
-    channels, inputs = fuse.weight.shape[:2]
-    frames = inputs // channels
-    others = [frame for frame in range(frames) if frame != frames // 2]
-    pairs = [(frame, channel) for frame in others for channel in range(count)]
-    for row, (frame, channel) in zip(range(count, channels), pairs, strict=False):
-        fuse.weight[row] = 0
-        fuse.weight[row, frame * channels + channel] = STEEP
-        fuse.weight[row, frames // 2 * channels + channel] = -STEEP
-
-
-@torch.no_grad()
-def _init_weighing(weigh: TemporalAttention, fuse: nn.Conv2d) -> None:
-    """Weigh all frames alike, and compensate in the next convolution."""
-    weigh.init_near_identity(IdentityChannels())
-    fuse.weight *= 2  # the weights of frames start at one half

@@ -6,7 +6,6 @@ Shapes: B batch, T frames, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +14,9 @@ from torch import Tensor, nn
 from src.nn.align import PairAlign
 from src.nn.blocks import Blend, conv3x3
 from src.nn.clips import cat_clips, flatten_time, unflatten_time
-from src.nn.warm_start import MIDDLE, IdentityChannels, NearIdentity, init_near_identity, pass_through
-
-OPEN = 6.0  # bias of an open gate, sigmoid(6) = 0.998
-SMALL = 0.15  # gain on identity channels before tanh, which is nearly linear there
 
 
-class ConvLSTM(nn.Module, NearIdentity):
+class ConvLSTM(nn.Module):
     """Convolutional LSTM with a zero initial state. (B, T, C, H, W) to hidden states of the same shape.
 
     One 3x3 convolution computes the gates, in the order input, forget, output, candidate.
@@ -50,21 +45,6 @@ class ConvLSTM(nn.Module, NearIdentity):
         """Align the state of the last frame, (B, C, H, W) each, with the current frame; here leave it as it is."""
         return hidden, cell
 
-    @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Pass on the identity channels of the current frame, smaller and centred; forget those of the state."""
-        weight, bias = self.gates.weight, self.gates.bias
-        assert bias is not None
-        channels = len(bias) // 4
-        candidate = -SMALL * identity.gain * (MIDDLE - identity.offset)
-        for gate, start in enumerate((OPEN, -OPEN, OPEN, candidate)):  # input, forget, output, candidate
-            rows = slice(gate * channels, gate * channels + identity.count)
-            weight[rows], bias[rows] = 0, start
-        for channel in range(identity.count):
-            weight[3 * channels + channel, channel, 1, 1] = SMALL
-        gain = SMALL * float(torch.tensor(OPEN).sigmoid()) ** 2 * identity.gain
-        return replace(identity, gain=gain, offset=MIDDLE)
-
 
 class DeformableConvLSTM(ConvLSTM):
     """ConvLSTM that aligns hidden and cell state with the current frame (Zooming SlowMo, Equation 6)."""
@@ -86,12 +66,6 @@ class DeformableConvLSTM(ConvLSTM):
         hidden = self.align_hidden(for_hidden, self.align_hidden.pyramid(hidden))
         cell = self.align_cell(for_cell, self.align_cell.pyramid(cell))
         return hidden, cell
-
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        for align in (self.align_hidden, self.align_cell):
-            init_near_identity(align, identity)
-            pass_through(align.blend, [0.0, 0.0], identity.count)  # the current frame reaches the gates directly
-        return super().init_near_identity(identity)
 
 
 class Bidirectional(nn.Module):

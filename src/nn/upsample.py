@@ -16,7 +16,6 @@ from src.nn.warm_start import (
     FAINT,
     MIDDLE,
     RGB,
-    IdentityChannels,
     NearIdentity,
     check_width,
     init_near_identity,
@@ -62,14 +61,14 @@ class Reconstruct(nn.Module, NearIdentity):
         return self.last(leaky(self.refine(x)))
 
     @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Make almost nothing of any features, and enlarge that step by step, by quadratic interpolation.
 
         The first convolution is faint, not zero: leaky ReLUs pass a faint channel or its negative whole, but at exactly
         zero both only with their slope, and almost no gradient returns through several of them.
         """
-        identity = init_near_identity(self.trunk, identity)
-        count, level = identity.count, 0.0  # level: the bias that centres a channel about zero
+        count = init_near_identity(self.trunk, count)
+        level = 0.0  # level: the bias that centres a channel about zero
         steps = list(zip(self.upscale, self.steps, strict=True))
         enter = self.upscale[0] if steps else self.refine
         assert isinstance(enter, nn.Conv2d)
@@ -106,7 +105,7 @@ class Reconstruct(nn.Module, NearIdentity):
             for factor, source in sources:
                 self.last.weight[channel, source + channel, 1, 1] = factor
         self.last.bias.zero_()
-        return IdentityChannels()
+        return RGB
 
 
 def _quadratic_taps(step: int) -> Tensor:

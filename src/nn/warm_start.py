@@ -17,7 +17,6 @@ a channel from itself and its negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,34 +31,17 @@ RANDOM = 0.1  # factor for the random weights beside those that carry difference
 FAINT = 1e-3  # factor for the random weights of a layer that starts by adding almost nothing
 
 
-@dataclass(frozen=True)
-class IdentityChannels:
-    """The first ``count`` channels of a feature, equal to gain * (colour - offset).
-
-    Args:
-        count: number of identity channels, a multiple of 3.
-        gain: factor on the colours.
-        offset: colour at which the channels are zero.
-        differences: give a fusion of frames additional channels with differences between frames.
-    """
-
-    count: int = RGB
-    gain: float = 1.0
-    offset: float = 0.0
-    differences: bool = False
-
-
 class NearIdentity:
     """Base of parts that can start near the identity."""
 
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Initialise the part and its own parts in place, so that the identity channels pass through.
 
         Args:
-            identity: the identity channels of its input.
+            count: number of identity channels of its input.
 
         Returns:
-            the identity channels of its output.
+            that of its output.
 
         Raises:
             UserError: the part has too few channels.
@@ -67,21 +49,21 @@ class NearIdentity:
         raise NotImplementedError
 
 
-def init_near_identity(module: nn.Module, identity: IdentityChannels) -> IdentityChannels:
+def init_near_identity(module: nn.Module, count: int) -> int:
     """Initialise every :class:`NearIdentity` part of ``module``, in the order of registration, in place.
 
     Args:
         module: a network, a part or a container of parts that run in the order of their registration.
-        identity: the identity channels of its input.
+        count: number of identity channels of its input.
 
     Returns:
-        the identity channels of its output.
+        that of its output.
     """
     if isinstance(module, NearIdentity):
-        return module.init_near_identity(identity)
+        return module.init_near_identity(count)
     for part in module.children():
-        identity = init_near_identity(part, identity)
-    return identity
+        count = init_near_identity(part, count)
+    return count
 
 
 @torch.no_grad()

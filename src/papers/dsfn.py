@@ -20,7 +20,7 @@ from src.geometry import Geometry, evenly
 from src.nn.blocks import SLOPE, ResidualBlock, conv3x3
 from src.nn.clips import flatten_time, map_frames, stack_channels, to_fast_layout, unflatten_time
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_near_identity, pass_through
+from src.nn.warm_start import FAINT, NearIdentity, init_near_identity, pass_through
 from src.ops.color import flow_picture
 from src.ops.deform_conv import deform_conv2d
 from src.papers.restorer import Restorer
@@ -83,25 +83,25 @@ class Level(nn.Module, NearIdentity):
         nn.init.zeros_(motion.weight)  # both offset fields start as no motion
         nn.init.zeros_(motion.bias)  # type: ignore[arg-type]
         if warm_start:
-            self.init_near_identity(IdentityChannels(3 * FRAMES))
+            self.init_near_identity(3 * FRAMES)
 
     @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Pass the colours of the three frames in the middle through all parts, and add almost nothing to the maps."""
         frame: Any = self.decode[-1]
         frame.weight *= FAINT
         nn.init.zeros_(frame.bias)
         enter, *further = (part[0] for part in (*self.encode, *self.restore, self.decode[0]))
         pixels = 1 if enter.in_channels == 3 * FRAMES else self.scale**2  # channels of one colour of one frame
-        first = (enter.in_channels // pixels - identity.count) // 2
-        pass_through(enter, [0.0], identity.count)
-        for channel in range(identity.count):
+        first = (enter.in_channels // pixels - count) // 2
+        pass_through(enter, [0.0], count)
+        for channel in range(count):
             enter.weight[channel, (first + channel) * pixels : (first + channel + 1) * pixels, 1, 1] = 1 / pixels
         for conv in (*further, *self.warp):
-            pass_through(conv, [1.0], identity.count)
+            pass_through(conv, [1.0], count)
         for parts in (self.encode, self.restore, self.motion, self.decode):
-            init_near_identity(parts, identity)  # their residual blocks
-        return identity
+            init_near_identity(parts, count)  # their residual blocks
+        return count
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         """Refine maps (N, 3, s*s*3, H, W) by a residual from the input (N, inputs, H, W)."""

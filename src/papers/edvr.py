@@ -29,7 +29,7 @@ from src.nn.encode import BlurredFrameEncoder, FrameEncoder
 from src.nn.fuse import TSA, TemporalFuse
 from src.nn.upsample import Reconstruct
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import IdentityChannels, init_near_identity
+from src.nn.warm_start import RGB, init_near_identity
 from src.ops.color import flow_picture
 
 
@@ -38,12 +38,13 @@ class EDVR(VideoNetwork):
 
     Args:
         encode: features (N, C, H, W) of single frames.
-        align: aligns the pyramid of every frame to that of the middle one: a module with ``pyramid(features) -> list``
-            and ``forward(neighbours, reference) -> (B * T, C, H, W)``.
+        align: aligns the pyramid of every frame to that of the middle one: a module with ``pyramid(features) -> list``,
+            beginning with the features, and ``forward(neighbours, reference) -> (B * T, C, H, W)``.
         fuse: fuses aligned features (B, T, C, H, W) to (B, C, H, W).
         reconstruct: turns features (B, C, H, W) into the residual (B, 3, s*H, s*W) of the upscaled middle frame.
         frames: T = 2N + 1.
-        warm_start: start as the enlarged middle frame plus almost nothing, instead of at random.
+        shortcut: add the features of the middle frame to the fused ones, and start as the enlarged middle frame plus
+            almost nothing (:mod:`src.nn.warm_start`), so that few steps suffice. The published network has none.
 
     The network's scale is ``reconstruct.scale // encode.shrink``.
     """
@@ -56,7 +57,7 @@ class EDVR(VideoNetwork):
         fuse: nn.Module,
         reconstruct: Reconstruct,
         frames: int = 5,
-        warm_start: bool = False,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         if frames % 2 == 0:
@@ -64,8 +65,9 @@ class EDVR(VideoNetwork):
         self.encode, self.align, self.fuse, self.reconstruct = encode, align, fuse, reconstruct
         self.multiple = 4 * encode.shrink
         self.geometry = Geometry(reconstruct.scale // encode.shrink, frames, (Fraction(frames // 2),))
-        if warm_start:
-            init_near_identity(self, IdentityChannels(differences=self.geometry.scale == 1))
+        self.shortcut = shortcut
+        if shortcut:
+            init_near_identity(reconstruct, init_near_identity(encode, RGB))
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.decode_window(*self.encode_frames(clip))
@@ -78,7 +80,8 @@ class EDVR(VideoNetwork):
     def decode_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:  # type: ignore[override]
         """Restore the middle frame (B, 1, 3, s*H, s*W) of a window from its frames and feature pyramids."""
         scale = self.geometry.scale
-        residual = self.reconstruct(self.fuse(self.align_window(clip, *pyramid)))
+        fused = self.fuse(self.align_window(clip, *pyramid))
+        residual = self.reconstruct(fused + pyramid[0][:, clip.shape[1] // 2] if self.shortcut else fused)
         base = clip[:, clip.shape[1] // 2]
         height, width = base.shape[-2:]
         if scale > 1:

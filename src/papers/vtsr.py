@@ -35,7 +35,6 @@ from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import (
     FAINT,
     RGB,
-    IdentityChannels,
     NearIdentity,
     init_difference,
     init_near_identity,
@@ -67,13 +66,13 @@ class FeaturePyramidEncoder(nn.Module, NearIdentity):
         return [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
 
     @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Carry the colours at half the size in the first three channels of the finest feature."""
         self.backbone.init_with_colours()
         finest: Any = self.lateral[0]
         pass_through_weight(finest.weight, [1.0], RGB)
         finest.bias[:RGB] = 0
-        return identity
+        return count
 
 
 class Unaligned(nn.Module):
@@ -142,7 +141,7 @@ class Equally(nn.Module):
         return torch.cat([own, other], dim=1)
 
 
-class Attention(nn.Module, NearIdentity):
+class Attention(nn.Module):
     """Spatio-temporal attention (Section 3.2.2, Figure 3.7, Equations 3.10 and 3.11), by weights of every level."""
 
     def __init__(self, channels: int) -> None:
@@ -154,14 +153,6 @@ class Attention(nn.Module, NearIdentity):
     def forward(self, own: Tensor, other: Tensor, side: int, level: int) -> Tensor:
         """As :meth:`Equally.forward`; ``side`` is 0 for the first of the two frames."""
         return stack_channels(self.weigh[side][level](cat_clips([own.unsqueeze(1), other.unsqueeze(1)]), 0))  # type: ignore[index]
-
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
-        """Weigh both frames alike, by one half."""
-        weighted = identity
-        for part in self.modules():
-            if isinstance(part, TemporalAttention):
-                weighted = part.init_near_identity(identity)
-        return weighted
 
 
 class Change(nn.Module, NearIdentity):
@@ -200,20 +191,20 @@ class Change(nn.Module, NearIdentity):
         return upsample2x_conv(self.residual, aggregated).tanh()
 
     @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Change almost nothing, and carry differences between the frames to the last convolution.
 
         Features that are the same whether anything moves or not teach it nothing: where nothing moves, in most of a
         video, the loss holds any change at zero. Through random convolutions differences arrive blurred.
         """
         for fuse in self.fuse:
-            init_difference(fuse[0], STEEP / identity.gain)  # type: ignore[index]
+            init_difference(fuse[0], STEEP)  # type: ignore[index]
             pass_signed(fuse[2], SLOPE)  # type: ignore[index]
         for conv in (*self.decode, self.aggregate):
             pass_signed(conv, SLOPE)
         self.residual.weight *= FAINT
         nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
-        return identity
+        return count
 
 
 class VTSR(VideoNetwork):
@@ -246,7 +237,8 @@ class VTSR(VideoNetwork):
         self.change = nn.ModuleList(Change(channels) for _ in ("first", "second"))
         self.geometry = PAIR
         if warm_start:
-            init_near_identity(self, IdentityChannels(channels))
+            for part in (encode, *self.change):
+                init_near_identity(part, channels)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.decode_window(*self.encode_frames(clip))

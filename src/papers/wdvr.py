@@ -21,7 +21,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from src.geometry import Geometry, evenly
 from src.nn.clips import flatten_time, to_fast_layout, trim, unflatten_time
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import FAINT, IdentityChannels, NearIdentity, init_bicubic
+from src.nn.warm_start import FAINT, NearIdentity, init_bicubic
 
 MEAN = 0.5  # taken from the input, added to the output
 
@@ -112,15 +112,15 @@ class Wide(nn.Module, NearIdentity):
         return x
 
     @torch.no_grad()
-    def init_near_identity(self, identity: IdentityChannels) -> IdentityChannels:
+    def init_near_identity(self, count: int) -> int:
         """Add almost nothing to the identity channels."""
         for block in self.blocks:
             last: Any = block[-1]  # type: ignore[index]
             weight = last.weight.clone()
-            weight[: identity.count] *= FAINT
+            weight[:count] *= FAINT
             last.weight = weight
-            last.bias[: identity.count] = 0
-        return identity
+            last.bias[:count] = 0
+        return count
 
     @classmethod
     def cost(cls, units: int, activations: int) -> int:

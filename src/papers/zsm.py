@@ -30,7 +30,7 @@ from src.nn.clips import cat_clips, flatten_time, map_frames, pad_to_multiple, u
 from src.nn.encode import FrameEncoder
 from src.nn.upsample import Reconstruct
 from src.nn.video_network import VideoNetwork
-from src.nn.warm_start import IdentityChannels, init_near_identity
+from src.nn.warm_start import RGB, init_near_identity
 from src.papers.restorer import Restorer
 
 
@@ -91,8 +91,9 @@ class ZSM(VideoNetwork):
         reconstruct: frames from features, k2 = 40 residual blocks.
         guide: low-resolution frames from interpolated features (Section 3.5), or None.
         frames: T of one pass over a longer video; training crops have 4 (Section 3.6).
-        residual: add to the input frames, enlarged and blended, and start by adding almost nothing
-            (:mod:`src.nn.warm_start`); the published network makes frames from nothing.
+        shortcut: add to the input frames, enlarged and blended, and add those frames' features, blended, to those of
+            ``aggregate``; start by adding almost nothing (:mod:`src.nn.warm_start`), so that few steps suffice. The
+            published network has none.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class ZSM(VideoNetwork):
         reconstruct: Reconstruct,
         guide: nn.Module | None = None,
         frames: int = 4,
-        residual: bool = False,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.encode = encode
@@ -112,9 +113,9 @@ class ZSM(VideoNetwork):
         self.aggregate = aggregate
         self.reconstruct = reconstruct
         self.guide = guide
-        self.residual = residual
-        if residual:
-            init_near_identity(self, IdentityChannels())
+        self.shortcut = shortcut
+        if shortcut:
+            init_near_identity(reconstruct, init_near_identity(encode, RGB))
         times = evenly(0, "1/2", 2 * frames - 1)
         self.geometry = Geometry(reconstruct.scale, frames, times, stride=frames - 1, elastic=True)
 
@@ -135,10 +136,12 @@ class ZSM(VideoNetwork):
     def decode(self, clip: Tensor, existing: Tensor, between: Tensor) -> Tensor:
         """Reconstruct frames from a clip and the features of its frames and of those in between."""
         scale, (height, width) = self.geometry.scale, clip.shape[-2:]
-        frames = map_frames(self.reconstruct, self.aggregate(interleave(existing, between)))
-        frames = frames[..., : scale * height, : scale * width]
-        if self.residual:
-            base = flatten_time(interleave(clip, (clip[:, :-1] + clip[:, 1:]) / 2))
+        features = self.aggregate(interleave(existing, between))
+        if self.shortcut:
+            features = features + insert_means(existing)
+        frames = map_frames(self.reconstruct, features)[..., : scale * height, : scale * width]
+        if self.shortcut:
+            base = flatten_time(insert_means(clip))
             base = F.interpolate(base, scale_factor=float(scale), mode="bicubic", align_corners=False)
             frames = frames + unflatten_time(base, frames)
         return frames
@@ -163,6 +166,11 @@ def interleave(existing: Tensor, between: Tensor) -> Tensor:
     *before, last = existing.split(1, dim=1)
     pairs = zip(before, between.split(1, dim=1), strict=False)  # without any, split yields one empty chunk
     return cat_clips([*chain.from_iterable(pairs), last])
+
+
+def insert_means(frames: Tensor) -> Tensor:
+    """Put the mean of every two neighbours of (B, T, C, H, W) between them: (B, 2T - 1, C, H, W)."""
+    return interleave(frames, (frames[:, :-1] + frames[:, 1:]) / 2)
 
 
 class ZSMRestorer(Restorer):

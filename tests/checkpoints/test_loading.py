@@ -168,12 +168,13 @@ def test_names_in_descriptions_of_earlier_versions_still_build():
     assert (network(clip) - enlarged)[inner].abs().max() < 0.1  # "interpolating" reached the networks
 
 
-def test_zooming_slowmo_of_earlier_versions_makes_frames_from_nothing():
-    network = to_plain(compose("model=zsm", "size=mini", "size.width=0.125").model)["network"]
-    residual = build(network, "now.ckpt")
-    del network["residual"]
+@pytest.mark.parametrize("model", ["zsm", "edvr_m"])
+def test_networks_of_earlier_versions_have_no_shortcut(model):
+    network = to_plain(compose(f"model={model}", "size=mini").model)["network"]
+    now = build(network, "now.ckpt")
+    del network["shortcut"]
     earlier = build({**network, "warm_start": True}, "earlier.ckpt")
-    assert (residual.residual, earlier.residual) == (True, False)
+    assert (now.shortcut, earlier.shortcut) == (True, False)
 
 
 def nested(depth: int) -> dict:
