@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from src.config.composition import CONF
 from src.config.error_report import report_error
 from src.config.options import run_task
-from src.config.overrides import quote_paths, translate
+from src.config.overrides import quote_paths, refuse_other_data, translate
+from src.config.own_code import open_own_code
 from src.config.resuming import expand_resume
 from src.config.run_directory import is_begun, is_finished
 from src.config.validation import validate
@@ -45,7 +46,9 @@ def compose_and_call(config: DictConfig) -> None:
         print(f"{directory} is finished, with results.json: nothing left to do.")
         return
     try:
-        validate(config)
+        packages = open_own_code(config)  # before anything of it is imported
+        validate(config, HydraConfig.get().overrides.task)
+        config.trust = packages
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import; no tips, no device lists
         run_task(config, directory)
     except Exception as error:  # reported here, before Hydra adds lines of its own
@@ -69,6 +72,7 @@ def main() -> None:
             typed = [argument for argument in typed if argument.startswith(("-", "hydra"))]
         typed = expand_resume(typed)
         arguments = translate(typed, sweep="hydra.mode=RUN" not in typed)
+        refuse_other_data(arguments)
         sys.argv[1:] = [quote_paths(argument) for argument in arguments]
         compose_and_call()
     except BaseException as error:

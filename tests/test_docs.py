@@ -8,6 +8,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from shlex import split
 
 import pytest
 import torch
@@ -63,3 +64,35 @@ def test_the_guide_trains_is_scored_and_restores(tmp_path: Path) -> None:
     run("task=restore", f"checkpoint={checkpoint}", f"input={clips / 'a.mp4'}", f"output={output}", "max_frames=7")
     with open_video(output) as reader:
         assert (len(reader), reader.size) == (7, (192, 256))
+
+
+@pytest.mark.slow
+def test_own_code_of_the_page_trains_is_scored_and_restores(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own_work.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(\"\"\"Fusion.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mean_fusion.py").write_text(code, encoding="utf-8")
+    train, evaluate, restore = (
+        line for line in page.splitlines() if line.startswith("python") and "mean_fusion" in line
+    )
+    runs, output = tmp_path / "runs", tmp_path / "better.mp4"
+    small = [f"paths.runs={runs}", f"paths.data={tmp_path / 'data'}", "logger=csv", "data.test_frames=4"]
+    clip = tmp_path / "clip.mp4"
+    with VideoWriter(clip, Fraction(25), codec="lossless") as writer:
+        for frame in torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8):
+            writer.write(frame)
+
+    def run(line: str, *more: str) -> None:
+        (_, _, _, *arguments), checkpoint = split(line), next(runs.rglob("last.ckpt"), "")
+        names = {"mean_fusion.py": tmp_path / "mean_fusion.py", "<last.ckpt>": checkpoint, "holiday.mp4": clip}
+        names["better.mp4"] = output
+        for name, path in names.items():
+            arguments = [argument.replace(name, str(path)) for argument in arguments]
+        command = [sys.executable, "-m", "src.run", *arguments, *more]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+    run(train, *small, "trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=64")
+    run(evaluate, *small)
+    assert len(list(runs.rglob("results.json"))) == 2
+    run(restore, "max_frames=2")
+    assert output.is_file()

@@ -63,6 +63,41 @@ def test_reference_numbers(number: int, crop: int, channel: str) -> None:
     assert ssim(estimate, target, luma=channel == "y", crop=crop).item() == pytest.approx(expected["ssim"], abs=1e-6)
 
 
+LEVELS = [(0, 0), (0, 1), (1, 2), (16, 17), (127, 129), (235, 236), (254, 255), (255, 255), (3, 250)]
+
+
+@pytest.mark.parametrize(("x", "y"), LEVELS)
+@pytest.mark.parametrize("size", [(16, 16), (70, 1000)], ids=str)  # the second in several bands
+def test_ssim_of_flat_frames_is_the_formula_of_their_means(x: int, y: int, size: tuple[int, int]) -> None:
+    def by_means(x: float, y: float) -> float:
+        return (2 * x * y + 2.55**2) / (x * x + y * y + 2.55**2)
+
+    flat = torch.tensor([x, y])[:, None, None, None].expand(2, 3, *size) / 255
+    assert ssim(*flat).item() == pytest.approx(by_means(x, y), abs=1e-9)
+    assert ssim(*flat).item() <= 1
+    black, scale = 16, 219 / 255  # the luma of greys
+    expected = by_means(black + scale * x, black + scale * y)
+    assert ssim(*flat, luma=True).item() == pytest.approx(expected, abs=1e-7)  # luma is in single precision
+    halves = flat.clone()  # next to an edge a region is as flat: 235 beside 16
+    halves[..., size[1] // 2 :] = 16 / 255
+    assert ssim(halves[0], halves[0]).item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (30, 40), (50, 3000)], ids=str)
+def test_ssim_equals_five_convolutions_in_float64(size: tuple[int, int]) -> None:
+    x = torch.rand(1, 3, *size).mul(255).round()
+    y = (0.7 * x + 70 * torch.rand(x.shape)).round()
+    x[..., : size[1] // 3], y[..., : size[1] // 3] = 235, 236  # flat beside noise
+    taps = torch.exp(-((torch.arange(11).double() - 5) ** 2) / (2 * 1.5**2))
+    window = torch.outer(taps, taps).div(taps.sum() ** 2).expand(3, 1, 11, 11)
+    a, b = x.double(), y.double()
+    means = [torch.nn.functional.conv2d(v, window, groups=3) for v in (a, b, a * a, b * b, a * b)]
+    covariance, variances = means[4] - means[0] * means[1], means[2] + means[3] - means[0] ** 2 - means[1] ** 2
+    structure = (2 * covariance + 7.65**2) / (variances + 7.65**2)
+    brightness = (2 * means[0] * means[1] + 2.55**2) / (means[0] ** 2 + means[1] ** 2 + 2.55**2)
+    assert ssim(x[0] / 255, y[0] / 255).item() == pytest.approx((structure * brightness).mean().item(), abs=1e-10)
+
+
 def test_one_value_a_frame() -> None:
     estimate, target = clip(0, frames=6)
     batch = estimate.view(2, 3, 3, 20, 24), target.view(2, 3, 3, 20, 24)

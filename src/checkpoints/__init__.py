@@ -4,6 +4,7 @@ from src.checkpoints.descriptions import CASCADE, FROZEN, MAX_DEPTH, MOVED, RENA
 from src.checkpoints.files import read_contents, read_step
 from src.checkpoints.loading import cascade, load, load_frozen
 from src.checkpoints.references import find_references, from_reference
+from src.trust import trust
 
 __all__ = [
     "CASCADE",
@@ -19,4 +20,5 @@ __all__ = [
     "load_frozen",
     "read_contents",
     "read_step",
+    "trust",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from src.errors import CheckpointError
+from src.trust import is_trusted, suggest_trust
 
 TRUSTED = ("src.papers", "src.nn", "src.engine", "torch.nn")  # packages of the Modules that a description may name
 MOVED = {"src.papers.cascade.Cascade": "src.engine.cascade.Cascade"}  # targets in older files
@@ -29,7 +30,8 @@ def build(
 ) -> nn.Module:
     """Build the network that a file describes: a checkpoint's ``network``, or ``model.network`` of a run's config.yaml.
 
-    The file is not trusted: only Modules of this suite and of ``torch.nn`` are built, from plain values.
+    The file is not trusted: only Modules of this suite, of ``torch.nn`` and of :func:`src.trust.trust` are built, from
+    plain values.
 
     Args:
         description: ``_target_`` and arguments.
@@ -40,7 +42,7 @@ def build(
     Raises:
         CheckpointError: the description contains anything else, or building fails.
     """
-    _check_description(source, description, allow_checkpoints)
+    check_description(source, description, allow_checkpoints=allow_checkpoints)
     try:
         with limit_elements(limit):
             network = instantiate(_modernise(description))
@@ -54,7 +56,7 @@ def build(
     return network
 
 
-def _check_description(source: str | Path, description: Any, allow_checkpoints: bool) -> None:
+def check_description(source: str | Path, description: Any, *, allow_checkpoints: bool = False) -> None:
     """Raise a CheckpointError for a description with anything but Modules and plain values of plausible size."""
     pending, parts = [(description, 1)], 1
     while pending:  # no recursion: an untrusted description may be deep, and may repeat or contain itself
@@ -72,7 +74,8 @@ def _check_description(source: str | Path, description: Any, allow_checkpoints: 
             target = MOVED.get(str(node.get("_target_")), node.get("_target_"))
             trusted = _is_module(str(target)) or (allow_checkpoints and target in (CASCADE, FROZEN))
             if odd or ("_target_" in node and not trusted):
-                raise CheckpointError(f"The network in {source} has the target {target!r}, no part of this suite.")
+                reason = _explain_refusal(target, description)
+                raise CheckpointError(f"The network in {source} has the target {target!r}, {reason}.")
         elif isinstance(node, str) and "${" in node:
             raise CheckpointError(f"The network in {source} has an interpolation, {node!r}; it is not built.")
         elif isinstance(node, int | float) and not abs(node) <= MAX_NUMBER:
@@ -81,6 +84,18 @@ def _check_description(source: str | Path, description: Any, allow_checkpoints: 
             raise CheckpointError(
                 f"The network in {source} contains a {type(node).__name__}, not a plain value; it is not built."
             )
+
+
+def _explain_refusal(target: Any, description: Any) -> str:
+    """Say why a target is not built, and which option would change that."""
+    module = str(target).rpartition(".")[0]
+    if not is_trusted(module):
+        return f"no part of this suite{suggest_trust(description)}"
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # anything that the user's code raises
+        return f"and {module} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})"
+    return "which is no class of torch.nn.Module"
 
 
 def _modernise(node: Any) -> Any:
@@ -112,6 +127,9 @@ def limit_elements(limit: int) -> Iterator[None]:
 def _is_module(target: str) -> bool:
     """Check that a dotted name is a Module class in a trusted package, and defined in a trusted package too."""
     module = target.rpartition(".")[0]
+    if is_trusted(module):  # with everything that the user's code imports
+        value = _find_member(target)
+        return isinstance(value, type) and issubclass(value, nn.Module)
     if module != "torch.nn" and not module.startswith(("src.papers.", "src.nn.", "src.engine.")):
         return False
     value = _find_member(target)
@@ -119,7 +137,9 @@ def _is_module(target: str) -> bool:
 
 
 def is_own(target: str) -> bool:
-    """Check that a dotted name is a class or function in a module of the suite, and defined in the suite too."""
+    """Check that a dotted name is a class or function that the suite defines, or one of the user's own trusted code."""
+    if is_trusted(target.rpartition(".")[0]):
+        return isinstance(_find_member(target), type | FunctionType)
     value = _find_member(target) if target.startswith("src.") else None
     return isinstance(value, type | FunctionType) and value.__module__.startswith("src.")
 
@@ -131,3 +151,7 @@ def _find_member(target: str) -> object:
         return vars(importlib.import_module(module)).get(name)
     except ImportError:
         return None
+    except Exception:  # of the user's own code
+        if is_trusted(module):
+            return None
+        raise

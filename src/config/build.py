@@ -15,13 +15,16 @@ from hydra.utils import get_object, instantiate
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import nn
 
 from src.checkpoints import CASCADE, FROZEN, load
 from src.config.composition import SURE_MATCH, to_plain
+from src.config.own_code import list_texts
 from src.config.suggestions import closest
+from src.config.weight_transfer import match_weights
 from src.engine.cascade import Cascade
 from src.errors import CheckpointError, CodeError, UserError
 from src.nn.blocks import fold_norms
@@ -33,6 +36,8 @@ from src.zoo import locate
 
 def build_inference_network(config: DictConfig) -> nn.Module:
     """Return the network to evaluate or restore with: from ``checkpoint``, or a new one from ``model`` without one."""
+    if config.get("checkpoint_skip"):
+        raise UserError("checkpoint_skip is for training: leave it out.")
     return fold_norms(load(config.checkpoint) if config.checkpoint else instantiate(config.model.network))
 
 
@@ -47,7 +52,8 @@ def list_weights(config: DictConfig) -> list[Path]:
 def build_training_network(config: DictConfig) -> nn.Module:
     """Return the network of ``model`` to train, with the weights of ``checkpoint`` if there is one.
 
-    Parts that the checkpoint lacks, such as a guide, keep their initial weights.
+    Parts that the checkpoint lacks, such as a guide, and those of ``checkpoint_skip`` keep their initial weights. It
+    prints how many weights are taken, left and started anew.
 
     Raises:
         UserError: the checkpoint does not match the configured network.
@@ -59,16 +65,14 @@ def build_training_network(config: DictConfig) -> nn.Module:
         if isinstance(network, Cascade) and not isinstance(source, Cascade):  # weights of the first stage alone
             first = next(iter(network.stages))
             weights = {f"stages.{first}.{name}": weight for name, weight in weights.items()}
-        mismatched = [name for name in weights if name not in initial or initial[name].shape != weights[name].shape]
-        if mismatched:
-            raise UserError(
-                f"The checkpoint {config.checkpoint} does not match the configured network ({len(mismatched)} "
-                f"mismatched weights, the first is {mismatched[0]}): use the model and size from the run's "
-                "config.yaml; a cascade also accepts a checkpoint of its first stage's architecture."
-            )
-        network.load_state_dict({**initial, **weights})
+        transfer = match_weights(weights, initial, list_texts(config.get("checkpoint_skip")), str(config.checkpoint))
+        network.load_state_dict({**initial, **transfer.taken})
+        if not config.resume:
+            rank_zero_only(print)(transfer.describe(str(config.checkpoint)), flush=True)
         if config.size.warm_start:
-            init_attention(network, weights.keys())
+            init_attention(network, transfer.taken.keys())
+    elif config.get("checkpoint_skip"):
+        raise UserError("checkpoint_skip leaves out parts of a checkpoint: add checkpoint=<file>, or leave it out.")
     return network
 
 

@@ -28,8 +28,9 @@ PATH_OPTIONS = (
     "pack",
     "card",
     "resume",
+    "code",
 )
-LIST_OPTIONS = ("input", "model.network.stages")  # those of the above that may be a list
+LIST_OPTIONS = ("input", "model.network.stages", "code")  # those of the above that may be a list
 STUDY = "hydra.callbacks.study"
 TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths
@@ -78,6 +79,30 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     if PAIRED[0] in arguments and not any(argument.startswith("degradation=") for argument in arguments):
         arguments = [*arguments, PAIRED[1]]
     return [_by_paper(new) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
+
+
+def refuse_other_data(arguments: Iterable[str]) -> None:
+    """Refuse ``test=vid4`` beside another ``data=``, which would be scored under its name.
+
+    Studies may stand on other data: their tables name it.
+
+    Raises:
+        UserError: the test is of another data set.
+    """
+    options = dict(argument.partition("=")[::2] for argument in arguments)
+    file, data = CONF / "test" / f"{options.get('test')}.yaml", options.get("data")
+    if data is None or "ablation" in options or not file.is_file():
+        return
+    test: Any = OmegaConf.load(file)
+    chosen = {key: value for entry in test.get("defaults", ()) for key, value in entry.items()}
+    own, protocol = chosen.get("override /data", data), chosen.get("override /protocol")
+    if own != data:
+        rules = f" protocol={protocol}" if protocol else ""
+        raise UserError(
+            f"test={file.stem} scores data={own}, and data={data} would take its place. To score data={data} by the "
+            f"same rules, replace test={file.stem} by test=trained{rules}; to score these weights on {own}, use "
+            f"task=evaluate data={own}{rules} checkpoint=<run>/checkpoints/last.ckpt."
+        )
 
 
 def by_place(override: str) -> str:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.run_names import former_name, name_overrides
 from src.errors import UserError
 
+SPLITTING = ("data.layout.hold_back=", "data.layout.by=")
 SCORING = ("protocol=", "protocol.")  # options that change no training
 
 
@@ -73,6 +74,18 @@ def _measure_pairs(high: str, low: str) -> Any:
     return measure_ratio(os.path.expanduser(high), os.path.expanduser(low))
 
 
+def scored(*, _root_: DictConfig) -> str:
+    """``${scored:}``: ``whole`` clips of a folder, or what was ``held_back`` from a training that is compared."""
+    if _root_.task._target_ != "src.tasks.evaluate.evaluate":
+        return "held_back"
+    if not HydraConfig.initialized():
+        return "whole"
+    command = HydraConfig.get()
+    groups = [command.runtime.choices.get(group) for group in ("experiment", "ablation", "test")]
+    split = any(override.lstrip("+").startswith(SPLITTING) for override in command.overrides.task)
+    return "held_back" if split or any(choice not in (None, "null", "own") for choice in groups) else "whole"
+
+
 def needed(option: str) -> NoReturn:
     """``${needed:checkpoint}``: an option without which an experiment fails. A "???" would not replace a default."""
     raise UserError(f"{option} is needed here and has no default: add {option}=<value>.")
@@ -111,7 +124,7 @@ def run_name(choices: DictConfig, overrides: Sequence[str], *, _root_: DictConfi
 
 def register_resolvers() -> None:
     """Register all resolvers with OmegaConf."""
-    for resolver in (width, depth, groups, lr, times, plus, scale, pairs, needed, trained, stages, run_name):
+    for resolver in (width, depth, groups, lr, times, plus, scale, pairs, scored, needed, trained, stages, run_name):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

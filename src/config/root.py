@@ -46,8 +46,11 @@ class RootOptions:
 
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     checkpoint: str | None = None
+    checkpoint_skip: str | list[str] | None = None
     resume: bool | str = False
     debug: bool = False
+    code: str | list[str] | None = None
+    trust: str | list[str] = field(default_factory=list)
     paths: PathOptions = field(default_factory=PathOptions)
     size: SizeOptions = field(default_factory=SizeOptions)
     task: ObjectNode

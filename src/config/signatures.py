@@ -46,7 +46,7 @@ def signature_of(target: str) -> Signature:
     calls: list[Any] = [made]
     if isinstance(made, type):
         calls = [vars(cls)["__init__"] for cls in made.__mro__ if "__init__" in vars(cls) and not _is_root(cls)]
-        calls = calls or ([] if any(map(_is_root, made.__mro__[:-1])) else [made])
+        calls = calls or ([] if is_module(made) else [made])
     kinds, required, first, further = dict[str, Any](), list[str](), None, False
     while calls:
         call = calls.pop(0)
@@ -109,12 +109,20 @@ def import_object(target: str, path: str = "_target_") -> Any:
             except (ImportError, ValueError) as error:
                 raise UserError(f"{path} is {target}, but {inside} cannot be imported: {error}.") from error
         if owner is None and name not in sys.modules:
-            raise UserError(f"{path} is {target}, but there is no module {name}: correct it, or install its package.")
+            raise UserError(
+                f"{path} is {target}, but there is no module {name}: correct it, install its package, or add "
+                f"code=<folder>/{name}.py if it is a file of your own."
+            )
         if owner is not None and not hasattr(owner, name):
             names = {other.name for other in pkgutil.iter_modules(getattr(owner, "__path__", ()))} | {*dir(owner)}
             raise UserError(f"{path} is {target}, but {place} has no {name}{end_with_suggestion(name, names)}")
         owner, place = sys.modules[name] if owner is None else getattr(owner, name), inside
     return owner
+
+
+def is_module(made: Any) -> bool:
+    """Return True for a class of ``torch.nn.Module``."""
+    return isinstance(made, type) and any(map(_is_root, made.__mro__[:-1]))
 
 
 def _is_root(cls: type) -> bool:

@@ -7,7 +7,8 @@ nothing is read but modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from src.config.options import ROOT, options_mismatch, options_of
 from src.config.root import ObjectNode, ObjectNodes, RootOptions
-from src.config.signatures import Signature, import_object, read_hints, signature_of
+from src.config.signatures import Signature, import_object, is_module, read_hints, signature_of
 from src.config.suggestions import closest, end_with_suggestion
 from src.config.type_check import UNKNOWN, join, type_mismatch
 from src.errors import UserError
@@ -28,8 +29,12 @@ OBJECT_GROUPS = [name for name, kind in ROOT_TYPES.items() if kind is ObjectNode
 TASK_ARGUMENTS = ("config", "directory")  # arguments of every task
 
 
-def validate(config: DictConfig) -> None:
+def validate(config: DictConfig, overrides: Iterable[str] = ()) -> None:
     """Check names, types, bounds and choices of all options.
+
+    Args:
+        config: the composed configuration.
+        overrides: those of the command line; other options may be left from an object that they replace.
 
     Raises:
         UserError: an option is unknown, missing or does not fit; the message names the first offending option
@@ -43,8 +48,9 @@ def validate(config: DictConfig) -> None:
     _check_nested_names(values, ROOT_TYPES, text)
     _check_values(values, RootOptions)
     _check_task(content, text)
+    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
     for group in OBJECT_GROUPS:
-        _check_objects(group, content.get(group))
+        _check_objects(group, content.get(group), typed)
     if dangling:
         raise UserError(dangling[0])
 
@@ -94,21 +100,25 @@ def _check_collection(group: str, nodes: dict[str, Any]) -> None:
             raise UserError(f"{group}.{name} has no _target_, so nothing can be instantiated from it{end}")
 
 
-def _check_objects(path: str, node: Any) -> None:
+def _check_objects(path: str, node: Any, typed: Collection[str]) -> None:
     """Check every object that is described from here on down."""
     if _is_object(node):
-        _check_object(path, node)
+        _check_object(path, node, typed)
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
-        _check_objects(join(path, name), child)
+        _check_objects(join(path, name), child, typed)
 
 
-def _check_object(path: str, node: Mapping[str, Any]) -> None:
+def _check_object(path: str, node: Mapping[str, Any], typed: Collection[str]) -> None:
     target = node["_target_"]
     if target is UNKNOWN:
         return
     signature = _signature_at(path, target)
     provided = _provided(path, node, signature)
+    positional = list(signature.kinds)[: len(node.get("_args_") or ())]
+    missing = [name for name in signature.required if name not in {*node, *provided, *positional}]
+    if f"{path}._target_" in typed:
+        _check_replacement(path, node, signature, missing, typed)
     for name, value in node.items():
         if name in RESERVED:
             continue
@@ -122,10 +132,28 @@ def _check_object(path: str, node: Mapping[str, Any]) -> None:
             raise UserError(mismatch)
     if target.startswith("hydra.utils.get_") and isinstance(node.get("path"), str):
         import_object(node["path"], f"{path}.path")
-    positional = list(signature.kinds)[: len(node.get("_args_") or ())]
-    missing = [name for name in signature.required if name not in {*node, *provided, *positional}]
     if missing and node.get("_partial_") is not True:
         raise UserError(f"{path} lacks {', '.join(missing)} ({target}): add {path}.{missing[0]}=<value>.")
+
+
+def _check_replacement(
+    path: str, node: Mapping[str, Any], signature: Signature, missing: list[str], typed: Collection[str]
+) -> None:
+    """Reject options that are left from the object whose ``_target_`` was replaced, all in one message."""
+    target = node["_target_"]
+    inherited = [name for name in node if name not in RESERVED and f"{path}.{name}" not in typed]
+    surplus = [] if signature.further else [name for name in inherited if name not in signature.kinds]
+    is_partial = node.get("_partial_") is True
+    if is_partial and f"{path}._partial_" not in typed and is_module(import_object(target)):
+        surplus, is_partial = [*surplus, "_partial_"], False  # of a function; a Module is made, then called
+    if not surplus:
+        return
+    drops = " ".join(shlex.quote(f"~{path}.{name}") for name in surplus)
+    needs = " ".join(f"+{path}.{name}=<value>" for name in missing) if missing and not is_partial else ""
+    raise UserError(
+        f"{path} is now {target}, and {', '.join(surplus)} of the former object remain{'s' * (len(surplus) == 1)}: add "
+        f"{drops} to drop {'it' if len(surplus) == 1 else 'them'}{', and ' * bool(needs)}{needs}."
+    )
 
 
 def _provided(path: str, node: Mapping[str, Any], signature: Signature) -> set[str]:

@@ -268,8 +268,8 @@ class DataModule(LightningDataModule):
         Raises:
             UserError: a clip has too few frames.
         """
-        validation = self._evaluation_clips(self._validation_clips, self.validate_frames)
-        for clip in [*validation, *self._evaluation_clips(self.splits.test, self.test_frames)]:
+        validation = self.evaluation_clips(self._validation_clips, self.validate_frames)
+        for clip in [*validation, *self.evaluation_clips(self.splits.test, self.test_frames)]:
             clip.check_window()
 
     @property
@@ -288,7 +288,8 @@ class DataModule(LightningDataModule):
             raise UserError(f"The data set in {self.root} has no test clips: choose another, e.g. data=vid4")
         return self._evaluation_loader(self.splits.test, self.test_frames)
 
-    def _evaluation_clips(self, clips: Sequence[Clip], frames: int | None) -> list[EvaluationClip]:
+    def evaluation_clips(self, clips: Sequence[Clip], frames: int | None) -> list[EvaluationClip]:
+        """Return clips to evaluate on, with at most ``frames`` input frames each."""
         return [
             EvaluationClip(
                 clip,
@@ -303,7 +304,7 @@ class DataModule(LightningDataModule):
 
     def _evaluation_loader(self, clips: Sequence[Clip], frames: int | None) -> DataLoader:
         rank, world = self._rank_and_world
-        dataset = EvaluationClips(self._evaluation_clips(clips, frames))
+        dataset = EvaluationClips(self.evaluation_clips(clips, frames))
         sampler = share_of_rank(len(dataset), rank, world)
         return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 

@@ -123,8 +123,8 @@ class EvaluationClip:
         """Frame rate of the inputs."""
         return self._source[2] / self.clip.step / self.timeline.every
 
-    def inputs(self) -> Iterator[Tensor]:
-        """Yield the input frames in order: float32 (C, h, w) in [0, 1]."""
+    def inputs(self, start: int = 0) -> Iterator[Tensor]:
+        """Yield the input frames from number ``start`` on, in order: float32 (C, h, w) in [0, 1]."""
         readers = Readers()
         precomputed = find_precomputed(self.clip, self._source[1], self.degradation, readers)
         readers.close()
@@ -136,11 +136,13 @@ class EvaluationClip:
         # Four numbers: SeedSequence ignores trailing zeros, so [seed, name] would be the noise of the first frame.
         degradation = degradation.draw(np.random.default_rng([self.seed, name, 0, 1]))
         count = degradation.group_size
-        exposed = self._expose(path, ranges, degradation)
-        for first in range(0, self.frames, count):
+        begin = start - start % count  # frames of a group are degraded together
+        exposed = self._expose(path, ranges[begin:], degradation)
+        for first in range(begin, self.frames, count):
             frames = torch.stack(list(islice(exposed, count)))
             rng = np.random.default_rng([self.seed, name, first])
-            yield from degradation(to_clip(crop_to_multiple(frames, degradation.scale)), rng)
+            degraded = degradation(to_clip(crop_to_multiple(frames, degradation.scale)), rng)
+            yield from degraded[max(0, start - first) :]
 
     def tail(self, count: int) -> tuple[EvaluationClip, Fraction] | None:
         """Return the last ``count`` input frames that end with the clip, at the distances of the others.
@@ -174,7 +176,13 @@ class EvaluationClip:
                 held[number] = frame
             yield degradation.expose(torch.stack([held[number] for number in exposure]))
 
-    def targets(self, geometry: Geometry | None = None, *, filled: bool = True) -> Iterator[tuple[Fraction, Tensor]]:
+    def target_times(self, *, filled: bool = True) -> list[Fraction]:
+        """List the times of :meth:`targets`."""
+        return [*self._target_source_ranges(self.geometry, filled)]
+
+    def targets(
+        self, geometry: Geometry | None = None, *, filled: bool = True, only: Fraction | None = None
+    ) -> Iterator[tuple[Fraction, Tensor]]:
         """Yield time (in input frames, ascending) and target of each output frame: float32 (C, H, W) in [0, 1].
 
         Args:
@@ -182,8 +190,10 @@ class EvaluationClip:
                 to its own output; by default the network's.
             filled: whether windows that reach beyond the ends of the clip are filled up; otherwise only the outputs of
                 windows within it have targets.
+            only: the one time to read; by default all.
         """
         scale, range_at = self.degradation.scale, self._target_source_ranges(geometry, filled)
+        range_at = range_at if only is None else {only: range_at[only]}
         frames = self._expose(self.clip.path, [*range_at.values()], self.degradation)
         for time, frame in zip(range_at, frames, strict=True):
             yield time, to_clip(crop_to_multiple(frame[None], scale))[0]

@@ -17,6 +17,7 @@ from src.video.discovery import list_images
 from src.video.images import read_size
 from src.video.reader import FrameReader, open_video
 
+OPENED = 50  # clips of unknown length to open for a description
 SHOWN = 10  # messages of an abbreviated list
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,24 @@ class Splits:
         parts = (self.train, self.validate, self.test)
         train, validate, test = ([replace(clip, source_size=size) for clip in part] for part in parts)
         return Splits(train, validate, test, self.damaged)
+
+    def describe(self) -> str:
+        """Count the clips of each split, and their frames unless too many files would be opened for that."""
+        parts = {"to train on": self.train, "to validate on": self.validate, "to score": self.test}
+        unopened = sum(clip.stop is None for part in parts.values() for clip in part)
+        texts = []
+        for use, clips in parts.items():
+            frames = ""
+            if clips and unopened <= OPENED:
+                frames = f" ({sum(clip.length() for clip in clips)} frames)"
+            texts.append(f"{len(clips)} clips{frames} {use}")
+        return ", ".join(texts) + (f" ({self.scored_part})" if self.test else "")
+
+    @property
+    def scored_part(self) -> str:
+        """The part of the test clips that is scored."""
+        cut = any(clip.start for clip in self.test)
+        return "the ends of clips, held back from training" if cut else "whole clips"
 
     def check(self) -> None:
         named = {"training": self.train, "validation": self.validate, "test": self.test}

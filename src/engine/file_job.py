@@ -36,6 +36,7 @@ from src.video.containers import make_write_error, replace_folder
 from src.video.encoders import can_store_alpha, resolve_codec
 from src.video.mux import join
 from src.video.reader import open_video
+from src.video.spatial import SpatialLayout
 from src.video.writer import VideoWriter
 
 RESOLVED = ("tile", "overlap", "clip_length", "context", "padding")  # options resolved by fit_to_memory
@@ -111,6 +112,12 @@ class FileRestoration:
     def duration(self) -> Fraction:
         """Seconds of the output."""
         return self.time_map(Fraction(self.length)) * self.timing.stretch
+
+    @property
+    def layout(self) -> SpatialLayout | None:
+        """Spatial layout of the output; a comparison is flat."""
+        layout = None if self.options.compare else self.reader.layout
+        return layout and layout.enlarge(self.geometry.scale)
 
     @cached_property
     def schedule(self) -> list[tuple[int, Fraction]]:
@@ -247,6 +254,7 @@ class FileRestoration:
                 self.output,
                 source=None if self.reader.stream is None else self.source,
                 stream=self.reader.stream,
+                layout=self.layout,
                 metadata_only=self.options.slow_motion,
                 origin=self.reader.times[0],
                 until=self.time_map(Fraction(self.length)) if cut_off else None,

@@ -25,6 +25,9 @@ def describe_losses(
     yield from (f"{source} {note}." for note in reader.notes)
     if reader.signal.dropped:
         yield f"{source} has {' and '.join(reader.signal.dropped)}: left out."
+    lost = reader.layout.list_lost(writer.path.suffix.lower() if writer else "") if reader.layout else []
+    if lost:
+        yield f"{source} has a {' and a '.join(lost)}: left out, as {output} cannot store it."
     if reader.signal.alpha:
         yield f"{source} has an alpha channel: kept, and taken as straight (not premultiplied)."
     elif reader.has_alpha:

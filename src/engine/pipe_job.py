@@ -95,6 +95,8 @@ def restore_pipe(
         writer = Y4MWriter(sys.stdout.buffer, fps, **writing)
     else:
         writing |= {name: getattr(options, name) for name in ("codec", "quality", "preset", "chroma")} | {"tick": FINE}
+        if reader.layout and not options.compare:
+            writing["layout"] = reader.layout.enlarge(geometry.scale)
         writer = VideoWriter(Path(os.path.expanduser(output)), fps, **writing)
     names = "standard input" if from_pipe else source, "standard output" if to_pipe else output
     size = geometry.scale * reader.size[0], geometry.scale * reader.size[1] * (2 if options.compare == "side" else 1)

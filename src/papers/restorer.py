@@ -17,7 +17,7 @@ from src.annotations import Provided
 from src.engine.cascade import Cascade, apply_recursively
 from src.engine.memory import fit_to_memory
 from src.engine.options import InferenceOptions
-from src.engine.stream import resolve_passes, stream
+from src.engine.stream import find_first_frame, resolve_passes, stream
 from src.errors import UserError
 from src.geometry import Geometry
 from src.metrics import Scores
@@ -237,7 +237,38 @@ class Restorer(LightningModule):
         self.reset_scores()
 
     def test_step(self, clip: Any, batch_index: int) -> None:
-        self.evaluation_step(clip)
+        if self.scores_one_frame:
+            with torch.autocast(self.device.type, enabled=False):
+                self._score_centre(clip)
+        else:
+            self.evaluation_step(clip)
+
+    @property
+    def scores_one_frame(self) -> bool:
+        """Whether a test restores no more of a clip than the frame that counts, by passes that do not depend on others.
+
+        Validation, for which no protocol selects frames, restores all.
+        """
+        protocol, network = self.protocol, as_video_network(self.network)
+        independent = network.temporal_padding is None and not network.average_overlaps
+        plain = protocol.clip_length is None and not (protocol.factor or protocol.to_the_end or protocol.context)
+        return protocol.frames == "centre" and plain and independent and not isinstance(network, Cascade)
+
+    def _score_centre(self, clip: Any) -> None:
+        """Restore and score the middle frame of a clip."""
+        filled = self.protocol.edges != "none"
+        times = clip.target_times(filled=filled)
+        (middle,) = self.protocol.counted(len(times))
+        after = times[middle - 1] if middle else None
+        inputs = (frame.to(self.device) for frame in clip.inputs(find_first_frame(self.network, after, self.protocol)))
+        first = next(inputs)
+        options = fit_to_memory(self.network, self.protocol, first.shape[-2:], self.device, length=clip.frames)
+        estimates = stream(self.network, chain([first], inputs), options, length=clip.frames, after=after)
+        time, estimate = next(iter(estimates))
+        if time != times[middle]:
+            raise RuntimeError(f"{clip.name}: output at time {time}, target at time {times[middle]}")
+        ((_, target),) = clip.targets(filled=filled, only=time)
+        self.scores[-1].update(clip.index, time, estimate, target.to(estimate.device))
 
     def on_test_epoch_end(self) -> None:
         # gathered while all ranks and their devices are still at hand

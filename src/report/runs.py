@@ -31,7 +31,6 @@ class Run(Point):
 
     def __init__(self, directory: Path, overrides: Sequence[str] = ()) -> None:
         super().__init__(directory, overrides)
-        self.notes: list[str] = []
 
     def value(self, source: str) -> Any:
         try:

@@ -53,6 +53,7 @@ class Point:
         self.seconds = seconds  # from its start to its end; None if it was continued
         self.overrides = dict(override.partition("=")[::2] for override in overrides)
         self.values: dict[str, Any] = {}  # cache by source
+        self.notes: list[str] = []  # why values are missing
 
     @cached_property
     def config(self) -> DictConfig:
@@ -75,9 +76,19 @@ class Point:
             return build(description, self.directory / "config.yaml", allow_checkpoints=True)
 
     def value(self, source: str) -> Any:
-        """Return the value of a column's source (see :class:`src.sweeps.callback.Study`) for this run."""
+        """Return the value of a column's source (see :class:`src.sweeps.callback.Study`) for this run.
+
+        None, with a reason in ``notes``, if it takes the network and that cannot be built or run.
+        """
         if source not in self.values:
-            self.values[source] = self._value(source)
+            try:
+                self.values[source] = self._value(source)
+            except Exception as error:  # of the user's own code, for example
+                if not source.startswith(("count/", "network/")):
+                    raise
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                self.notes.append(f"{source}: {kind}{' '.join(str(error).split())}")
+                self.values[source] = None
         return self.values[source]
 
     def _value(self, source: str) -> Any:

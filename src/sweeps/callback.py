@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from src.config.own_code import open_own_code
 from src.config.run_directory import NO_EFFECT, is_finished
 from src.errors import UserError
 from src.sweeps import points
@@ -105,6 +106,8 @@ class Study(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
             return
+        with suppress(UserError):  # which the point has reported
+            open_own_code(config)  # columns may count its network
         entry, was = points.new_status(config), points.read_status(self.folder, config)
         label = points.format_label(entry.overrides, self.options)
         begun = self.start_times.get(entry.number)
@@ -174,6 +177,8 @@ class Study(Callback):
         text = format_markdown(
             [*rows, subtract_rows(rows)] if both else rows, self.title, compare, overrides, self.finding, heading
         )
+        for label, note in _collect_notes(members, self.options):
+            text += f"\n- {escape_markdown(label)}: {escape_markdown(note)}\n"
         if not whole:
             text = f"{self._describe_missing(entries)}\n\n{text}"
         table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}
@@ -214,6 +219,16 @@ class Study(Callback):
         with suppress(KeyError):
             return f": {self.compare} {format_cell(point.value(source))}"
         return ""
+
+
+def _collect_notes(members: Sequence[Point], options: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Return why cells of a table are empty, once for each reason, with the first point that it concerns."""
+    notes: dict[str, str] = {}
+    for point in members:
+        for note in point.notes:
+            text = note.partition(": ")[2].replace(str(point.directory), "<run>")
+            notes.setdefault(text, points.format_label(["=".join(pair) for pair in point.overrides.items()], options))
+    return [(label, note) for note, label in notes.items()]
 
 
 def _is_first_rank() -> bool:

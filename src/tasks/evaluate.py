@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
+from src.config.code_record import complete_record
 from src.config.comparison import describe_published
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
+from src.data.splits import OPENED
 from src.engine.stream import resolve_passes
 from src.errors import UserError
 from src.nn.blocks import count_parameters
@@ -34,16 +38,53 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
     restorer = build_restorer(config, network)
+    keep_held_back(config)
     data = build_data(config, restorer)
     samples = (config.callbacks or {}).get("samples")
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
     if trainer.is_global_zero:  # the other ranks find the files of the first
         data.prepare_data()  # reports a missing data set before anything is written
+        tell_scored_frames(restorer, data)
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         outcome = score(config, directory, trainer, restorer, data, config.checkpoint)
         if trainer.is_global_zero:
             print("".join(f"{line}\n" for line in describe_published(config, outcome["summary"])), end="")
         return outcome
+
+
+def tell_scored_frames(restorer: Any, data: Any) -> None:
+    """Tell that a protocol scores one frame of each clip, where clips are longer than the window of the network."""
+    if restorer.protocol.frames == "all":
+        return
+    clips = data.splits.test[:OPENED]
+    frames = [len(clip.target_times()) for clip in data.evaluation_clips(clips, data.test_frames)]
+    if max(frames, default=0) > data.geometry.window:
+        print(
+            f"protocol={restorer.protocol.name} scores the middle frame of each clip: {len(frames)} of {sum(frames)} "
+            f"frames{' of the first clips' if len(data.splits.test) > OPENED else ''}. protocol.frames=all scores all.",
+            flush=True,
+        )
+
+
+def keep_held_back(config: DictConfig) -> None:
+    """Score no frames that the checkpoint was trained on: what its run held back of the same folder is scored."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    explicit = any(override.lstrip("+").startswith("data.layout.") for override in typed)
+    if config.data.get("layout", {}).get("score") != "whole" or explicit or not config.checkpoint:
+        return
+    file = Path(os.path.expanduser(config.checkpoint)).resolve().parent.parent / "config.yaml"
+    if not file.is_file():
+        return
+    run: Any = OmegaConf.load(file)
+    roots = [OmegaConf.select(node, "data.root") for node in (run, config)]
+    if not all(roots) or len({Path(os.path.expanduser(root)).resolve() for root in roots}) > 1:
+        return
+    if run.data.layout.get("_target_") == config.data.layout._target_:
+        config.data.layout = run.data.layout
+        print(
+            f"These weights were trained on {config.data.root}: only what that training held back is scored. "
+            "data.layout.score=whole scores all frames."
+        )
 
 
 def score(
@@ -57,9 +98,13 @@ def score(
     """Run every test clip through the network and write the scores into ``directory``."""
     outcome = measure(config, trainer, restorer, data, checkpoint)
     if trainer.is_global_zero:
+        outcome["code"] = complete_record(directory)
         write_results(directory / "results.json", outcome)
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
+        described = outcome["protocol"]
+        counted = f"{described['frames_counted']} frames of {described['clips_counted']} clips"
+        print(f"Scored: {counted} of {described['data']}, {described['part']}.")
         print(f"Scores: {directory / 'results.json'}")
     return outcome
 
@@ -90,6 +135,7 @@ def measure(
         clip_length=protocol.clip_length if isinstance(protocol.clip_length, str) else len(geometry.times),
         padding=network.temporal_padding if protocol.padding is None else protocol.padding,
         data=str(data.root),  # type: ignore[attr-defined]
+        part=data.splits.scored_part,  # type: ignore[attr-defined]
         inputs=data.input_source,  # type: ignore[attr-defined]
         input_frames_limit=data.test_frames,  # type: ignore[attr-defined]
         **data.source_size.describe(),  # type: ignore[attr-defined]

@@ -15,13 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.checkpoints import read_contents
+from src.checkpoints.descriptions import check_description
 from src.config.build import build_data, build_loggers, build_restorer, build_trainer, build_training_network
 from src.config.composition import to_plain
+from src.config.own_code import describe_own_parts
 from src.config.resuming import describe_nearest, list_changes
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
-from src.errors import UserError
+from src.errors import CheckpointError, UserError
 from src.nn.blocks import count_parameters
-from src.tasks.evaluate import score
+from src.tasks.evaluate import score, tell_scored_frames
 from src.training import wandb
 from src.training.checkpointing import MetricsFile, find_last_checkpoint
 from src.training.distributed import fail_together
@@ -57,6 +59,8 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
     trainer = build_trainer(config, directory, training=True)
     if trainer.is_global_zero:  # the other ranks use the first one's files
         data.prepare_data()  # reports a missing data set before anything is written
+        print(f"Data: {data.splits.describe()}.", flush=True)  # type: ignore[attr-defined]
+        tell_scored_frames(restorer, data)
         if restorer.protocol.edges == "none":
             data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)
@@ -76,6 +80,9 @@ def _fit_and_score(
     trainer.loggers = build_loggers(config, directory)
     parameters = count_parameters(restorer.network)
     print(f"{parameters:,} parameters; this run: {directory}", flush=True)
+    if trainer.is_global_zero and (sentence := describe_own_parts(config)):
+        print(sentence, flush=True)
+        _warn_unloadable(restorer.description)
     resume_from = _find_checkpoint(config.resume, directory)
     saved = read_contents(resume_from) if resume_from else {}
     if resume_from and "optimizer_states" not in saved:
@@ -112,6 +119,14 @@ def _fit_and_score(
     scored = "scored above" if outcome else "not scored: this data set has no test split"
     print(f"Weights: {last}, {scored}" + (f"; {best} is the best in validation" if best.exists() else ""))
     return outcome
+
+
+def _warn_unloadable(description: Any) -> None:
+    """Warn before the training if the network cannot be built from its checkpoint."""
+    try:
+        check_description("this run", description)
+    except CheckpointError as error:
+        print(f"No command will load the checkpoints of this run: {error}", file=sys.stderr, flush=True)
 
 
 def _find_checkpoint(resume: bool | str, directory: Path) -> Path | None:

@@ -41,6 +41,7 @@ from src.report.model_card import (
 from src.report.runs import Run
 from src.sweeps.run_files import read_configuration
 from src.tasks.evaluate import measure
+from src.trust import suggest_trust
 
 ACCEPTED_LOSS = 0.01  # dB
 SPLITS = {"training": "train", "validation": "validate", "test": "test"}
@@ -211,7 +212,8 @@ def _settings(config: DictConfig, training: DictConfig) -> DictConfig:
         for group in GROUPS:
             settings[group] = training[group]
             if foreign := _find_foreign(OmegaConf.to_container(training[group])):
-                raise UserError(f"The run's config.yaml names {foreign} in {group}, no part of this suite.")
+                way = suggest_trust({"_target_": foreign})
+                raise UserError(f"The run's config.yaml names {foreign} in {group}, no part of this suite{way}.")
         settings.seed = training.seed
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         if any(override.startswith("data.root=") for override in overrides):

@@ -18,7 +18,8 @@ from src.atomic import fsync
 from src.errors import VideoError
 from src.video.colorspace import Signal
 from src.video.discovery import IMAGE_SUFFIXES
-from src.video.matroska import write_aspect
+from src.video.matroska import write_properties
+from src.video.spatial import MATROSKA_SUFFIXES, MP4_SUFFIXES, SpatialLayout, write_layout
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".nut": "nut"}
 
@@ -62,6 +63,7 @@ class ContainerWriter:
 
     Attributes:
         container: the open PyAV container.
+        layout: spatial layout of the video, written on success; None: flat.
 
     Args:
         path: the final file.
@@ -80,6 +82,7 @@ class ContainerWriter:
         if self._format == "nut" and encoder == "prores_ks":
             self._format = "mov"  # NUT has no codec tag for ProRes
         self._aspect = Fraction(1)
+        self.layout: SpatialLayout | None = None
 
     def __enter__(self) -> ContainerWriter:
         check_container(self.path)
@@ -133,8 +136,10 @@ class ContainerWriter:
 
     def _commit(self) -> None:
         self.container.close()
-        if self._aspect != 1:
-            write_aspect(self._temporary, self._aspect)
+        if self.suffix in MATROSKA_SUFFIXES and (self._aspect != 1 or self.layout):
+            write_properties(self._temporary, self._aspect, self.layout)
+        elif self.suffix in MP4_SUFFIXES and self.layout:
+            write_layout(self._temporary, self.layout)
         fsync(self._temporary)
         os.replace(self._temporary, self.path)
         fsync(self._temporary.parent)

@@ -1,4 +1,4 @@
-"""Set the pixel aspect ratio in Matroska files: FFmpeg writes it only from a stream property that PyAV cannot set.
+"""Set aspect ratio and projection in Matroska files: FFmpeg writes them only from properties that PyAV cannot set.
 
 A file is a tree of elements: identifier, length of the content, content (RFC 8794 and RFC 9559). The space for the new
 elements comes from the void element that FFmpeg leaves before the tracks, so no cluster moves.
@@ -7,15 +7,19 @@ elements comes from the void element that FFmpeg leaves before the tracks, so no
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+from src.video.spatial import CUBE_MAP, SpatialLayout
+
 SEGMENT, SEEK_HEAD, SEEK, SEEK_POSITION, INFO = 0x18538067, 0x114D9B74, 0x4DBB, 0x53AC, 0x1549A966
 TRACKS, TRACK_ENTRY, VIDEO, VOID, CRC = 0x1654AE6B, 0xAE, 0xE0, 0xEC, 0xBF
 WIDTH, HEIGHT, DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = 0xB0, 0xBA, 0x54B0, 0x54BA, 0x54B2
+PROJECTION, PROJECTION_TYPE, PROJECTION_PRIVATE, PROJECTION_POSE = 0x7670, 0x7671, 0x7672, (0x7673, 0x7674, 0x7675)
 
 
 class _Element(NamedTuple):
@@ -25,10 +29,10 @@ class _Element(NamedTuple):
     end: int
 
 
-def write_aspect(path: Path, aspect: Fraction) -> None:
-    """Set the pixel aspect ratio, width over height, of the video in a Matroska file that FFmpeg wrote.
+def write_properties(path: Path, aspect: Fraction = Fraction(1), layout: SpatialLayout | None = None) -> None:
+    """Set pixel aspect ratio (width over height) and projection of the video in a Matroska file that FFmpeg wrote.
 
-    It is stored as the display size in whole pixels, so it is exact only if that is.
+    The aspect ratio is stored as the display size in whole pixels, so it is exact only if that is.
 
     Raises:
         OSError: the file cannot be changed or has no space for it.
@@ -38,14 +42,14 @@ def write_aspect(path: Path, aspect: Fraction) -> None:
         segment = next(element for element in _parse_elements(head, 0, len(head)) if element.kind == SEGMENT)
         elements = {e.kind: e for e in _parse_elements(head, segment.content, len(head)) if e.end <= len(head)}
         if not {SEEK_HEAD, VOID, INFO, TRACKS} <= elements.keys():
-            raise OSError(f"{path.name} has no space for a pixel aspect ratio")
+            raise OSError(f"{path.name} has no space for aspect ratio and projection")
         seek_head, void, tracks = elements[SEEK_HEAD], elements[VOID], elements[TRACKS]
-        new_tracks = _set_aspect(head, tracks, aspect)
+        new_tracks = _set_properties(head, tracks, aspect, layout)
         growth = len(new_tracks) - (tracks.end - tracks.start)
         remaining = void.end - void.content - growth
         is_expected_order = seek_head.end == void.start < void.end <= elements[INFO].start < tracks.start
         if not is_expected_order or remaining < 0:
-            raise OSError(f"{path.name} has no space for a pixel aspect ratio")
+            raise OSError(f"{path.name} has no space for aspect ratio and projection")
         moved = {elements[kind].start - segment.content for kind in (INFO, TRACKS)}
         file.seek(seek_head.start)
         file.write(_shift_positions(head, seek_head, moved, growth))
@@ -56,27 +60,40 @@ def write_aspect(path: Path, aspect: Fraction) -> None:
         os.fsync(file.fileno())
 
 
-def _set_aspect(data: bytes, element: _Element, aspect: Fraction) -> bytes:
-    """Return the bytes of an element with the display size of its first video set."""
+def _set_properties(data: bytes, element: _Element, aspect: Fraction, layout: SpatialLayout | None) -> bytes:
+    """Return the bytes of an element with display size and projection of its first video set."""
     children = list(_parse_elements(data, element.content, element.end))
     if element.kind == VIDEO:
-        width, height = (
-            int.from_bytes(data[e.content : e.end]) for kind in (WIDTH, HEIGHT) for e in children if e.kind == kind
-        )
-        replaced = DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT
-        body = b"".join(data[e.start : e.end] for e in children if e.kind not in replaced)
-        display_size = _compute_display_size(width, height, aspect)
-        for kind, value in zip((DISPLAY_WIDTH, DISPLAY_HEIGHT), display_size, strict=True):
-            body += kind.to_bytes(2) + _encode_length(4) + value.to_bytes(4)
+        body = data[element.content : element.end]
+        if aspect != 1:
+            width, height = (
+                int.from_bytes(data[e.content : e.end]) for kind in (WIDTH, HEIGHT) for e in children if e.kind == kind
+            )
+            replaced = DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT
+            body = b"".join(data[e.start : e.end] for e in children if e.kind not in replaced)
+            display_size = _compute_display_size(width, height, aspect)
+            for kind, value in zip((DISPLAY_WIDTH, DISPLAY_HEIGHT), display_size, strict=True):
+                body += _encode_element(kind, value.to_bytes(4))
+        if layout and layout.projection is not None:
+            body += _encode_projection(layout)
         return _encode_element(VIDEO, body)
     body, done = b"", False
     for child in children:
         original = data[child.start : child.end]
         descend = not done and child.kind in (TRACK_ENTRY, VIDEO)
-        part = _set_aspect(data, child, aspect) if descend else original
+        part = _set_properties(data, child, aspect, layout) if descend else original
         done = done or (descend and part != original)
         body += part
     return _encode_element(element.kind, _update_checksum(body))
+
+
+def _encode_projection(layout: SpatialLayout) -> bytes:
+    body = _encode_element(PROJECTION_TYPE, bytes([2 if layout.projection == CUBE_MAP else 1]))
+    body += _encode_element(PROJECTION_PRIVATE, layout.describe_projection())
+    for kind, angle in zip(PROJECTION_POSE, layout.pose, strict=True):
+        if angle:
+            body += _encode_element(kind, struct.pack(">f", angle / (1 << 16)))
+    return _encode_element(PROJECTION, body)
 
 
 def _compute_display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:

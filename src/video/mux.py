@@ -15,6 +15,7 @@ import av
 from src.errors import VideoError
 from src.video.containers import ContainerWriter, PartHeader, make_write_error
 from src.video.decoding import describe_error
+from src.video.spatial import MATROSKA_SUFFIXES, SpatialLayout
 from src.video.stream_copy import CompanionStreams, find_audio_start
 
 
@@ -30,6 +31,7 @@ def join(
     metadata_only: bool = False,
     metadata: Mapping[str, str] | None = None,
     stream: int | None = None,
+    layout: SpatialLayout | None = None,
 ) -> None:
     """Concatenate the parts of a video without re-encoding, and copy the other streams of its source.
 
@@ -45,6 +47,7 @@ def join(
         metadata_only: copy only the metadata of ``source``, no streams or chapters.
         metadata: tags of the file; they override those of ``source``.
         stream: index of the video stream in ``source`` that the parts come from; the video receives its tags.
+        layout: spatial layout of the frames (360 degrees, 3D).
 
     Raises:
         VideoError: a part is damaged or was encoded differently, or the file cannot be written.
@@ -76,6 +79,10 @@ def join(
                 output, source, shift, **limits, video=video, video_source=stream, metadata=metadata
             )
             stack.callback(companions.close)
+            if layout:
+                output.layout = layout
+                if layout.stereo and output.suffix in MATROSKA_SUFFIXES:
+                    video.metadata["stereo_mode"] = layout.stereo
             for number, packet in enumerate(_read_packets(parts)):
                 packet.pts, packet.dts = order[number] + lift, decode_times[number] + lift
                 packet.duration = durations[number]

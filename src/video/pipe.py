@@ -23,6 +23,8 @@ from src.errors import VideoError
 from src.video.colorspace import Signal, from_rgb, guess_matrix, has_alpha, is_transparent, to_rgb, to_rgba
 from src.video.decode_timeout import Watchdog
 from src.video.decoding import (
+    UNCROPPED,
+    UPRIGHT,
     check_pixel_limit,
     choose_stream,
     crop_and_orient,
@@ -39,6 +41,7 @@ from src.video.decoding import (
 )
 from src.video.deinterlace import Deinterlacer
 from src.video.reader import DEFAULT_FPS
+from src.video.spatial import read_layout
 
 STDIN = Path("-")
 
@@ -80,6 +83,7 @@ class PipeReader:
         times: presentation time of each frame yielded by :meth:`frames` so far, in seconds.
         end: end of the last of these frames, in seconds.
         notes: predicates about the source that its user needs to know: several streams, cropping.
+        layout: spatial layout of the frames (360 degrees, 3D); None: flat.
     """
 
     path = STDIN
@@ -114,7 +118,10 @@ class PipeReader:
         self.has_alpha = has_alpha(first.format) and (
             not first.format.has_palette or is_transparent(first, self._reformatter)
         )
-        self.signal = replace(Signal.from_frame(first, deep), alpha=alpha and self.has_alpha)
+        is_whole = (self._orientation, self._cropping) == (UPRIGHT, UNCROPPED)
+        self.layout, lost = read_layout(first, is_whole)
+        signal = Signal.from_frame(first, deep)
+        self.signal = replace(signal, alpha=alpha and self.has_alpha, dropped=(*signal.dropped, *lost))
         self._deinterlace = deinterlace and self.interlaced
         self.times: list[Fraction] = []
         self.end = Fraction(0)

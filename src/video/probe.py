@@ -40,6 +40,7 @@ from src.video.decoding import (
     read_cropping,
     read_orientation,
 )
+from src.video.spatial import SpatialLayout, read_layout
 
 # fmt: off
 # Codecs with one visible frame per packet, unless it is hidden or has no timestamp. For other codecs (packets of single
@@ -77,6 +78,7 @@ class VideoIndex:
         checksums: CRC-32 of each frame of a packed video (:mod:`src.video.packed`).
         cropping: edges that the container hides, before rotation.
         notes: predicates about the file that its user needs to know: several streams, cropping.
+        layout: spatial layout of the frames (360 degrees, 3D).
     """
 
     stream: int
@@ -97,6 +99,7 @@ class VideoIndex:
     checksums: tuple[int, ...] = ()
     cropping: Cropping = UNCROPPED
     notes: tuple[str, ...] = ()
+    layout: SpatialLayout | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -186,7 +189,9 @@ def probe(path: Path, on_progress: Callable[[], None], number: int | None = None
 
     orientation, pixel_format = read_orientation(first), first.format.name
     frames_flagged = bool(first.interlaced_frame)
-    signal = replace(Signal.from_frame(first, deep=True), alpha=alpha)
+    layout, lost = read_layout(first, is_whole=(orientation, cropping) == (UPRIGHT, UNCROPPED))
+    signal = Signal.from_frame(first, deep=True)
+    signal = replace(signal, alpha=alpha, dropped=(*signal.dropped, *lost))
     interlaced = interlaced or frames_flagged
     last_duration = (_compute_end(packets, declared_end) - timestamps[-1]) if countable and timestamps else 0
     objections = {
@@ -224,6 +229,7 @@ def probe(path: Path, on_progress: Callable[[], None], number: int | None = None
         last_duration=max(0, last_duration),
         decord_objection=next((reason for reason, holds in objections.items() if holds), ""),
         cropping=cropping,
+        layout=layout,
         notes=tuple(filter(None, (choice, describe_cropping((first.height, first.width), cropping)))),
     )
 

@@ -39,6 +39,7 @@ from src.video.fork_safety import ForkGuard
 from src.video.frame_decoder import DecordDecoder, FrameDecoder
 from src.video.images import check_alpha, decode_image, load_image
 from src.video.probe import VideoIndex, probe
+from src.video.spatial import SpatialLayout
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 
@@ -106,6 +107,7 @@ class FrameReader(ABC):
         backend: the decoder for random access: ``decord``, ``pyav``, ``frames`` or ``webp``.
         stream: index of the video stream in its container; None for images.
         notes: predicates about the source that its user needs to know: several streams, cropping.
+        layout: spatial layout of the frames (360 degrees, 3D); None: flat.
     """
 
     path: Path
@@ -120,6 +122,7 @@ class FrameReader(ABC):
     has_alpha: bool = False
     stream: int | None = None
     notes: tuple[str, ...] = ()
+    layout: SpatialLayout | None = None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -288,7 +291,7 @@ class FileReader(FrameReader):
             return (None if stream else packed.read_index(path)) or probe(path, watchdog.reset, stream)
 
         self._index = index = watchdog.run(index_file)
-        self.stream, self.notes = index.stream, index.notes
+        self.stream, self.notes, self.layout = index.stream, index.notes, index.layout
         if backend == "decord" and index.decord_objection:
             raise VideoError(f"decord cannot read {path} exactly because it {index.decord_objection}; use pyav or auto")
         has_decord = importlib.util.find_spec("decord") is not None

@@ -42,6 +42,7 @@ from src.video.encoders import (
 )
 from src.video.mux import join
 from src.video.reader import open_video
+from src.video.spatial import SpatialLayout
 from src.video.stream_copy import open_source
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class VideoWriter:
         preset: encoder speed: ``ultrafast`` to ``placebo``, for AV1 ``0`` (slowest) to ``13``.
         source_size: ``(height, width)`` of the video that ``signal`` comes from, or None: players guess the colour
             matrix of untagged video from its size.
+        layout: spatial layout of the frames (360 degrees, 3D); for a part, it is an argument of ``join``.
         gop: maximum key frame interval, for fast random access; setting it also disables B-frames. None: the encoder's
             default.
 
@@ -99,6 +101,7 @@ class VideoWriter:
         source_size: tuple[int, int] | None = None,
         gop: int | None = None,
         chroma: str | None = None,
+        layout: SpatialLayout | None = None,
     ) -> None:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers store numerator and denominator in 32 bits
@@ -111,6 +114,7 @@ class VideoWriter:
             choices = f"choose {', '.join(self._codec.presets)}" if self._codec.presets else "it has no presets"
             raise VideoError(f"{codec} has no preset {preset}; {choices}")
         self._quality, self._preset, self._audio_from = quality, preset, audio_from
+        self._layout = layout
         self.metadata, self._aspect, self._gop = dict(metadata or {}), Fraction(aspect), gop
         self._tick = Fraction(tick) if tick else 1 / self.fps
         self._signal, self._source_size = signal, source_size
@@ -322,7 +326,8 @@ class VideoWriter:
             if kind is None and not self._is_part:
                 origin, stream = self._find_origin()
                 from_source: dict[str, Any] = {"source": self._audio_from, "origin": origin, "stream": stream}
-                join([self._draft], self.path, **from_source, start=self._start, metadata=self.metadata)
+                tags: dict[str, Any] = {"metadata": self.metadata, "layout": self._layout}
+                join([self._draft], self.path, **from_source, start=self._start, **tags)
         except (av.FFmpegError, OSError) as error:
             raise make_write_error(self.path, error) from error
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from src.config.build import build_inference_network, build_restorer
 from src.config.composition import CONF, compose
 from src.config.error_report import locate_in_code, report_error
+from src.config.validation import validate
 from src.errors import CodeError, UserError
 
 NETWORK = """
@@ -91,6 +93,44 @@ def test_an_error_of_a_configuration_is_one_sentence(capsys, monkeypatch):
     assert report_error(caught.value, ["model=zms"])
     assert capsys.readouterr().err == "There is no model=zms: did you mean model=zsm?\n"
     assert not report_error(RuntimeError("a bug"), [])  # Python shows its traceback
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advice"),
+    [
+        (
+            ["model.loss._target_=torch.nn.functional.l1_loss"],
+            "epsilon of the former object remains: add '~model.loss.epsilon' to drop it.",
+        ),
+        (
+            ["model.loss._target_=torch.nn.MSELoss"],
+            "epsilon, _partial_ of the former object remain: add '~model.loss.epsilon' '~model.loss._partial_' to drop "
+            "them.",
+        ),
+        (
+            ["model.network.fuse._target_=torch.nn.Conv2d"],
+            "channels, frames of the former object remain: add '~model.network.fuse.channels' "
+            "'~model.network.fuse.frames' to drop them, and +model.network.fuse.in_channels=<value> "
+            "+model.network.fuse.out_channels=<value> +model.network.fuse.kernel_size=<value>.",
+        ),
+        (["model.optimizer._target_=torch.optim.SGD"], "add '~model.optimizer.betas' to drop it."),
+    ],
+)
+def test_what_is_left_of_a_replaced_object_is_dropped_as_the_error_says(overrides, advice):
+    command = ["model=edvr_m", "size=mini", *overrides]
+    with pytest.raises(UserError) as caught:
+        validate(compose(*command), command)
+    assert str(caught.value).endswith(advice)
+    assert f"{overrides[0].partition('.')[0]}." in str(caught.value)
+    words = [word for word in shlex.split(advice.rstrip(".")) if word[0] in "~+" and len(word) > 1]
+    mended = [*command, *(word.replace("<value>", "8") for word in words)]
+    validate(compose(*mended), mended)
+
+
+def test_a_mistyped_option_of_a_replaced_object_is_not_dropped():
+    command = ["model=edvr_m", "model.optimizer._target_=torch.optim.AdamW", "+model.optimizer.weight_deca=0.1"]
+    with pytest.raises(UserError, match="did you mean weight_decay"):
+        validate(compose(*command), command)
 
 
 @pytest.mark.parametrize("where", ["command", "environment", "configuration"])

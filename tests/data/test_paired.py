@@ -16,7 +16,7 @@ from PIL import Image
 
 from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.composition import compose
-from src.config.run_directory import name_overrides
+from src.config.run_names import name_overrides
 from src.data.corruptions import Bicubic, Given
 from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip

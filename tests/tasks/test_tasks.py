@@ -94,6 +94,7 @@ def test_a_run_writes_its_config_metrics_samples_and_scores(trained):
     for name in (
         "config.yaml",
         "commit.txt",
+        "code.json",
         "metrics.csv",
         "results.json",
         "checkpoints/last.ckpt",
@@ -166,7 +167,10 @@ def test_evaluate_reproduces_the_scores_of_training(clips, trained, tmp_path):
 
 
 def test_the_training_command_with_another_test_scores_its_weights(clips, trained):
-    same = ["experiment=zsm_vimeo", "test=vid4_zsm_3", *TINY, f"data.root={clips}", f"paths.runs={trained.parents[2]}"]
+    base = ["experiment=zsm_vimeo", *TINY, f"data.root={clips}", f"paths.runs={trained.parents[2]}"]
+    same = [*base, "test=trained", "protocol=vid4_zsm_3"]
+    refusal = refused(*base, "test=vid4_zsm_3")
+    assert "replace test=vid4_zsm_3 by test=trained protocol=vid4_zsm_3; to score these weights on vid4" in refusal
     run(*same, "trainer.max_steps=4")
     (other,) = {*trained.parents[1].glob("*/seed=0/results.json")} - {trained / "results.json"}
     scored = json.loads(other.read_text())["protocol"]

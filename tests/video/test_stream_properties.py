@@ -22,7 +22,7 @@ from src.errors import VideoError
 from src.papers.baselines import Bicubic
 from src.video.colorspace import Signal, from_rgb, to_rgb
 from src.video.decode_timeout import Watchdog
-from src.video.matroska import write_aspect
+from src.video.matroska import write_properties
 from src.video.pipe import open_pipe
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
@@ -235,7 +235,7 @@ def test_restored_video_is_named_after_the_stream_read(tmp_path: Path, stream: i
 def hide_edges(path: Path, left: int = 0, right: int = 0, top: int = 0, bottom: int = 0) -> Path:
     """Let the container of H.264 of 128x96 hide edges: a clean aperture in MP4 and MOV, a pixel crop in Matroska."""
     if path.suffix == ".mkv":
-        write_aspect(path, Fraction(2))  # two elements to replace: display width and height
+        write_properties(path, Fraction(2))  # two elements to replace: display width and height
         data = bytearray(path.read_bytes())
         kinds = {b"\x54\xcc": left, b"\x54\xdd": right, b"\x54\xbb": top, b"\x54\xaa": bottom}
         used = [(kind, value) for kind, value in kinds.items() if value]

@@ -1,4 +1,4 @@
-"""Any folder of videos, with splits made here."""
+"""Any folder of videos, with splits of its own or made here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from src.data.splits import Clip, DamagedClips, Splits, abbreviate, spread_evenly
+from src.data.splits import Clip, DamagedClips, Splits, abbreviate, read_list, spread_evenly
 from src.errors import UserError, VideoError
 from src.video.discovery import IMAGE_SUFFIXES, find_videos
 
 log = logging.getLogger(__name__)
 
 SHORTEST = 9  # frames of the shortest useful held-back part: four odd ones, the frames between, and one to spare
+ClipList = Sequence[str] | str | None  # names, or a file of them
 FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
 
 
@@ -26,11 +27,15 @@ def folder(
     step: int = 1,
     gap: int = 4,
     skip: int = 0,
+    score: str = "held_back",
+    train: ClipList = None,
+    validate: ClipList = None,
+    test: ClipList = None,
 ) -> Splits:
     """Return the clips of a folder of video files or frame folders.
 
-    Folders ``train``, ``val`` and ``test`` in it are the splits if one exists. Otherwise a part is held back: its first
-    half for validation, its second for the test.
+    Folders ``train``, ``val`` and ``test`` in it are the splits if one exists; lists of clips are, if one is given.
+    Otherwise a part is held back: its first half for validation, its second for the test.
 
     Args:
         root: the folder.
@@ -40,43 +45,82 @@ def folder(
         step: every ``step``-th frame of a file is a source frame (4 makes 60 fps of 240).
         gap: source frames excluded between the splits of a video, so that no frame is shared.
         skip: number of videos that may be excluded because they cannot be opened to split them by time.
+        score: ``whole`` holds nothing back: all clips are test clips, and none is trained on.
+        train, validate, test: names of clips, or a file that lists them, one a line. Clips that are in no list are
+            trained on if ``train`` is not given.
 
     Raises:
         UserError: there is no video, too little to hold anything back, or too many damaged videos.
     """
     if step < 1:
         raise UserError(f"data.layout.step must be 1 or more, got {step}")
-    find = partial(list_clips, step=step)
-    return split_folder(Path(root), find, hold_back=hold_back, by=by, gap=gap, skip=skip)
+    find, lists = partial(list_clips, step=step), (train, validate, test)
+    return split_folder(Path(root), find, lists, hold_back=hold_back, by=by, gap=gap, score=score, skip=skip)
 
 
 def split_folder(
-    root: Path, find: Callable[[Path], list[Clip]], *, hold_back: float, by: str, gap: int, skip: int = 0
+    root: Path,
+    find: Callable[[Path], list[Clip]],
+    lists: Sequence[ClipList],
+    *,
+    hold_back: float,
+    by: str,
+    gap: int,
+    score: str,
+    skip: int = 0,
 ) -> Splits:
     """Split the clips that ``find`` lists in a folder, as :func:`folder` does.
 
     Raises:
         UserError: as :func:`folder`.
     """
-    if gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video"):
+    if gap < 0 or not 0 <= hold_back < 1 or by not in ("time", "video") or score not in ("held_back", "whole"):
         raise UserError(
-            f"data.layout needs gap >= 0, hold_back within [0, 1) and by=time or by=video, got gap={gap}, "
-            f"hold_back={hold_back}, by={by}"
+            "data.layout needs gap >= 0, hold_back within [0, 1), by=time or by=video, and score=held_back or "
+            f"score=whole, got gap={gap}, hold_back={hold_back}, by={by}, score={score}"
         )
     if not root.exists():
         raise _no_videos(root)
     parts = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
-    if any(parts.values()):
+    if any(parts.values()) and not any(lists):
         clips_of = {split: [clip for part in folders for clip in find(part)] for split, folders in parts.items()}
         return Splits(clips_of["train"], clips_of["validate"], clips_of["test"])
     clips = find(root)
     if not clips:
         raise _no_videos(root)
+    if any(lists):
+        return _split_by_lists(clips, lists)
+    if score == "whole":
+        return Splits(test=clips)
     if not hold_back:
         return Splits(train=clips)
     if by == "video":
         return _split_by_video(clips, hold_back)
     return split_by_time(clips, hold_back, gap, DamagedClips(skip))
+
+
+def _split_by_lists(clips: Sequence[Clip], lists: Sequence[ClipList]) -> Splits:
+    """Split by the names of the clips to train on, to validate on and to test.
+
+    Raises:
+        UserError: a listed clip does not exist.
+    """
+    by_name, chosen = {clip.name: clip for clip in clips}, []
+    for split, names in zip(FOLDERS, lists, strict=True):
+        listed = read_list(Path(os.path.expanduser(names))) if isinstance(names, str) else names or ()
+        found = [
+            next((n for n in (name, Path(name).with_suffix("").as_posix()) if n in by_name), name) for name in listed
+        ]
+        if unknown := [name for name in found if name not in by_name]:
+            raise UserError(
+                f"data.layout.{split} lists {unknown[0]}, not among the {len(clips)} clips of {_common_folder(clips)}: "
+                f"{abbreviate(by_name)}"
+            )
+        chosen.append(dict.fromkeys(found))
+    train, validate, test = chosen
+    rest = [name for name in by_name if name not in validate and name not in test]
+    parts = [[by_name[name] for name in names] for names in (train or rest, validate, test)]
+    return Splits(parts[0], parts[1], parts[2])
 
 
 def _find_lone_images(root: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.layouts.folder import list_clips, split_folder
+from src.data.layouts.folder import ClipList, list_clips, split_folder
 from src.data.splits import Clip, Splits, abbreviate, measure_clip
 from src.errors import UserError, VideoError
 from src.video.discovery import is_video, list_images
@@ -26,7 +26,17 @@ class Ratio(NamedTuple):
         return f"{self.scale} times as large, {self.every} frames for each input frame"
 
 
-def paired(root: Path | str, low: Path | str, hold_back: float = 0.2, by: str = "time", gap: int = 4) -> Splits:
+def paired(
+    root: Path | str,
+    low: Path | str,
+    hold_back: float = 0.2,
+    by: str = "time",
+    gap: int = 4,
+    score: str = "held_back",
+    train: ClipList = None,
+    validate: ClipList = None,
+    test: ClipList = None,
+) -> Splits:
     """Return the clips of ``root``, each with the inputs of the same name in ``low``.
 
     Clips are videos or frame folders, at any depth; names count without the suffixes of videos. Both folders may also
@@ -36,7 +46,7 @@ def paired(root: Path | str, low: Path | str, hold_back: float = 0.2, by: str = 
         root: folder of the targets.
         low: folder of the inputs, as large as the targets or smaller by a whole factor. Targets may have more frames:
             with k for each input frame, the k-th, 2k-th, ... lie between or behind input frames.
-        hold_back, by, gap: as for a folder.
+        hold_back, by, gap, score, train, validate, test: as for a folder.
 
     Raises:
         UserError: a clip has no partner, or one of another length or size than the others'.
@@ -45,9 +55,9 @@ def paired(root: Path | str, low: Path | str, hold_back: float = 0.2, by: str = 
     inputs = {clip.path: partner for clip, partner in find_pairs(root, low)}
     ratio = check_pairs(inputs)
     find = partial(_list_targets, inputs=inputs, every=ratio.every)
-    splits = split_folder(root, find, hold_back=hold_back, by=by, gap=gap)
-    train, validate, test = ([*map(_align, part)] for part in (splits.train, splits.validate, splits.test))
-    return Splits(train, validate, test)
+    splits = split_folder(root, find, (train, validate, test), hold_back=hold_back, by=by, gap=gap, score=score)
+    parts = [[*map(_align, part)] for part in (splits.train, splits.validate, splits.test)]
+    return Splits(parts[0], parts[1], parts[2])
 
 
 def find_pairs(root: Path, low: Path) -> list[tuple[Clip, Path]]:

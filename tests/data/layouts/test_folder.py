@@ -72,3 +72,35 @@ def test_clips_that_are_not_scored_are_told(tmp_path: Path, caplog: pytest.LogCa
     assert "short (20 frames)" in caplog.text
     assert "pair (2 frames)" in caplog.text
     assert f"1 folders hold a single image, which is no clip: left out: {tmp_path / 'lone'}" in caplog.text
+
+
+def test_whole_clips_are_scored_if_nothing_is_trained(tmp_path: Path) -> None:
+    write_frames(tmp_path / "long", 100)
+    write_frames(tmp_path / "short", 20)
+    splits = folder(tmp_path, score="whole")
+    assert {clip.name: clip.length() for clip in splits.test} == {"long": 100, "short": 20}
+    assert not splits.train
+    assert (
+        splits.describe() == "0 clips to train on, 0 clips to validate on, 2 clips (120 frames) to score (whole clips)"
+    )
+    assert folder(tmp_path).describe() == (
+        "2 clips (92 frames) to train on, 1 clips (10 frames) to validate on, 1 clips (10 frames) to score (the ends "
+        "of clips, held back from training)"
+    )
+    with pytest.raises(UserError, match="score=whole"):
+        folder(tmp_path, score="all")
+
+
+def test_folder_with_lists_of_clips(tmp_path: Path) -> None:
+    for name in ("a", "b", "deep/c", "d"):
+        write_frames(tmp_path / "clips" / name, 4)
+    (tmp_path / "test.txt").write_text("deep/c.mp4\n\nd\n")
+    splits = folder(tmp_path / "clips", test=str(tmp_path / "test.txt"), validate=["b"])
+    names = [[clip.name for clip in part] for part in (splits.train, splits.validate, splits.test)]
+    assert names == [["a"], ["b"], ["deep/c", "d"]]
+    assert splits.scored_part == "whole clips"
+    assert [clip.name for clip in folder(tmp_path / "clips", train=["a"], test=["b"]).train] == ["a"]
+    with pytest.raises(UserError, match=r"data\.layout\.test lists e, not among the 4 clips .*: a; b; d; deep/c"):
+        folder(tmp_path / "clips", test=["e"])
+    with pytest.raises(UserError, match="both the training data"):
+        folder(tmp_path / "clips", train=["a"], test=["a"])
