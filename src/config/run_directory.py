@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
+from src.config.code_record import read_commit, record_code
 from src.config.overrides import PAIRED, PATH_OPTIONS, STUDY, split_paths
 from src.errors import UserError
 from src.zoo import is_name
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug", "trust")  # options that do not affect results
 UNNAMED = (  # options that no directory is named after
     *("experiment", "ablation", "seed", "resume", "debug", "trust", "logger", "paths.", "hydra.", "hydra/"),
@@ -36,7 +35,7 @@ CHANGEABLE = (  # options with which a resumed run may differ
 
 @contextmanager
 def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) -> Iterator[None]:
-    """Lock ``directory`` for this run, and record the configuration, the command and the commit in it.
+    """Lock ``directory`` for this run, and record the configuration, the command and the code in it.
 
     A run that ends with a ``UserError`` before it has weights or results removes a directory that it has made, so that
     the corrected command finds it free.
@@ -70,6 +69,7 @@ def claim_directory(config: DictConfig, directory: Path, *, first: bool = True) 
             if HydraConfig.initialized():
                 with atomic_write(directory / "command.txt") as text:
                     text.write(shlex.join(["python", "-m", "src.run", *list_arguments(HydraConfig.get())]) + "\n")
+            record_code(directory)
             yield
     except UserError:
         if new and not any((directory / outcome).exists() for outcome in ("checkpoints", "results.json")):
@@ -142,12 +142,3 @@ def _name_folders(override: str) -> str:
         return shlex.quote(override)
     paths = [path.strip("'\"") for path in split_paths(value)]
     return key + equals + " ".join(path if is_name(path) else f"<{Path(path).name}>" for path in paths)
-
-
-def read_commit() -> str:
-    """Return the commit of the code, marked as dirty if files differ from it; 'unknown' outside a checkout."""
-    try:
-        git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from src.data.corruptions import quantise
+from src.data.degradation import to_clip
 from src.errors import UserError
 
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue
@@ -147,10 +148,13 @@ class Augmentation:
         return inputs, *others
 
     def change_source(self, frames: Tensor, draws: Draws, rng: np.random.Generator | None = None) -> Tensor:
-        """Change the colours of source frames, uint8 (N, H, W, C), and add noise if there is an ``rng`` to draw it."""
+        """Change the colours of source frames (N, H, W, C), and add noise if there is an ``rng`` to draw it.
+
+        The result has 8 bits, as if the video had been augmented.
+        """
         changed = []
         for frame in frames.unbind():  # one by one: they stay in the processor's cache
-            pixels = frame.permute(2, 0, 1)[None].to(torch.float32).div(255)
+            pixels = to_clip(frame[None])
             if self.jitter is not None:
                 pixels = self.jitter(pixels, draws.colours)
             if self.noise and rng is not None:

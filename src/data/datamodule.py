@@ -178,6 +178,11 @@ class DataModule(LightningDataModule):
         """Patches of all ranks and all batches with accumulated gradients."""
         return self.batch_size * (self.batches_per_step if self.batch_per_device else 1)
 
+    def describe_batch(self, batches: int) -> str:
+        """Tell the patches of a step of ``batches`` batches, and of each of these."""
+        total = self.batch_size * (batches if self.batch_per_device else 1)
+        return f"{total}, of which {total // batches} in each batch of a device"
+
     @property
     def patches_per_batch(self) -> int:
         """Patches of one batch of one rank.

@@ -4,6 +4,8 @@ A degradation is an exposure (the source frames averaged for an input frame) and
 pixels (:mod:`src.data.corruptions`). For networks that restore exposures, the shutter stays open until the next input
 frame begins, and targets are means of source frames, too (VTSR thesis, Equation 3.2).
 
+Source frames are uint8, or int32 with values of 16 bits; corruptions return values of 8 bits, like published inputs.
+
 Shapes: T frames, C channels, H and W source pixels, h and w input pixels; a clip is (T, C, H, W) in [0, 1].
 """
 
@@ -27,6 +29,8 @@ from src.errors import UserError
 from src.geometry import Geometry
 
 log = logging.getLogger(__name__)
+
+PEAKS = {torch.uint8: 255, torch.int32: 65535}  # white of source frames: of 8 bits, or of images with more
 
 
 class SampleFrames(NamedTuple):
@@ -278,11 +282,12 @@ class Degradation:
         return replace(self, steps=self.steps[count:], exposure=1)
 
     def expose(self, frames: Tensor) -> Tensor:
-        """Average uint8 frames (N, H, W, C) in linear light, rounded: uint8 (H, W, C)."""
+        """Average frames (N, H, W, C) in linear light, rounded: (H, W, C)."""
         if len(frames) == 1:
             return frames[0]
-        light = frames.to(torch.float32).div(255).pow(self.gamma).mean(0).pow(1 / self.gamma)
-        return light.mul(255).add(0.5 + TIE).floor().clamp(0, 255).to(torch.uint8)
+        peak = PEAKS[frames.dtype]
+        light = frames.to(torch.float32).div(peak).pow(self.gamma).mean(0).pow(1 / self.gamma)
+        return light.mul(peak).add(0.5 + TIE).floor().clamp(0, peak).to(frames.dtype)
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """Degrade whole frames of one clip: (T, C, H, W) -> (T, C, h, w)."""
@@ -291,7 +296,7 @@ class Degradation:
         return clip
 
     def degrade_frames(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
-        """Degrade whole uint8 frames of one clip: (T, H, W, C) -> (T, h, w, C)."""
+        """Degrade whole frames of one clip: (T, H, W, C) -> uint8 (T, h, w, C)."""
         return self(to_clip(frames), rng).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def degrade_patch(
@@ -308,7 +313,7 @@ class Degradation:
         Equal to cropping the degraded full frame (except for noise and video codecs), but computes only the patch.
 
         Args:
-            frames: uint8 (T, H, W, C), H and W multiples of ``scale``.
+            frames: (T, H, W, C), H and W multiples of ``scale``.
             top, left, side: position and side of the patch, in pixels of the result.
             rng: generator for random corruptions.
             prepare: applied to the cut of ``frames``, the patch and its margin, before the corruptions; keeps H and W.
@@ -345,16 +350,25 @@ class Degradation:
         return ", ".join([*exposure, *map(str, self.steps)]) or "none"
 
 
+def unify_depth(frames: Tensor, depth: int) -> Tensor:
+    """Return uint8 frames as they are, and those of more bits as int32 of 16 bits, white to white."""
+    if frames.dtype == torch.uint8:
+        return frames
+    peak = 2**depth - 1
+    return (frames.to(torch.int64) * PEAKS[torch.int32] + peak // 2).div(peak, rounding_mode="floor").to(torch.int32)
+
+
 def to_clip(frames: Tensor) -> Tensor:
-    """Convert uint8 (T, H, W, C) to float32 (T, C, H, W) in [0, 1]."""
-    return frames.permute(0, 3, 1, 2).to(torch.float32).div(255).contiguous()
+    """Convert (T, H, W, C) to float32 (T, C, H, W) in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).to(torch.float32).div(PEAKS[frames.dtype]).contiguous()
 
 
 def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize uint8 (T, H, W, C) to (height, width): bilinear, antialiased, rounded."""
+    """Resize (T, H, W, C) to (height, width): bilinear, antialiased, rounded."""
     pixels = frames.permute(0, 3, 1, 2).to(torch.float32)
     pixels = F.interpolate(pixels, list(size), mode="bilinear", antialias=True, align_corners=False)
-    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    pixels = pixels.round().clamp(0, PEAKS[frames.dtype])
+    return pixels.to(frames.dtype).permute(0, 2, 3, 1).contiguous()
 
 
 def crop_to_multiple(frames: Tensor, scale: int) -> Tensor:

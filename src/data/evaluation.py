@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.degradation import Degradation, crop_to_multiple, to_clip
+from src.data.degradation import Degradation, crop_to_multiple, to_clip, unify_depth
 from src.data.readers import Readers, find_precomputed, without_precomputed
 from src.data.splits import Clip, open_clip
 from src.errors import UserError, VideoError
@@ -165,7 +165,7 @@ class EvaluationClip:
         return part, Fraction(shift, every)
 
     def _expose(self, path: Path, ranges: Sequence[range], degradation: Degradation) -> Iterator[Tensor]:
-        """Yield one uint8 (H, W, C) per range of source frames, ascending. Keeps the frames of one range in memory."""
+        """Yield one (H, W, C) per range of source frames, ascending. Keeps the frames of one range in memory."""
         numbers = sorted(set(chain(*ranges)))
         frames = zip(numbers, self._read_source_frames(path, numbers), strict=True)
         held: dict[int, Tensor] = {}
@@ -199,7 +199,7 @@ class EvaluationClip:
             yield time, to_clip(crop_to_multiple(frame[None], scale))[0]
 
     def _read_source_frames(self, path: Path, numbers: Sequence[int]) -> Iterator[Tensor]:
-        """Yield source frames by ascending numbers: uint8 (H, W, C). Reads the file once, from front to back."""
+        """Yield source frames by ascending numbers: (H, W, C). Reads the file once, from front to back."""
         every = 1 if path == self.clip.path else self.clip.precomputed_every
         remaining = iter((self.clip.start + number * self.clip.step) // every for number in numbers)
         wanted = next(remaining, None)
@@ -209,6 +209,7 @@ class EvaluationClip:
         with open_clip(path) as reader:
             for i, frame in enumerate(reader.frames(start), start):
                 if i == wanted:
+                    frame = unify_depth(frame, reader.signal.depth)
                     yield self.clip.source_size.reduce(frame[None], path)[0] if path == self.clip.path else frame
                     wanted = next(remaining, None)
                     if wanted is None:

@@ -90,7 +90,7 @@ def _check_images(path: Path, read: bool) -> Finding:
     with open_video(path, deep=True) as reader:
         notes = (*reader.notes, *_note_size(reader.size))
         if reader.signal.depth > 8:
-            notes += (f"{reader.signal.depth} bits per channel, read as 8",)
+            notes += (f"{reader.signal.depth} bits per channel",)
         damaged = {}
         for number in range(len(reader) if read else 0):
             try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from src.data.degradation import Degradation
+from src.data.degradation import Degradation, unify_depth
 from src.data.splits import Clip, abbreviate, open_clip
 from src.errors import UserError, VideoError
 from src.geometry import Geometry
@@ -45,7 +45,7 @@ class Readers:
         return self._readers[path]
 
     def read(self, path: Path, frames: Sequence[int]) -> Tensor:
-        """Read frames by number: uint8 (T, H, W, C).
+        """Read frames by number: (T, H, W, C), as :func:`src.data.degradation.unify_depth` returns them.
 
         Raises:
             VideoError: a frame cannot be decoded, or the clip is too short.
@@ -54,7 +54,7 @@ class Readers:
         if max(frames) >= len(reader):
             raise VideoError(f"{path} is incomplete: it has {len(reader)} frames, and frame {max(frames)} is needed")
         with self._remember_stuck(path):
-            return reader.read(frames)
+            return unify_depth(reader.read(frames), reader.signal.depth)
 
     @contextmanager
     def _remember_stuck(self, path: Path) -> Iterator[None]:

@@ -63,8 +63,8 @@ class DecodedSample(NamedTuple):
 
     clip: Clip
     frame: int  # first source frame
-    inputs: Tensor  # uint8 (T, h, w, C); the source frames that they are means of if there are exposures
-    targets: Tensor  # uint8 (T', H, W, C); likewise
+    inputs: Tensor  # (T, h, w, C); the source frames that they are means of if there are exposures
+    targets: Tensor  # (T', H, W, C); likewise
     degradation: Degradation  # not yet applied to the inputs
     damaged: dict[str, str]  # error message per unreadable clip that this sample replaces, keyed by path
     exposures: tuple[Exposures, Exposures] | None = None  # of inputs and targets, not yet averaged
@@ -268,7 +268,7 @@ class ClipDataset(Dataset[Sample]):
         return DecodedSample(clip, clip.start + start * clip.step, inputs, targets, rest, {}, exposures)
 
     def _expose(self, frames: Tensor, exposures: Exposures) -> Tensor:
-        """Average uint8 frames (N, H, W, C) over each exposure."""
+        """Average frames (N, H, W, C) over each exposure."""
         return torch.stack([self.degradation.expose(frames[exposure]) for exposure in exposures])
 
     def _cut_patch(self, decoded: DecodedSample, rng: np.random.Generator) -> Sample:
@@ -317,7 +317,7 @@ class ClipDataset(Dataset[Sample]):
     def _augment_source(
         self, frames: Tensor, *, exposures: Exposures, draws: Draws, rng: np.random.Generator | None
     ) -> Tensor:
-        """Augment uint8 source frames (N, H, W, C), then average them: uint8 (T, H, W, C)."""
+        """Augment source frames (N, H, W, C), then average them: uint8 (T, H, W, C)."""
         return self._expose(self.augmentation.change_source(frames, draws, rng), exposures)
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.data.degradation import crop_to_multiple
+from src.data.degradation import PEAKS, crop_to_multiple
 from src.errors import UserError
 
 STRETCH = 1.1  # largest change of the ratio of width to height; from 1280x720 to 640x352 it is 1.02
@@ -69,7 +70,7 @@ class SourceSize:
         return height // self.reduction, width // self.reduction
 
     def reduce(self, frames: Tensor, path: Path) -> Tensor:
-        """Reduce uint8 frames (T, H, W, C) of the file ``path``.
+        """Reduce frames (T, H, W, C) of the file ``path``.
 
         Raises:
             UserError: as :meth:`reduced`.
@@ -95,8 +96,13 @@ class SourceSize:
 
 
 def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 (T, H, W, C) by antialiased bicubic; frames of that size are unchanged."""
+    """Resize (T, H, W, C) by antialiased bicubic; frames of that size are unchanged."""
     if frames.shape[1:3] == size:
         return frames
-    pixels = F.interpolate(frames.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    pixels = frames.permute(0, 3, 1, 2)
+    if frames.dtype == torch.uint8:
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+    else:
+        pixels = F.interpolate(pixels.to(torch.float32), size, mode="bicubic", antialias=True)
+        pixels = pixels.round().clamp(0, PEAKS[frames.dtype]).to(frames.dtype)
     return pixels.permute(0, 2, 3, 1).contiguous()

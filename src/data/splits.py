@@ -195,13 +195,13 @@ def spread_evenly(count: int, total: int) -> list[int]:
 
 
 def open_clip(path: Path) -> FrameReader:
-    """Open a clip.
+    """Open a clip; images of more than 8 bits per channel keep them.
 
     Raises:
         VideoError: it cannot be opened, for any reason.
     """
     try:
-        return open_video(path)
+        return open_video(path, deep=path.is_dir())
     except OSError as error:
         raise VideoError(f"{path} cannot be opened: {error.strerror or error}") from error
 

@@ -17,6 +17,7 @@ from src.bench.deformable import compare_operators, import_torchvision, replace_
 from src.bench.display import build_tables, plot, warn_slow_loading
 from src.bench.models import OWN_MODEL, measure_model
 from src.bench.options import BenchOptions
+from src.config.code_record import complete_record
 from src.config.composition import compose
 from src.config.options import override_options
 from src.config.run_directory import claim_directory, read_commit
@@ -57,7 +58,7 @@ def bench(config: DictConfig, directory: Path, *, bench: BenchOptions) -> dict[s
         The content of ``results.json``: ``models.<entry>`` and ``deformable``.
     """
     with claim_directory(config, directory):
-        outcome = _measure(config, bench)
+        outcome = _measure(config, bench) | {"code": complete_record(directory)}
         (directory / "results.json").write_text(json.dumps(outcome, indent=2) + "\n")
         console = Console()
         if not console.is_terminal:  # use a fixed width so tables do not wrap

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
+from src.config.code_record import complete_record
 from src.config.comparison import describe_published
 from src.config.composition import to_plain
 from src.config.run_directory import claim_directory, read_commit
@@ -97,6 +98,7 @@ def score(
     """Run every test clip through the network and write the scores into ``directory``."""
     outcome = measure(config, trainer, restorer, data, checkpoint)
     if trainer.is_global_zero:
+        outcome["code"] = complete_record(directory)
         write_results(directory / "results.json", outcome)
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room

@@ -61,6 +61,9 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
         data.prepare_data()  # reports a missing data set before anything is written
         print(f"Data: {data.splits.describe()}.", flush=True)  # type: ignore[attr-defined]
         tell_scored_frames(restorer, data)
+        if (batches := trainer.world_size * trainer.accumulate_grad_batches) > 1:
+            parts = f"{trainer.world_size} devices, {trainer.accumulate_grad_batches} batches each"
+            print(f"Patches a step: {data.describe_batch(batches)} ({parts}).", flush=True)  # type: ignore[attr-defined]
         if restorer.protocol.edges == "none":
             data.check_windows()  # type: ignore[attr-defined]
     restorer.initialise(fresh=not config.checkpoint)

@@ -166,6 +166,10 @@ def test_own_code_trains_in_a_sweep_is_evaluated_restored_and_reported(clips, tm
     assert all(row["parameters"] for row in rows)
     (config,) = [file for file in runs.glob("*/*/*/config.yaml") if "fusion_d.MeanFuse" in file.read_text()]
     assert OmegaConf.load(config).trust == ["fusion_d"]
+    record = json.loads(config.with_name("results.json").read_text())["code"]
+    files = {entry["module"]: config.parent / entry["copy"] for entry in record["untracked"]}
+    assert {"fusion_d", "fusion_d_helper"} <= files.keys()
+    assert files["fusion_d"].read_text() == code.read_text()
     checkpoint = config.parent / "checkpoints" / "last.ckpt"
     assert "add code=<folder>/fusion_d.py" in refused("task=evaluate", *common, f"checkpoint={checkpoint}")
     run("task=evaluate", *common, f"checkpoint={checkpoint}", f"code={code}")

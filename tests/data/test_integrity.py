@@ -182,7 +182,7 @@ def test_harmless_properties_are_noted(tmp_path: Path) -> None:
     folder.mkdir()
     for i in range(2):
         Image.fromarray(np.full(SIZE, 300 * i, np.uint16)).save(folder / f"{i}.png")
-    assert check_clip(folder, read=True).notes == ("16 bits per channel, read as 8",)
+    assert check_clip(folder, read=True).notes == ("16 bits per channel",)
 
 
 def test_packed_videos_are_verified_by_their_checksums(tmp_path: Path) -> None:

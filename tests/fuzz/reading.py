@@ -44,7 +44,7 @@ class Case:
     number: int
     seed: str
     mutation: str
-    mode: str  # auto, pyav, decord, deep, deinterlace, pipe
+    mode: str  # auto, pyav, decord, deep, alpha, deinterlace, pipe
     files: dict[str, bytes]  # by name
     is_folder: bool
 
@@ -72,8 +72,8 @@ def make_case(seeds: Sequence[Seed], seed: int, number: int) -> Case:
             files[victim] = MUTATIONS[name](files[victim], rng, donor)
     if victim.endswith(".png") and rng.random() < 0.7:
         files[victim] = repair_checksums(files[victim])
-    video_modes = ("auto",) * 5 + ("pyav", "decord", "deep", "deinterlace", "pipe")
-    mode = rng.choice(("auto", "auto", "deep") if chosen.is_folder else video_modes)
+    video_modes = ("auto",) * 5 + ("pyav", "decord", "deep", "alpha", "deinterlace", "pipe")
+    mode = rng.choice(("auto", "auto", "deep", "alpha") if chosen.is_folder else video_modes)
     return Case(number, chosen.name, "+".join(names), mode, files, chosen.is_folder)
 
 
@@ -139,7 +139,7 @@ def _read_frames(case: Case, path: Path, outcome: Outcome) -> Iterator[tuple[int
                 yield from _read_in_order(pipe.frames(), pipe, [])
             return
         backend: Any = case.mode if case.mode in ("pyav", "decord") else "auto"
-        with open_video(path, backend, **options) as reader:
+        with open_video(path, backend, **options, alpha=case.mode == "alpha") as reader:
             checksums: list[int] = []
             yield from _read_in_order(reader.frames(), reader, checksums)
             for _ in range(3):
@@ -150,7 +150,7 @@ def _read_frames(case: Case, path: Path, outcome: Outcome) -> Iterator[tuple[int
                 except VideoError as error:
                     yield 0, str(error)
                     continue
-                if tuple(frames.shape) != (count, *reader.size, 3):
+                if tuple(frames.shape) != (count, *reader.size, 3 + reader.signal.alpha):
                     raise TypeError(f"frames of {tuple(frames.shape)} from a reader of size {reader.size}")
                 pairs = zip(indices, (zlib.crc32(frame.numpy()) for frame in frames), strict=True)
                 outcome.random_differs |= any(i < len(checksums) and checksums[i] != crc for i, crc in pairs)
@@ -162,7 +162,7 @@ def _read_in_order(frames: Iterable[Any], reader: Any, checksums: list[int]) -> 
     limit = max(2, min(MAX_FRAMES, MAX_PIXELS // (reader.size[0] * reader.size[1])))
     try:
         for frame in islice(frames, limit):
-            if tuple(frame.shape) != (*reader.size, 3):
+            if tuple(frame.shape) != (*reader.size, 3 + reader.signal.alpha):
                 raise TypeError(f"a frame of {tuple(frame.shape)} from a reader of size {reader.size}")
             checksums.append(zlib.crc32(frame.numpy()))
     except VideoError as error:

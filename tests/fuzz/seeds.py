@@ -16,7 +16,10 @@ from src.data.packing import pack_clip
 from src.video.colorspace import Signal
 from src.video.discovery import IMAGE_SUFFIXES
 from src.video.pipe import Y4MWriter
-from src.video.writer import write_video
+from src.video.writer import VideoWriter, write_video
+from tests.video.clips import make_scene
+from tests.video.film import write_dpx, write_exr, write_tiff
+from tests.video.properties import hide_edges, write_images, write_streams
 
 REAL_FILES = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd"
 
@@ -50,6 +53,14 @@ ENCODED: dict[str, tuple[str, str, dict[str, str]]] = {
     "prores.mov": ("prores_ks", "yuv422p10le", {}),
     "png.mov": ("png", "rgb24", {}),
     "picture.gif": ("gif", "rgb8", {}),
+    "alpha.mov": ("prores_ks", "yuva444p10le", {}),
+    "alpha.webm": ("libvpx-vp9", "yuva420p", {**VPX, "auto-alt-ref": "0"}),
+    "alpha_rle.mov": ("qtrle", "argb", {}),
+    "alpha.apng": ("apng", "rgba", {}),
+    "grey.mkv": ("ffv1", "gray", {"level": "3", "slicecrc": "1"}),
+    "grey_10.mp4": ("libx265", "gray10le", {"g": "6", "x265-params": HEVC}),
+    **{f"chroma_{kind}.mkv": ("ffv1", f"yuv{kind}p", {}) for kind in ("410", "411", "440", "444")},
+    "chroma_444.avi": ("mjpeg", "yuvj444p", {}),
 }
 # name of a folder of two images: suffix, Pillow mode, options
 IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -71,6 +82,9 @@ IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+FILM = ("dpx", "exr", "tif_float")
+
+
 def make_frames() -> list[np.ndarray]:
     """Make frames of a moving texture, uint8 (H, W, 3)."""
     coarse = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8 + 4, WIDTH // 8 + 6, 3), dtype=np.uint8)
@@ -87,6 +101,8 @@ def make_seeds(folder: Path) -> None:
         with av.open(str(folder / name), "w", options={"fflags": "+bitexact"}) as container:
             stream = container.add_stream(encoder, rate=25, options=options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
+            if name.startswith("grey"):
+                stream.codec_context.color_range = 1  # limited
             if "rotated" in name:
                 stream.set_display_rotation(90)
             for number, pixels in enumerate(frames):
@@ -113,6 +129,27 @@ def make_seeds(folder: Path) -> None:
             image = image if image.mode == mode else image.convert(mode)
             image.save(folder / name / f"{number}{suffix}", **options)
     pack_clip(folder / "deep_8", folder / "packed.mp4")
+    for name in ("exif.mkv", "exif.avi", "exif.mov"):
+        write_images(folder / name, "mjpeg", 6)
+    streams = ("mjpeg", (48, 64), 1, 39, 0), ("libx264", (HEIGHT, WIDTH), 10, 126, 1)
+    for name in ("streams.mkv", "streams.mp4"):
+        write_streams(folder / name, *streams)
+    for name in ("cropped.mkv", "cropped.mp4"):
+        with VideoWriter(folder / name, Fraction(25), "lossless") as writer:
+            for frame in make_scene(6):
+                writer.write(frame)
+        hide_edges(folder / name, top=6, bottom=10)
+    for name in FILM:
+        (folder / name).mkdir()
+        for number, frame in enumerate(frames[:2]):
+            path = folder / name / f"{number}.{name[:3]}"
+            if name == "exr":
+                light = frame.astype(np.float32) / 255
+                write_exr(path, {channel: light[..., index] for index, channel in enumerate("RGB")})
+            elif name == "tif_float":
+                write_tiff(path, frame.astype(np.float32) / 255)
+            else:
+                write_dpx(path, frame.astype(np.uint16) * 4, 10)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def test_a_run_writes_its_config_metrics_samples_and_scores(trained):
     for name in (
         "config.yaml",
         "commit.txt",
+        "code.json",
         "metrics.csv",
         "results.json",
         "checkpoints/last.ckpt",
