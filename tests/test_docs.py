@@ -71,7 +71,7 @@ def test_own_code_of_the_page_trains_is_scored_and_restores(tmp_path: Path) -> N
     page = (ROOT / "docs" / "own_work.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(\"\"\"Fusion.*?)```", page, flags=re.DOTALL)
     (tmp_path / "mean_fusion.py").write_text(code, encoding="utf-8")
-    train, evaluate, restore = (
+    train, evaluate, restore, exchange = (
         line for line in page.splitlines() if line.startswith("python") and "mean_fusion" in line
     )
     runs, output = tmp_path / "runs", tmp_path / "better.mp4"
@@ -91,8 +91,11 @@ def test_own_code_of_the_page_trains_is_scored_and_restores(tmp_path: Path) -> N
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
-    run(train, *small, "trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=64")
+    steps = ["trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=64"]
+    run(train, *small, *steps)
     run(evaluate, *small)
     assert len(list(runs.rglob("results.json"))) == 2
     run(restore, "max_frames=2")
     assert output.is_file()
+    run(exchange, *small, *steps)
+    assert len(list(runs.rglob("last.ckpt"))) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -14,8 +14,8 @@ from src.report.charts import Chart
 from src.report.figures import FramePair, plot_costs, plot_frame_scores, plot_learning, read_pair
 from src.report.labels import label_runs
 from src.report.runs import Run, find_runs
-from src.report.study_results import StudyResult, format_command, load_results
-from src.report.tables import ComparisonTable, compare_table
+from src.report.study_results import StudyResult, format_command, load_own_results, load_results
+from src.report.tables import ClipTable, ComparisonTable, compare_table, tabulate_clips
 from src.sweeps.published import Paper, Table, studies
 
 PAIRS_PER_STUDY = 6  # the variants of the longest study that papers show frames of (ZSM, Table 5 and Figures 9 to 12)
@@ -30,7 +30,8 @@ class StudyReport:
     command: str
     learning_curves: list[Chart]
     frame_scores: list[Chart]
-    pairs: list[FramePair]
+    clips: ClipTable
+    pairs: list[FramePair] = field(default_factory=list)  # added in the order of the page
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,25 @@ class ReportContent:
         self.commit, self.pictures_left, self.clips = read_commit(), pictures, clips
         self.runs = {run.directory.resolve(): run for run in find_runs(folder) if run.readable}
         self.tables = {paper.folder: [self._report_table(table) for table in paper.tables] for paper in papers}
+        names = {study.name for paper in papers for table in paper.tables for study in studies(table)}
+        own = load_own_results(folder, names)
+        self.own = [self._report_study(Table("", "", one.study.name, [], [], []), one) for one in own]
+        for report in self.own:
+            report.pairs.extend(self._pair_points(report.result, len(report.result.runs_by_point)))
+        self.other_pairs = self._pair_others()
+        for report in [study for tables in self.tables.values() for table in tables for study in table.studies]:
+            report.pairs.extend(self._pair_points(report.result, PAIRS_PER_STUDY))
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of tables by status."""
         statuses = [table.status for tables in self.tables.values() for table in tables]
         return {status: statuses.count(status) for status in ("filled", "partly filled", "not run")}
+
+    @property
+    def not_run(self) -> list[TableReport]:
+        """The published tables without any result."""
+        return [table for tables in self.tables.values() for table in tables if not table.studies]
 
     def link(self, file: Path) -> str:
         """Return a file's address relative to the page."""
@@ -129,18 +143,18 @@ class ReportContent:
         return StudyReport(
             result,
             compare_table(table, result),
-            format_command(result.study, result.options, self.folder),
+            result.study.options.get("command") or format_command(result.study, result.options, self.folder),
             plot_learning(result.runs_by_point),
             plot_frame_scores(result.runs_by_point, self.clips),
-            list(self._pair_points(result)),
+            tabulate_clips(result.runs_by_point),
         )
 
-    def _pair_points(self, result: StudyResult) -> Iterator[FramePair]:
-        """Yield a pair of frames for each of the first points, from the clip that most points have."""
+    def _pair_points(self, result: StudyResult, limit: int) -> Iterator[FramePair]:
+        """Yield a pair of frames for each of the first ``limit`` points, from the clip that most points have."""
         samples = {point: seeds[0].samples for point, seeds in result.runs_by_point.items()}
         clips = [clip for files in samples.values() for clip in files]
         pictured = [(point, files) for point, files in samples.items() if files]
-        for point, files in pictured[: min(PAIRS_PER_STUDY, self.pictures_left)]:
+        for point, files in pictured[: min(limit, self.pictures_left)]:
             clip = max(files, key=clips.count)
             self.pictures_left -= 1
             if pair := read_pair(files[clip], f"{clip}, {point}", result.runs_by_point[point][0]):
@@ -161,6 +175,7 @@ class ReportContent:
             for study in table.studies
             for run in study.result.runs
         }
+        in_studies |= {run.directory.resolve() for study in self.own for run in study.result.runs}
         others: dict[str, list[Run]] = {}
         for directory, run in self.runs.items():
             if directory not in in_studies:
@@ -168,23 +183,34 @@ class ReportContent:
         return others
 
     @cached_property
-    def other_charts(self) -> list[Chart]:
-        """Learning curves of the runs that belong to no study."""
-        charts = []
+    def labelled_runs(self) -> dict[str, dict[str, list[Run]]]:
+        """Runs that belong to no study, by experiment or task and by what differs between them; seeds share a label."""
+        labelled: dict[str, dict[str, list[Run]]] = {}
         for experiment, runs in self.other_runs.items():
-            by_label: dict[str, list[Run]] = {}
-            labels = label_runs([Path(self.relative_path(run)).parent.name for run in runs])
-            for run, label in zip(runs, labels, strict=True):
+            by_label = labelled.setdefault(experiment, {})
+            for run, label in zip(runs, label_runs([run.options for run in runs]), strict=True):
                 by_label.setdefault(label or experiment, []).append(run)
-            charts += plot_learning(by_label, experiment)
-        return charts
+        return labelled
 
     @cached_property
-    def other_pairs(self) -> list[FramePair]:
-        """Frames of the runs that belong to no study, within the limit of pictures."""
-        pictured = [(name, run) for name, runs in self.other_runs.items() for run in runs if run.samples]
+    def other_clips(self) -> dict[str, ClipTable]:
+        """Scores of single clips of the runs that belong to no study, by experiment or task."""
+        return {experiment: tabulate_clips(runs) for experiment, runs in self.labelled_runs.items()}
+
+    @cached_property
+    def other_charts(self) -> list[Chart]:
+        """Learning curves of the runs that belong to no study."""
+        return [chart for name, runs in self.labelled_runs.items() for chart in plot_learning(runs, name)]
+
+    def _pair_others(self) -> list[FramePair]:
+        """Return frames of the runs that belong to no study, of one seed each, within the limit of pictures."""
         pairs = []
-        for experiment, run in pictured[: max(0, self.pictures_left)]:
-            clip, file = list(run.samples.items())[-1]
-            pairs.append(read_pair(file, f"{clip}, {experiment}", run))
+        for experiment, by_label in self.labelled_runs.items():
+            clips = [clip for seeds in by_label.values() for clip in seeds[0].samples]
+            for label, (run, *_) in by_label.items():
+                if run.samples and self.pictures_left > 0:
+                    self.pictures_left -= 1
+                    clip = max(run.samples, key=clips.count)
+                    name = label if label == experiment else f"{experiment}, {label}"
+                    pairs.append(read_pair(run.samples[clip], f"{clip}, {name}", run))
         return [pair for pair in pairs if pair]

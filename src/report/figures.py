@@ -135,6 +135,7 @@ def read_pair(file: Path, caption: str, run: Run) -> FramePair | None:
         with Image.open(file, formats=["PNG"]) as picture:
             columns = picture.convert("RGB")
         width, height = columns.width // 3, columns.height
+        caption = f"{caption} ({width}x{height})"
         if not width:
             raise ValueError("narrower than three columns")
         frames = [columns.crop((column * width, 0, (column + 1) * width, height)) for column in range(2)]

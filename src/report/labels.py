@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.config.overrides import PATH_OPTIONS
+from src.config.run_names import label_path
 
-def label_runs(paths: Sequence[str], limit: int = 48) -> list[str]:
-    """Drop the options that all paths share, and shorten long labels in the middle."""
-    parts = [path.replace("/", ",").split(",") for path in paths]
-    shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set(parts[0][1:])
-    labels = [" ".join(part for part in path if part not in shared) or path[0] for path in parts]
+
+def label_runs(options: Sequence[Sequence[str]], limit: int = 48) -> list[str]:
+    """Name runs by the options that not all of them have; empty for one without any. Long labels are shortened."""
+    shared = set.intersection(*map(set, options)) if options else set()
+    labels = [" ".join(_label_option(option) for option in one if option not in shared) for one in options]
     return [
         label if len(label) <= limit else f"{label[: limit - 13]}\N{HORIZONTAL ELLIPSIS}{label[-12:]}"
         for label in labels
     ]
+
+
+def _label_option(option: str) -> str:
+    """Return an override by the last part of its option, a checkpoint by its run."""
+    key, _, value = option.lstrip("+~").partition("=")
+    value = label_path(value.strip("'"), with_step=False) if key in PATH_OPTIONS and value else value
+    return f"{re.split('[./]', key)[-1]}={value}"
 
 
 def label_networks(keys: Sequence[str]) -> list[str]:

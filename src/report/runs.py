@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
@@ -17,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import build
 from src.config.composition import CONF
+from src.config.overrides import by_place
+from src.config.run_directory import UNNAMED
 from src.config.type_check import type_mismatch
 from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
@@ -29,8 +32,8 @@ from src.zoo import without_fetching
 class Run(Point):
     """A run's directory. Values that cannot be read are None, with a reason in ``notes``."""
 
-    def __init__(self, directory: Path, overrides: Sequence[str] = ()) -> None:
-        super().__init__(directory, overrides)
+    def __init__(self, directory: Path, overrides: Sequence[str] = (), seconds: float | None = None) -> None:
+        super().__init__(directory, overrides, seconds)
 
     def value(self, source: str) -> Any:
         try:
@@ -86,8 +89,10 @@ class Run(Point):
 
     @cached_property
     def size(self) -> str:
-        """``full``, or ``mini`` with its factors."""
+        """``full``, or ``mini`` with its factors; ``own`` for a network from outside the suite, which has neither."""
         full = _full_size()
+        if not str(self.training_config.model.network.get("_target_", "src.")).startswith("src."):
+            return "own"
         size = self.training_config.get("size") or full
         if (size.width, size.depth) == (full.width, full.depth):
             return "full"
@@ -131,6 +136,26 @@ class Run(Point):
         return "; ".join(part for part in parts if part)
 
     @property
+    def short_protocol(self) -> str:
+        """What of its protocol tells scores apart at a glance: name, channel and frames."""
+        protocol = self.results.get("protocol")
+        if not protocol:
+            return ""
+        frames = f", {protocol['frames']} frame only" if protocol["frames"] == "centre" else ""
+        crop = f", crop {protocol['crop']}" if protocol["crop"] else ""
+        return f"{protocol['name']}: {str(protocol['channel']).upper()}{crop}{frames}"
+
+    @cached_property
+    def options(self) -> list[str]:
+        """The overrides of its command that describe it; of its folder's name if no command was recorded."""
+        words: list[str] = []
+        with suppress(ValueError):  # another program's
+            words = shlex.split(self._read_line("command.txt"))[3:]
+        if not words:
+            return [part for part in self.directory.parent.name.split(",") if "=" in part]
+        return [word for word in map(by_place, words) if "=" in word and not word.startswith((*UNNAMED, "--"))]
+
+    @property
     def degradation(self) -> str:
         """The degradation of its input frames."""
         degradation = dict(self.results.get("protocol", {}).get("degradation") or {})
@@ -170,7 +195,7 @@ class Run(Point):
         if not file.is_file():
             return ""
         with file.open(encoding="utf-8", errors="replace") as stream:
-            return stream.readline(1000).strip()
+            return stream.readline(10_000).strip()
 
     @cached_property
     def metrics(self) -> dict[str, list[tuple[int, float]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from src.config.overrides import PATH_OPTIONS
 from src.config.run_directory import NO_EFFECT
 from src.config.run_names import name_overrides
 from src.report.runs import Run
-from src.sweeps.aggregate import Row, group_by_row, subtract_rows, tabulate
+from src.sweeps.aggregate import Row, group_by_row, resolve_columns, subtract_rows, tabulate
 from src.sweeps.published import Sweepable
 
 
@@ -100,27 +100,62 @@ def format_command(study: Sweepable, options: Sequence[str], folder: Path) -> st
     return "python -m src.run " + shlex.join(" ".join(word.split()) for word in words)  # a single line
 
 
-def load_results(study: Sweepable, folder: Path) -> list[StudyResult]:
-    """Load the recorded points of ``study`` under ``folder``: one result for each set of options, fullest first."""
+def load_own_results(folder: Path, published: Collection[str]) -> list[StudyResult]:
+    """Load the sweeps under ``folder`` that repeat no published table, the latest first.
+
+    Args:
+        folder: the runs.
+        published: names of the studies that repeat one.
+    """
+    files = [file for file in (folder / "ablations").glob("*/*/table.json") if file.parts[-3] not in published]
+    results = []
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            table = json.loads(file.read_text())
+            options = {name: table.get(name) for name in ("title", "columns", "compare", "heading", "command")}
+            resolve_columns(options["columns"])
+            records = [json.loads(point.read_text())["overrides"] for point in file.parent.glob("points/*.json")]
+            values = [dict(str(override).partition("=")[::2] for override in record) for record in records]
+        except Exception:  # half written, or another program's
+            continue
+        keys = {key for point in values for key in point}
+        varied = {key: [str(point.get(key)) for point in values] for key in keys}
+        params = {key: ",".join(sorted(set(held))) for key, held in varied.items() if len(set(held)) > 1}
+        study = Sweepable(file.parts[-3], params, options | {"compare": options["compare"] or "psnr"}, {})
+        results += [result for result in load_results(study, folder, file.parts[-2]) if result.runs]
+    return results
+
+
+def load_results(study: Sweepable, folder: Path, place: str = "*") -> list[StudyResult]:
+    """Load the recorded points of ``study`` under ``folder``: one result for each set of options, fullest first.
+
+    Args:
+        study: the study.
+        folder: the runs.
+        place: the folder of one set of options; by default of all.
+    """
     results: dict[str, StudyResult] = {}
-    records: list[tuple[int, list[str], str, str, Path]] = []
-    for file in sorted((folder / "ablations" / study.name).glob("*/points/*.json")):
+    records: dict[tuple[str, ...], tuple[tuple[int, str], list[str], str, str, Path, Any]] = {}
+    root = folder / "ablations" / study.name
+    places = root.glob("*/points/*.json") if place == "*" else (root / place / "points").glob("*.json")
+    for file in sorted(places, key=lambda file: (file.stat().st_mtime_ns, file.name)):
         try:
             record = json.loads(file.read_text())
             overrides = [str(override) for override in record["overrides"]]
             status, message = str(record["status"]), str(record.get("message") or "")
             directory = _locate(Path(str(record["directory"])), folder)
-            records.append((int(record.get("number", 0)), overrides, status, message, directory))
+            number, seconds = (int(record.get("number", 0)), str(file)), record.get("seconds")
+            records[str(file.parents[1]), *overrides] = (number, overrides, status, message, directory, seconds)
         except Exception:  # half written, or another program's
             continue
-    for _, overrides, status, message, directory in sorted(records, key=lambda record: record[0]):  # in sweep order
+    for _, overrides, status, message, directory, seconds in sorted(records.values(), key=lambda record: record[0]):
         values = dict(override.partition("=")[::2] for override in overrides)
         values = {
             key: value.strip("'") if key in PATH_OPTIONS else value for key, value in values.items()
         }  # Hydra's quotes
         options = [f"{k}={v}" for k, v in sorted(values.items()) if k not in (*study.params, *NO_EFFECT, "seed")]
         result = results.setdefault("\n".join(options), StudyResult(study, options))
-        run = Run(directory, overrides)
+        run = Run(directory, overrides, seconds)
         if status == "finished" and run.readable:
             result.runs.append(run)
         else:

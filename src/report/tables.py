@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src.report.runs import Run
 from src.report.study_results import StudyResult
 from src.sweeps.aggregate import DIFFERENCE, Row, describe_ranking, rank_correlation
 from src.sweeps.published import Table
 
+DECIMALS = {"psnr": 2, "ssim": 4}  # of scores in tables that no paper has printed
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -64,7 +67,8 @@ def compare_table(table: Table, result: StudyResult | None = None) -> Comparison
     words = [name for number, name in enumerate(table.columns) if number == 0 or table.decimals(name) is None]
     printed = [name for name in table.columns if name not in words]
     extra = [title for title in result.study.columns if title not in table.columns] if result else []
-    words = words or ["point"]
+    heading = result.study.options.get("heading") if result else None
+    words = words or [heading or "point"]
     groups = [_group_row(table, result, index, words, printed, extra) for index in range(len(table.rows))]
     if result:
         for point in [name for name in result.rows if name not in result.point_by_row.values()]:
@@ -73,6 +77,39 @@ def compare_table(table: Table, result: StudyResult | None = None) -> Comparison
     return ComparisonTable(
         words, [*printed, *extra], groups, _compare_orders(table, result, printed, extra), _remark(table, result)
     )
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """Scores of single clips: a row for each clip, a column for each point."""
+
+    points: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def tabulate_clips(runs_by_point: Mapping[str, Sequence[Run]]) -> ClipTable:
+    """Tabulate the PSNR of every clip, the mean over the seeds of a point, and SSIM behind it."""
+    points = [point for point, seeds in runs_by_point.items() if any(run.results.get("clips") for run in seeds)]
+    names = dict.fromkeys(clip for point in points for run in runs_by_point[point] for clip in run.results["clips"])
+    rows = []
+    for name in names:
+        cells = []
+        for point in points:
+            scores = [run.results["clips"].get(name, {}) for run in runs_by_point[point]]
+            values = [_average([score.get(metric) for score in scores]) for metric in DECIMALS]
+            texts = [
+                format_cell(value, places)
+                for value, places in zip(values, DECIMALS.values(), strict=True)
+                if value is not None
+            ]
+            cells.append("/".join(texts) or MISSING)
+        rows.append((name, cells))
+    return ClipTable(points, rows)
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def _group_row(
@@ -122,10 +159,14 @@ def _format_ours(result: StudyResult, point: str, columns: Sequence[str], table:
         else:
             value, spread = row.get(name), row.get(f"{name} deviation")
         places = _decimals(table, name)
+        if not table.rows:  # of the reader's own
+            places = DECIMALS.get(result.study.columns[name].rpartition("/")[2])
         cells.append(format_cell(value, places) + (f" ± {format_cell(spread, places)}" if spread is not None else ""))
         exact.append("" if value is None else f"{value}" + (f" ± {spread}" if spread is not None else ""))
     first, seeds = runs[0], {run.directory.name for run in runs}  # a seed may be tested several times
-    label = f"here{', mini' if first.size != 'full' else ''}{f', {len(seeds)} seeds' if len(seeds) > 1 else ''}"
+    mini = ", mini" if first.size.startswith("mini") else ""
+    label = f"{'here' if table.rows else ''}{mini}{f', {len(seeds)} seeds' if len(seeds) > 1 else ''}".lstrip(", ")
+    label = label or "1 seed"
     conditions = f"{first.size}; {first.data}; {first.protocol or first.results.get('device', '')}"
     return TableLine("here", cells, label, exact, f"{point}: {conditions}" if point else conditions)
 

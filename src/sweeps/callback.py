@@ -77,6 +77,7 @@ class Study(Callback):
         self.across, self.hide, self.differences = tuple(across), tuple(hide), differences
         self.published, self.finding = rows_by_point(**published) if published else ({}, "")
         self.folder: Path | None = None  # of a multirun
+        self.command = ""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.folder, self.runs = points.locate_sweep(config), Path(config.paths.runs)
@@ -86,6 +87,7 @@ class Study(Callback):
         self.failed: list[points.PointStatus] = []
         self.finished: dict[str, Point] = {}  # with the values already read, by directory
         self.title = self.title or self.folder.parent.name
+        self.command = points.format_sweep_command(config)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not self.folder or not _is_first_rank():
@@ -182,7 +184,7 @@ class Study(Callback):
         if not whole:
             text = f"{self._describe_missing(entries)}\n\n{text}"
         table = {"title": self.title, "overrides": overrides, "complete": whole, "rows": rows}
-        table |= {"columns": columns, "compare": compare}
+        table |= {"columns": columns, "compare": compare, "heading": heading, "command": self.command}
         _replace(self.folder / "table.md", text)
         _replace(self.folder / "table.json", json.dumps(table, indent=2))
         draw(rows, self.title, compare, self.folder / "plot.svg", overrides)

@@ -145,6 +145,14 @@ def build_arguments(config: DictConfig) -> list[str]:
     return ["-m", "src.run", *folders, *task, *own, "resume=true", "hydra.mode=RUN"]
 
 
+def format_sweep_command(config: DictConfig) -> str:
+    """Format the command that repeats or continues a sweep."""
+    places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    typed = _overrides_as_typed(config)["task"]
+    flag = [] if any(override.startswith("ablation=") for override in typed) else ["-m"]
+    return "python -m src.run " + shlex.join([*flag, *(f"--config-dir={place}" for place in places), *typed])
+
+
 def format_label(overrides: Sequence[str], options: dict[str, list[str]]) -> str:
     """Format those overrides of a point that its sweep varies, for a log line."""
     varied = [o for o in overrides if len(options.get(o.partition("=")[0], ())) > 1]

@@ -117,6 +117,8 @@ class Sweepable:
     def varied(self) -> list[str]:
         """The options that differ between points, sorted as in their names."""
         parser = OverridesParser.create()
+        if "heading" in self.options:  # of the reader's own, whose values are those of its points
+            return sorted(key for key in self.params if key != "seed")
         return sorted(key for key, values in self.params.items() if _sweeps(parser, key, values))
 
     @property
