@@ -62,6 +62,8 @@ def load_image(file: Path, depth: int, alpha: bool = False) -> np.ndarray:
 
 def check_alpha(file: Path) -> bool:
     """Check for an alpha channel by the header of an image that Pillow knows."""
+    if file.suffix.lower() in (".jpeg", ".jpg", ".pgm", ".ppm"):
+        return False
     try:
         with Image.open(file) as image:
             return image.has_transparency_data

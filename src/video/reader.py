@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -201,7 +201,7 @@ class FolderReader(FrameReader):
         depth = first.depth if deep else 8
         self.signal = replace(SRGB, depth=depth, alpha=alpha and self.has_alpha, chroma=first.chroma)
 
-    @property
+    @cached_property
     def has_alpha(self) -> bool:  # type: ignore[override]
         return self._first_has_alpha or any(map(check_alpha, self.files[1:]))
 
