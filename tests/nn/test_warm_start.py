@@ -145,6 +145,22 @@ def test_any_part_starts_with_the_same_score(model, name, own):
         assert scored(other, clip, target) == pytest.approx(known, abs=0.05), part
 
 
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [("edvr_m", ["align", "fuse"]), ("zsm", ["interpolate", "aggregate"]), ("vtsr", ["align", "attend"])],
+)
+def test_parts_that_are_exchanged_keep_their_own_start(model, parts):
+    """So a copy of one under another name starts, and learns, as the original."""
+    networks = []
+    for warm in ("true", "false"):
+        torch.manual_seed(0)
+        networks.append(build_inference_network(compose(f"model={model}", "size=mini", f"size.warm_start={warm}")))
+    for part in parts:
+        warm, cold = (getattr(network, part).state_dict() for network in networks)
+        for name, weight in warm.items():
+            assert torch.equal(weight, cold[name]), (part, name)
+
+
 class Noisy(nn.Sequential):
     """A trunk of plain convolutions."""
 
