@@ -18,6 +18,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 PATH_OPTIONS = (
     "checkpoint",
     "input",
+    "target",
+    "runs",
     "output",
     "data.root",
     "data.low",
@@ -30,9 +32,9 @@ PATH_OPTIONS = (
     "resume",
     "code",
 )
-LIST_OPTIONS = ("input", "model.network.stages", "code")  # those of the above that may be a list
+LIST_OPTIONS = ("input", "target", "runs", "model.network.stages", "code")  # those of the above that may be a list
 STUDY = "hydra.callbacks.study"
-TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
+TEXT_OPTIONS = ("licence", "limits", "name", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 PAIRED = ("data=paired", "degradation=_given")  # the first brings the second, whatever an experiment chooses
@@ -177,7 +179,7 @@ def quote_paths(override: str) -> str:
     Runs lie in folders such as ``seed=0``, a name that Hydra would parse as grammar.
     """
     key, _, value = override.partition("=")
-    if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and value != "null":
+    if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and not re.fullmatch(r"null|[a-zA-Z][\w.-]*", value):
         return f"{key}={_quote(value)}"
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???") or override.lower() in RESUMES:
