@@ -28,6 +28,10 @@ from src.sweeps.aggregate import FLOPS_INPUT_SIZE, Point
 from src.sweeps.run_files import Configuration, Results, is_external, read_configuration
 from src.zoo import without_fetching
 
+OF_NETWORK = {  # facts beside a protocol about the network and how it ran: they do not make scores incomparable
+    *("window", "clip_length", "padding", "checkpoint", "commit", "frames_counted", "ensemble", "precision"),
+}
+
 
 class Run(Point):
     """A run's directory. Values that cannot be read are None, with a reason in ``notes``."""
@@ -178,8 +182,7 @@ class Run(Point):
     def conditions(self) -> str:
         """Data, protocol and degradation as a key: scores of runs with equal keys are comparable."""
         protocol = dict(self.results.get("protocol", {}))
-        of_network = {"window", "clip_length", "padding", "checkpoint", "commit", "frames_counted"}
-        of_network |= {"ensemble", "precision"} | ({"edges"} if protocol.get("edges") != "none" else set())
+        of_network = OF_NETWORK | ({"edges"} if protocol.get("edges") != "none" else set())
         return json.dumps({key: value for key, value in protocol.items() if key not in of_network}, sort_keys=True)
 
     @property
