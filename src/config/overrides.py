@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -200,16 +202,33 @@ def _quote(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
+def _join_existing(parts: list[str]) -> list[str]:
+    """Join neighbouring parts of a list that make a path together, with commas."""
+    joined = []
+    while parts:
+        several = (count for count in range(len(parts), 1, -1) if _exists(",".join(parts[:count])))
+        count = next(several, 1)
+        joined.append(",".join(parts[:count]))
+        parts = parts[count:]
+    return joined
+
+
+def _exists(path: str) -> bool:
+    path = os.path.expanduser(path.strip("'\""))
+    return os.path.exists(path) or (glob.has_magic(path) and any(glob.iglob(path)))
+
+
 def split_paths(value: str) -> list[str]:
     """Split ``[a.ckpt,b.pth]``; a single path is a list of one.
 
     Paths of checkpoints may contain commas, but not after a single word: that is a name of weights, perhaps mistyped.
+    Other paths contain those with which they exist, as the directories of runs do.
     """
     if not _is_list(value):
         return [value]
     parts = [part.strip() for part in value[1:-1].split(",")]
     if not any(suffix in value for suffix in CHECKPOINTS):
-        return parts
+        return _join_existing(parts)
     paths, begun = [], ""
     for part in parts:
         begun = f"{begun},{part}" if begun else part

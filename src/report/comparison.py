@@ -220,6 +220,9 @@ def _judge(
     unit, decimals = METRICS[metric]
     better, worse = (first.name, second.name) if difference >= 0 else (second.name, first.name)
     amount = f"{abs(difference):.{decimals}f}{unit}"
+    if not differences.any():
+        sentence = f"Nothing can be said: {better} and {worse} have the same {metric.upper()} on every clip."
+        return verdict | {"interval": [0.0, 0.0], "p": 1.0, "sentence": sentence}
     if count == 1:
         sentence = f"Nothing can be said from a single clip, on which {better} is {amount} above {worse}."
         return verdict | {"sentence": sentence}

@@ -183,3 +183,11 @@ def test_frames_restored_elsewhere_are_compared_by_what_is_known(tmp_path):
     cropped = write(tmp_path / "cropped", spread(0), Protocol("vid4", "y", crop=4), about, name="Theirs", matched={})
     with pytest.raises(UserError, match=r"\(crop: 0 / 4\)"):
         compared(tmp_path, ours, cropped)
+
+
+def test_directories_of_runs_have_commas(tmp_path):
+    ours = write(tmp_path / "train" / "data=folder,size=mini" / "seed=0", spread(1))
+    theirs = write(tmp_path / "train" / "size=mini,x=[a,b]" / "seed=0", spread(0))
+    one = compared(tmp_path, ours, theirs.parent)
+    assert (one["first"]["name"], one["second"]["name"]) == ("data=folder", "x=[a b]")
+    assert compared(tmp_path, ours.parent, f"{tmp_path}/train/size=mini,*/seed=*")["metrics"]["psnr"]["clips"] == 8
