@@ -146,6 +146,7 @@ def results(
     names: Sequence[str],
     subsets: Sequence[str] | None = None,
     levels: Mapping[int, Mapping[int, Sequence[FrameScore]]] | None = None,
+    spans: Mapping[int, tuple[int, int]] | None = None,
     **description: Any,
 ) -> dict[str, Any]:
     """The content of ``results.json``. On several processes all must call it, and all get the same.
@@ -157,6 +158,8 @@ def results(
         subsets: the subset of each clip, by index; an empty one is none.
         levels: measurements after each application of a recursively applied network, by its number of output frames
             for each input frame.
+        spans: for clips whose ends were not measured: the position of the first measured frame, and the number of
+            frames of the whole clip, from whose ends a protocol skips.
         description: further facts for :meth:`Protocol.describe`: degradation, window, ...
 
     Returns:
@@ -181,7 +184,7 @@ def results(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"Several clips are called {', '.join(twice)}: rename them, scores are kept by name.")
-    counted = _counted(frames, protocol, names)
+    counted = _counted(frames, protocol, names, spans)
     figures = {clip: summarise(listed) for clip, listed in counted.items()}
     outcome: dict[str, Any] = {
         "summary": average(figures.values()),
@@ -214,7 +217,10 @@ def results(
 
 
 def _counted(
-    frames: Mapping[int, Sequence[FrameScore]], protocol: Protocol, names: Sequence[str]
+    frames: Mapping[int, Sequence[FrameScore]],
+    protocol: Protocol,
+    names: Sequence[str],
+    spans: Mapping[int, tuple[int, int]] | None = None,
 ) -> dict[int, list[FrameScore]]:
     """The frames of each clip that count.
 
@@ -223,7 +229,9 @@ def _counted(
     """
     counted: dict[int, list[FrameScore]] = {}
     for clip, listed in sorted(frames.items()):
-        counted[clip] = [listed[position] for position in protocol.counted(len(listed))]
+        first, length = (spans or {}).get(clip, (0, len(listed)))
+        positions = (position - first for position in protocol.counted(length))
+        counted[clip] = [listed[position] for position in positions if 0 <= position < len(listed)]
         if not counted[clip]:
             raise UserError(
                 f"The clip {names[clip]} has {len(listed)} frames, and the protocol {protocol.name} skips "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 PATH_OPTIONS = (
     "checkpoint",
     "input",
+    "target",
+    "runs",
     "output",
     "data.root",
     "data.low",
@@ -30,9 +34,9 @@ PATH_OPTIONS = (
     "resume",
     "code",
 )
-LIST_OPTIONS = ("input", "model.network.stages", "code")  # those of the above that may be a list
+LIST_OPTIONS = ("input", "target", "runs", "model.network.stages", "code")  # those of the above that may be a list
 STUDY = "hydra.callbacks.study"
-TEXT_OPTIONS = ("licence", "limits", f"{STUDY}.title")
+TEXT_OPTIONS = ("licence", "limits", "name", f"{STUDY}.title")
 RESUMES = ("resume=true", "resume=false")  # other values are paths
 CHECKPOINTS = (".ckpt", ".pth", ".safetensors")
 PAIRED = ("data=paired", "degradation=_given")  # the first brings the second, whatever an experiment chooses
@@ -177,7 +181,7 @@ def quote_paths(override: str) -> str:
     Runs lie in folders such as ``seed=0``, a name that Hydra would parse as grammar.
     """
     key, _, value = override.partition("=")
-    if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and value != "null":
+    if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and not re.fullmatch(r"null|[a-zA-Z][\w.-]*", value):
         return f"{key}={_quote(value)}"
     quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???") or override.lower() in RESUMES:
@@ -198,16 +202,33 @@ def _quote(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
+def _join_existing(parts: list[str]) -> list[str]:
+    """Join neighbouring parts of a list that make a path together, with commas."""
+    joined = []
+    while parts:
+        several = (count for count in range(len(parts), 1, -1) if _exists(",".join(parts[:count])))
+        count = next(several, 1)
+        joined.append(",".join(parts[:count]))
+        parts = parts[count:]
+    return joined
+
+
+def _exists(path: str) -> bool:
+    path = os.path.expanduser(path.strip("'\""))
+    return os.path.exists(path) or (glob.has_magic(path) and any(glob.iglob(path)))
+
+
 def split_paths(value: str) -> list[str]:
     """Split ``[a.ckpt,b.pth]``; a single path is a list of one.
 
     Paths of checkpoints may contain commas, but not after a single word: that is a name of weights, perhaps mistyped.
+    Other paths contain those with which they exist, as the directories of runs do.
     """
     if not _is_list(value):
         return [value]
     parts = [part.strip() for part in value[1:-1].split(",")]
     if not any(suffix in value for suffix in CHECKPOINTS):
-        return parts
+        return _join_existing(parts)
     paths, begun = [], ""
     for part in parts:
         begun = f"{begun},{part}" if begun else part

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from src.config.overrides import PATH_OPTIONS, by_place, split_paths
+from src.config.overrides import PATH_OPTIONS, TEXT_OPTIONS, by_place, split_paths
 from src.config.run_directory import IMPLIED, UNNAMED
 from src.zoo import is_name
 
@@ -74,6 +74,8 @@ def _join(pairs: Sequence[tuple[str, str]], *, labelled: bool = True) -> str:
 
 def _shorten(key: str, value: str, *, labelled: bool = True) -> str:
     """Shorten each path of a value (see :func:`label_path`); return other values as they are."""
+    if key in TEXT_OPTIONS:
+        return value.strip("'")
     if key not in PATH_OPTIONS or not value:
         return value
     return "+".join(label_path(path.strip("'\""), labelled=labelled) for path in split_paths(value))

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.report.charts import COLORS, Chart, Curve, Dot, plot_curves, plot_scatter
 from src.report.labels import label_networks
 from src.report.runs import Run, network_key
+from src.sweeps.run_files import is_external
 
 MAX_WIDTH = 560  # of a frame on the page, in pixels
 MODEL_CHANGE = re.compile(r"(model|size)[\w./]*=[\w.+-]+")  # in an entry of task=bench
@@ -70,7 +71,7 @@ def plot_costs(runs: Sequence[Run]) -> list[Chart]:
     seconds = _collect_seconds(runs)
     comparable: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        if run.results.get("summary", {}).get("psnr") is not None:
+        if run.results.get("summary", {}).get("psnr") is not None and not is_external(run.results):
             comparable.setdefault(run.conditions, {}).setdefault(run.network_key, []).append(run)
     charts: list[Chart | None] = []
     for networks in comparable.values():

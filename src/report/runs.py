@@ -25,8 +25,12 @@ from src.errors import CheckpointError
 from src.nn.blocks import count_parameters
 from src.nn.flops import count
 from src.sweeps.aggregate import FLOPS_INPUT_SIZE, Point
-from src.sweeps.run_files import Configuration, Results, read_configuration
+from src.sweeps.run_files import Configuration, Results, is_external, read_configuration
 from src.zoo import without_fetching
+
+OF_NETWORK = {  # facts beside a protocol about the network and how it ran: they do not make scores incomparable
+    *("window", "clip_length", "padding", "checkpoint", "commit", "frames_counted", "ensemble", "precision"),
+}
 
 
 class Run(Point):
@@ -76,7 +80,9 @@ class Run(Point):
 
     @cached_property
     def parameters(self) -> int | None:
-        """Number of parameters; None if the network cannot be built."""
+        """Number of parameters; None if the network cannot be built, or is unknown."""
+        if is_external(self.results):
+            return None
         try:
             return _count_parameters(self.network_key)
         except CheckpointError as error:  # from an older version, or its weights are gone
@@ -106,6 +112,8 @@ class Run(Point):
         limit = protocol.get("input_frames_limit")
         clips = protocol.get("clips_counted")
         names = [str(layout).rpartition(".")[2], Path(root).name if root else ""]
+        if is_external(self.results):
+            names = [f"{self.results.get('name')} on {Path(str(protocol.get('data'))).name}"]
         text = " ".join(dict.fromkeys(name for name in names if name))
         text += f", {clips} clip{'s' if clips != 1 else ''}" if clips else ""
         return text + (f", {limit} input frame{'s' if limit != 1 else ''} of each" if limit else "")
@@ -116,18 +124,18 @@ class Run(Point):
         protocol = self.results.get("protocol")
         if not protocol:
             return ""
-        skip = protocol["skip"]
+        skip, external = protocol["skip"], is_external(self.results)
         frames = protocol["frames"] + (f" but {skip[0]}+{skip[1]}" if any(skip) else "")
         matrix = protocol["colour_matrix"]
         parts = [
             f"{protocol['name']}: {str(protocol['channel']).upper()}" + (f" ({matrix})" if matrix else ""),
             f"crop {protocol['crop']}",
             f"frames: {frames}",
-            f"{protocol.get('clip_length')} output frames per pass",
+            "restored elsewhere" if external else f"{protocol.get('clip_length')} output frames per pass",
             f"edges {protocol['edges']}" if protocol.get("edges") else "",
-            f"ensemble of {protocol['ensemble']}" if protocol["ensemble"] != 1 else "",
+            f"ensemble of {protocol['ensemble']}" if protocol["ensemble"] not in (1, None) else "",
             f"x{protocol['factor']} frame rate" if protocol.get("factor") else "",
-            self.degradation,
+            "" if external else self.degradation,
             f"{protocol.get('clips_counted')} clips, {protocol.get('frames_counted')} frames",
             f"data {protocol.get('data')}",
             f"mean {protocol['mean']}",
@@ -174,8 +182,7 @@ class Run(Point):
     def conditions(self) -> str:
         """Data, protocol and degradation as a key: scores of runs with equal keys are comparable."""
         protocol = dict(self.results.get("protocol", {}))
-        of_network = {"window", "clip_length", "padding", "checkpoint", "commit", "frames_counted"}
-        of_network |= {"ensemble", "precision"} | ({"edges"} if protocol.get("edges") != "none" else set())
+        of_network = OF_NETWORK | ({"edges"} if protocol.get("edges") != "none" else set())
         return json.dumps({key: value for key, value in protocol.items() if key not in of_network}, sort_keys=True)
 
     @property

@@ -18,6 +18,7 @@ from src.config.run_names import name_overrides
 from src.report.runs import Run
 from src.sweeps.aggregate import Row, group_by_row, resolve_columns, subtract_rows, tabulate
 from src.sweeps.published import Sweepable
+from src.sweeps.run_files import is_external
 
 
 @dataclass
@@ -71,7 +72,10 @@ class StudyResult:
     def departures(self) -> list[str]:
         """Known differences of its runs from the published experiment."""
         departures = sorted({run.size for run in self.runs} - {"full"})
-        first = next((run for run in self.runs if run.metrics), self.runs[0])
+        ours = [run for run in self.runs if not is_external(run.results)]
+        if not ours:
+            return ["restored elsewhere"]
+        first = next((run for run in ours if run.metrics), ours[0])
         try:
             overrides = {key: first.overrides[key] for key in self.study.params if key in first.overrides}
             recipe = compose(f"ablation={self.study.name}", *(f"{key}={value}" for key, value in overrides.items()))

@@ -26,7 +26,7 @@ from src.config.suggestions import end_with_suggestion
 from src.errors import UserError
 from src.nn.flops import count
 from src.protocols import COLUMNS
-from src.sweeps.run_files import read_configuration
+from src.sweeps.run_files import is_external, read_configuration
 from src.zoo import without_fetching
 
 Row = dict[str, Any]
@@ -93,6 +93,8 @@ class Point:
 
     def _value(self, source: str) -> Any:
         kind, _, rest = source.partition("/")
+        if kind in ("count", "network") and is_external(self.results):
+            return None
         if kind == "metrics":
             if not (self.directory / "metrics.csv").exists():  # a baseline, which is not trained
                 return None
@@ -222,7 +224,7 @@ def group_by_row(
     groups: dict[Any, list[Kind]] = {}
     names: dict[Any, Any] = {}
     for point in members:
-        values = " ".join(_name_value(key, point.overrides.get(key)) for key in named)
+        values = point.overrides.get("name") or " ".join(_name_value(key, point.overrides.get(key)) for key in named)
         name = parse_number(values or next(filter(None, map(members[0].overrides.get, NAMING)), ""))
         paper = (published or {}).get(name)
         groups.setdefault(names.setdefault(name if paper is None else id(paper), name), []).append(point)

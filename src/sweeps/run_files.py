@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -89,7 +90,7 @@ class Rules(TypedDict):
     crop: int
     skip: tuple[int, int]
     frames: str
-    ensemble: int
+    ensemble: int | None  # None: restored elsewhere
     mean: str
     degradation: NotRequired[Degraded | None]
 
@@ -120,3 +121,10 @@ class Results(TypedDict, total=False):
     models: dict[str, dict[str, float]]
     input: tuple[int, int]
     device: str
+    name: str
+    matched: dict[str, Any]
+
+
+def is_external(results: Mapping[str, Any]) -> bool:
+    """Return True for the results of ``task=score``: of frames that were restored elsewhere, by an unknown network."""
+    return "matched" in results
