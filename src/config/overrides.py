@@ -82,7 +82,8 @@ def translate(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     arguments = expand_points([_rename(argument) for argument in arguments], sweep=sweep)
     if PAIRED[0] in arguments and not any(argument.startswith("degradation=") for argument in arguments):
         arguments = [*arguments, PAIRED[1]]
-    return [_by_paper(new) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
+    named = " ".join(argument for argument in arguments if argument.startswith(("model=", "experiment=", "ablation=")))
+    return [_by_paper(new, named) for old in arguments for new in FORMER_CHOICES.get(old, (old,))]
 
 
 def refuse_other_data(arguments: Iterable[str]) -> None:
@@ -116,8 +117,11 @@ def by_place(override: str) -> str:
     return f"{match[1]}{PLACES.get(match[3], NETWORK + match[3])}{equals}{value}" if match else override
 
 
-def _by_paper(argument: str) -> str:
-    """Return an override with a part under its paper, which is the one that has the (first) choice."""
+def _by_paper(argument: str, named: str) -> str:
+    """Return an override with a part under its paper: the one that has the (first) choice.
+
+    Of several, as for ``glob(*)``, it is one that ``named``, the model and experiment of the command, mentions.
+    """
     key, _, choices = argument.partition("=")
     name = key.lstrip("+~")
     part = next((part for part, place in PLACES.items() if place == name), name.removeprefix(NETWORK))
@@ -130,7 +134,9 @@ def _by_paper(argument: str) -> str:
     if not having:
         known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         raise UserError(f"There is no {name}={choices}{end_with_suggestion(choices, known)}")
-    return f"{key[: len(key) - len(name)]}model/{having[0].relative_to(CONF / 'model')}={choices}"
+    papers = {folder: folder.relative_to(CONF / "model").parts[0] for folder in having}
+    folder = next((folder for folder in having if papers[folder] in named), having[0])
+    return f"{key[: len(key) - len(name)]}model/{folder.relative_to(CONF / 'model')}={choices}"
 
 
 def _rename(argument: str) -> str:

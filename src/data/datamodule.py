@@ -19,11 +19,11 @@ from src.data.degradation import Degradation
 from src.data.evaluation import EvaluationClip, EvaluationClips, share_of_rank
 from src.data.loader import EpochSampler, Loader
 from src.data.readers import locate_inputs
-from src.data.samples import ClipDataset, check_sampling_options, collate
+from src.data.samples import MEASURED, ClipDataset, check_sampling_options, collate
 from src.data.source_size import SourceSize
-from src.data.splits import Clip, DamagedClips, Splits
+from src.data.splits import Clip, DamagedClips, Splits, abbreviate, spread_evenly
 from src.data.worker_pool import exit_with_parent, worker_context
-from src.errors import UserError
+from src.errors import UserError, VideoError
 from src.geometry import Geometry
 
 MIX = 8  # decoded samples in memory, so that batches mix them; applies if one fills more than a step
@@ -267,15 +267,31 @@ class DataModule(LightningDataModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics({"train/damaged": len(self.damaged)}, self.trainer.global_step)
 
-    def check_windows(self) -> None:
-        """Refuse clips of validation and test that are shorter than a window, for protocols that fill none up.
+    def check_evaluation(self, *, filled: bool) -> None:
+        """Refuse clips of validation and test that leave nothing to score.
+
+        Of very many clips, only some are opened, evenly spread.
+
+        Args:
+            filled: whether windows that reach beyond the ends of a clip are filled up.
 
         Raises:
-            UserError: a clip has too few frames.
+            UserError: clips have too few frames.
         """
         validation = self.evaluation_clips(self._validation_clips, self.validate_frames)
-        for clip in [*validation, *self.evaluation_clips(self.splits.test, self.test_frames)]:
-            clip.check_window()
+        clips = [*validation, *self.evaluation_clips(self.splits.test, self.test_frames)]
+        chosen = spread_evenly(min(len(clips), MEASURED), len(clips)) if filled else range(len(clips))
+        short = []
+        for clip in (clips[number] for number in chosen):
+            try:
+                clip.check_length(filled)
+            except VideoError:  # scoring reports it
+                continue
+            except UserError as error:
+                short.append(str(error))
+        if short:
+            counted = f"{len(short)} of {len(chosen)} clips of validation and test are too short. " * (len(short) > 1)
+            raise UserError(counted + abbreviate(short))
 
     @property
     def _validation_clips(self) -> Sequence[Clip]:

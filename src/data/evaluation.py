@@ -93,6 +93,18 @@ class EvaluationClip:
         count = self._source[0]
         return {time: numbers for time, numbers in range_at.items() if numbers[0] >= 0 and numbers[-1] < count}
 
+    def check_length(self, filled: bool) -> None:
+        """Refuse a clip without a target, before any frame is read.
+
+        Raises:
+            UserError: the clip has too few frames.
+        """
+        if not self._target_source_ranges(None, filled):
+            raise UserError(
+                f"Clip {self.name} ({self.clip.path}) has {self._source[0]} frames, too few to score one of them: "
+                "assign more of it to evaluation (options of data.layout), or leave it out."
+            )
+
     def check_window(self) -> None:
         """Refuse a clip that is shorter than a window, for protocols that fill none up.
 

@@ -94,19 +94,20 @@ def get_named_points(config: DictConfig) -> dict[str, list[str]]:
 def list_options(config: DictConfig) -> dict[str, list[str]]:
     """List the options of a sweep with their values, those of the study first."""
     params = config.hydra.sweeper.get("params") or {}
-    overrides = [*(f"{key}={values}" for key, values in params.items()), *_overrides_as_typed(config)["task"]]
+    typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    overrides = [*(f"{key}={values}" for key, values in params.items()), *typed["task"]]
     names = list(get_named_points(config))
     options = {"point": names} if names else {}
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):  # glob() reads groups
+        key = by_place(f"{override.get_key_element()}=")[:-1]
         if override.is_interval_sweep():
-            key = override.get_key_element()
             raise UserError(
                 f"{override.input_line}: a sweep tries single values; list them, or write {key}=range(<first>,<end>,"
                 "<step>)."
             )
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
-        options[override.get_key_element()] = list(values or [override.get_value_element_as_str()])
+        options[key] = list(values or [override.get_value_element_as_str()])
     return options
 
 

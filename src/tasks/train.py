@@ -21,6 +21,7 @@ from src.config.composition import to_plain
 from src.config.own_code import describe_own_parts
 from src.config.resuming import describe_nearest, list_changes
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
+from src.data.datamodule import DataModule
 from src.errors import CheckpointError, UserError
 from src.nn.blocks import count_parameters
 from src.tasks.evaluate import score, tell_scored_frames
@@ -64,8 +65,8 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
         if (batches := trainer.world_size * trainer.accumulate_grad_batches) > 1:
             parts = f"{trainer.world_size} devices, {trainer.accumulate_grad_batches} batches each"
             print(f"Patches a step: {data.describe_batch(batches)} ({parts}).", flush=True)  # type: ignore[attr-defined]
-        if restorer.protocol.edges == "none":
-            data.check_windows()  # type: ignore[attr-defined]
+        if isinstance(data, DataModule):
+            data.check_evaluation(filled=restorer.protocol.edges != "none")
     restorer.initialise(fresh=not config.checkpoint)
     changes = list_changes(directory, config) if config.resume else {}  # the claim overwrites the former options
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):

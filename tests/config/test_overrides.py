@@ -42,3 +42,10 @@ def test_texts_may_contain_anything():
     for text in ("a\\", "a\\\\", "it\\'s\\n", "C:\\a\\"):
         assert compose("task=weights", f"limits={text}", f"pack={text}").limits == text
         assert compose("task=weights", f"pack={text}").pack == text
+
+
+@pytest.mark.parametrize(("model", "paper"), [("vtsr", "vtsr"), ("edvr_m", "edvr"), ("edvr_l", "edvr")])
+@pytest.mark.parametrize("choices", ["glob(*)", "glob(*e*)"])
+def test_a_pattern_of_parts_belongs_to_the_paper_of_the_model(choices, model, paper):
+    typed = [f"model/network/align={choices}", f"model={model}"]
+    assert translate(typed, sweep=True) == [f"model/{paper}/align={choices}", f"model={model}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -308,6 +309,25 @@ def test_configuration_builds(file: Path, tmp_path: Path) -> None:
 
 def test_clips_shorter_than_a_window_are_refused_before_training(root: Path) -> None:
     data = module(root, validate_frames=5)
-    data.check_windows()
+    data.check_evaluation(filled=False)
     with pytest.raises(UserError, match=r"has 1 input frame, fewer than the \d of a window .*raise data\.test_frames"):
-        module(root, validate_frames=1).check_windows()
+        module(root, validate_frames=1).check_evaluation(filled=False)
+
+
+@pytest.mark.parametrize("short", ["a", "c.mp4"])
+@pytest.mark.parametrize("split", ["validate", "test"])
+def test_clips_that_leave_nothing_to_score_are_refused_before_training(root: Path, short: str, split: str) -> None:
+    def layout(root: Path, start: int) -> Splits:
+        return Splits(train=[Clip("b", root / "b")], **{split: [Clip("short", root / short, start=start)]})
+
+    options = {"geometry": VTSR, "degradation": Degradation(exposure=8), "span": None}
+    module(root, layout=partial(layout, start=20), **options).check_evaluation(filled=True)
+    with pytest.raises(UserError, match=r"Clip short \(.*\) has only 5 usable frames from frame 43 on"):
+        module(root, layout=partial(layout, start=43), **options).check_evaluation(filled=True)
+
+
+def test_short_clips_are_counted_and_named(root: Path) -> None:
+    splits = Splits(train=[Clip("b", root / "b")], test=[Clip(name, root / "a", start=43) for name in ("x", "y")])
+    data = module(root, layout=lambda root: splits, geometry=VTSR, degradation=Degradation(exposure=8), span=None)
+    with pytest.raises(UserError, match=r"^2 of 2 clips of validation and test are too short\. Clip x .*; Clip y "):
+        data.check_evaluation(filled=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -34,6 +35,41 @@ def test_a_lengthened_run_equals_a_longer_one(named, clips, tmp_path):  # noqa: 
     assert scores[0] == scores[1]
     assert (cut / "results_2_steps.json").exists()
     assert "nothing left to do" in run(f"resume={cut}")
+
+
+def test_an_earlier_checkpoint_is_continued_in_place(clips, tmp_path):  # noqa: F811
+    common = [*CONSTANT, f"data.root={clips}", f"paths.runs={tmp_path}"]
+    run(*common, "trainer.max_steps=3")
+    (cut,) = {path.parent for path in tmp_path.rglob("results.json")}
+    whole = weights(cut)
+    earlier = cut / "checkpoints" / "previous.ckpt"
+    assert torch.load(earlier, weights_only=True)["global_step"] == 2
+    said = run(f"resume={earlier}", "trainer.max_steps=4", "model.optimizer.lr=0.001")
+    assert "Continuing after step 2 with other options: " in said
+    assert "model.optimizer.lr=0.001 (was " in said
+    again = weights(cut)
+    assert again["global_step"] == 4
+    assert any(not torch.equal(whole["state_dict"][key], value) for key, value in again["state_dict"].items())
+    with (cut / "metrics.csv").open() as rows:
+        steps = [int(row["step"]) for row in csv.DictReader(rows) if row.get("train/loss")]
+    assert steps == [0, 1, 2, 3]
+    assert "is not a run" in refused(f"resume={cut / 'checkpoints'}")
+
+
+@pytest.mark.slow
+def test_two_ranks_are_continued_in_place(clips, tmp_path):  # noqa: F811
+    both = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    plain = [o for o in CONSTANT if not o.startswith(("trainer.devices", "trainer.accelerator"))]
+    common = [*plain, *both, f"data.root={clips}", f"paths.runs={tmp_path}"]
+    run(*common, "trainer.max_steps=2")
+    (cut,) = {path.parent for path in tmp_path.rglob("results.json")}
+    said = run(f"resume={cut}", "trainer.max_steps=3", "model.optimizer.lr=0.001")
+    assert said.count("Continuing after step 2 with other options: ") == 1
+    assert "trainer.max_steps=3 (was 2)" in said
+    assert weights(cut)["global_step"] == 3
+    said = run(f"resume={cut / 'checkpoints' / 'previous.ckpt'}", "trainer.devices=1", "trainer.max_steps=4")
+    assert "trainer.max_steps=4 (was 3)" in said
+    assert weights(cut)["global_step"] == 4
 
 
 def test_a_changed_rate_counts_and_what_becomes_of_the_schedule_is_said(clips, tmp_path):  # noqa: F811
@@ -73,6 +109,21 @@ def test_a_benchmark_without_times_is_drawn(tmp_path):
 def test_functions_of_sweeps(sweep, tmp_path):
     said = run("-m", sweep, "task=bench", "bench.models=[bicubic]", *SMALL, f"paths.runs={tmp_path}")
     assert said.count("Point ") == 2
+
+
+@pytest.mark.parametrize("sweep", ["model/network/align=glob(*o*)", "model/network/align=choice(four,one)"])
+def test_functions_of_sweeps_over_a_part(sweep, tmp_path):
+    run("-m", sweep, "model=edvr_m", "task=bench", "bench.models=null", *SMALL, f"paths.runs={tmp_path}")
+    points = list(tmp_path.rglob("points/*.json"))
+    overrides = [override for point in points for override in json.loads(point.read_text())["overrides"]]
+    assert {o for o in overrides if "align" in o} == {"model/network/align=four", "model/network/align=one"}
+    assert "four+one" in str(points[0])  # the folder of the sweep names its values
+
+
+@pytest.mark.parametrize("sweep", ["model.optimizer.lr=interval(0,1)", "seed=interval(0,9)"])
+def test_an_interval_is_refused_with_the_way_out(sweep, tmp_path):
+    said = refused("-m", sweep, "task=bench", *SMALL, f"paths.runs={tmp_path}")
+    assert f"write {sweep.partition('=')[0]}=range(" in said
 
 
 def test_help_of_hydra_with_an_override():
