@@ -16,7 +16,6 @@ import numpy as np
 from src.config.type_check import type_mismatch
 from src.errors import UserError
 from src.metrics.paired import bootstrap_interval, wilcoxon
-from src.report.labels import label_runs
 from src.report.runs import OF_NETWORK
 from src.sweeps.aggregate import escape_markdown
 from src.sweeps.run_files import Results, is_external
@@ -101,11 +100,14 @@ def _read_results(file: Path) -> dict[str, Any]:
 
 
 def _name_methods(groups: dict[str, list[Path]], loaded: dict[str, list[dict[str, Any]]]) -> list[str]:
-    paths = list(groups)
-    shared = os.path.commonpath([os.path.abspath(path) for path in paths])
-    labels = label_runs([os.path.relpath(path, shared) for path in paths])
-    names = [str(loaded[key][0].get("name") or label) for key, label in zip(paths, labels, strict=True)]
-    return names if len(set(names)) == len(names) else [os.path.relpath(path, shared) for path in paths]
+    """Name methods: those from elsewhere as they are called, others by the parts of their paths that not all have."""
+    paths = [os.path.abspath(path) for path in groups]
+    paths = [os.path.relpath(path, os.path.commonpath(paths)) for path in paths]
+    parts = [path.replace("/", ",").split(",") for path in paths]
+    shared = set.intersection(*map(set, parts))
+    labels = [" ".join(part for part in own if part not in shared) or own[0] for own in parts]
+    names = [str(loaded[key][0].get("name") or label) for key, label in zip(groups, labels, strict=True)]
+    return names if len(set(names)) == len(names) else paths
 
 
 def compare(first: Method, second: Method, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.config.run_directory import claim_directory, read_commit
+from src.config.code_record import complete_record, read_commit
+from src.config.run_directory import claim_directory
 from src.data.external import Matches, align, match_clips, paired_frames
 from src.engine.options import InferenceOptions
 from src.metrics import Scores, psnr
@@ -50,6 +51,7 @@ def score(config: DictConfig, directory: Path, *, options: ScoreOptions) -> dict
         _tell_missing(matches)
         outcome = _measure(matches, protocol, options, targets)
         outcome = {"name": options.name or Path(os.path.expanduser(sources[0])).resolve().name, **outcome}
+        outcome["code"] = complete_record(directory)
         write_results(directory / "results.json", outcome)
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
