@@ -22,7 +22,6 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.overrides import STUDY, by_place, fold_point, quote_paths
 from src.config.run_directory import NO_EFFECT, SWEEP_ONLY
 from src.config.run_names import name_overrides
-from src.errors import UserError
 
 
 @dataclass
@@ -101,11 +100,8 @@ def list_options(config: DictConfig) -> dict[str, list[str]]:
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):  # glob() reads groups
         key = by_place(f"{override.get_key_element()}=")[:-1]
-        if override.is_interval_sweep():
-            raise UserError(
-                f"{override.input_line}: a sweep tries single values; list them, or write {key}=range(<first>,<end>,"
-                "<step>)."
-            )
+        if override.is_interval_sweep():  # the sweeper refuses it
+            continue
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
         options[key] = list(values or [override.get_value_element_as_str()])
     return options

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
-from src.config.overrides import translate
+from src.config.overrides import by_place, translate
+from src.errors import UserError
 
 
 class Points(BasicSweeper):
@@ -37,6 +38,13 @@ class Points(BasicSweeper):
     def split_arguments(  # type: ignore[override]  # a static method there
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
+        for override in overrides:
+            if override.is_interval_sweep():
+                key = by_place(f"{override.get_key_element()}=")
+                raise UserError(
+                    f"{override.input_line}: a sweep tries single values; list them, or write {key}range(<first>,<end>,"
+                    "<step>)."
+                )
         (combinations,) = BasicSweeper.split_arguments(overrides, None)
         typed = {override.get_key_element() for override in overrides}
         points = map(translate, self.points.values())
