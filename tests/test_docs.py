@@ -74,24 +74,36 @@ def test_own_code_of_the_page_trains_is_scored_and_restores(tmp_path: Path) -> N
     train, evaluate, restore, exchange = (
         line for line in page.splitlines() if line.startswith("python") and "mean_fusion" in line
     )
-    runs, output = tmp_path / "runs", tmp_path / "better.mp4"
-    small = [f"paths.runs={runs}", f"paths.data={tmp_path / 'data'}", "logger=csv", "data.test_frames=4"]
-    clip = tmp_path / "clip.mp4"
-    with VideoWriter(clip, Fraction(25), codec="lossless") as writer:
-        for frame in torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8):
-            writer.write(frame)
+    runs, output, clips = tmp_path / "runs", tmp_path / "better.mp4", tmp_path / "clips"
+    clips.mkdir()
+    frames = torch.randint(0, 256, (40, 1, 1, 3), dtype=torch.uint8).expand(-1, 48, 64, -1).contiguous()
+    for name in ("a", "b"):
+        with VideoWriter(clips / f"{name}.mp4", Fraction(25), codec="lossless") as writer:
+            for frame in frames:
+                writer.write(frame)
+    small = [
+        f"data.root={clips}",
+        "data.layout.hold_back=0.4",
+        f"paths.runs={runs}",
+        "logger=csv",
+        "data.test_frames=4",
+    ]
 
     def run(line: str, *more: str) -> None:
         (_, _, _, *arguments), checkpoint = split(line), next(runs.rglob("last.ckpt"), "")
-        names = {"mean_fusion.py": tmp_path / "mean_fusion.py", "<last.ckpt>": checkpoint, "holiday.mp4": clip}
-        names["better.mp4"] = output
+        names = {
+            "mean_fusion.py": tmp_path / "mean_fusion.py",
+            "<last.ckpt>": checkpoint,
+            "holiday.mp4": clips / "a.mp4",
+        }
+        names |= {"better.mp4": output, "data=procedural": "data=folder"}  # which need not be rendered
         for name, path in names.items():
             arguments = [argument.replace(name, str(path)) for argument in arguments]
         command = [sys.executable, "-m", "src.run", *arguments, *more]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
-    steps = ["trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=64"]
+    steps = ["trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=32"]
     run(train, *small, *steps)
     run(evaluate, *small)
     assert len(list(runs.rglob("results.json"))) == 2
