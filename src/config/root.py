@@ -50,7 +50,7 @@ class RootOptions:
     resume: bool | str = False
     debug: bool = False
     code: str | list[str] | None = None
-    trust: str | list[str] = field(default_factory=list)
+    trust: str | tuple[str, ...] = ()
     paths: PathOptions = field(default_factory=PathOptions)
     size: SizeOptions = field(default_factory=SizeOptions)
     task: ObjectNode
