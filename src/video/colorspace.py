@@ -40,6 +40,9 @@ DROPPED = {
     "DOVI_METADATA": "Dolby Vision metadata",
     "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
     "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "AMBIENT_VIEWING_ENVIRONMENT": "the brightness of the surroundings that it was mastered for",
+    "ICC_PROFILE": "an ICC profile",
+    "S12M_TIMECODE": "a time code in its frames",
     "A53_CC": "closed captions",
     "View ID": "the other views of 3D video",
 }
@@ -378,5 +381,7 @@ def _read_light(frame: av.VideoFrame) -> tuple[int, ...]:
 def _list_dropped(frame: av.VideoFrame) -> tuple[str, ...]:
     """Name the side data of a frame that restoration discards."""
     kinds = {data.type.name for data in cast(Any, frame.side_data)}
+    partial = "MASTERING_DISPLAY_METADATA" in kinds and not _read_mastering(frame)
     unlisted = sorted(kinds - DROPPED.keys() - SideData.__members__.keys())
-    return (*(name for kind, name in DROPPED.items() if kind in kinds), *unlisted)
+    known = [name for kind, name in DROPPED.items() if kind in kinds]
+    return (*known, *(["incomplete metadata of the mastering display"] if partial else []), *unlisted)

@@ -251,8 +251,8 @@ class VideoWriter:
         formats = codec.alpha_formats if signal.alpha else codec.pixel_formats
         depth = min(formats, key=lambda bits: (abs(bits - signal.depth), bits))
         if depth < signal.depth:
-            message = "%s is written with %d of %d bits, the maximum of %s"
-            log.warning(message, self.path, depth, signal.depth, self._codec_name)
+            message = "the video is written with %d of %d bits, the maximum of %s"  # self.path may be one part of it
+            log.warning(message, depth, signal.depth, self._codec_name)
         self.check(size)
         pixel_format = formats[depth]
         if codec.chroma:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageCms
 
 from src.data.integrity import check_clip
 from src.engine.file_job import FileRestoration
@@ -93,6 +95,32 @@ def test_grey_comes_out_as_it_went_in(depth: int, color_range: int) -> None:
     assert (signal.depth, signal.range) == (depth, color_range or 2)
     coded = from_rgb(rgb, "yuv420p" if depth == 8 else f"yuv420p{depth}le", signal, VideoReformatter())
     assert np.abs(read_luma(coded) - luma).max() <= (0 if color_range == 1 or depth == 8 else 1)
+
+
+def test_side_data_known_to_pyav_is_dropped_by_name(tmp_path: Path) -> None:
+    """An ICC profile of JPEGs, and a mastering display whose luminance is out of range, so that primaries are left."""
+    path = tmp_path / "icc.avi"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        file = io.BytesIO()
+        Image.new("RGB", (64, 48), "red").save(file, "JPEG", icc_profile=profile)
+        packet = av.Packet(file.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 25)
+        packet.is_keyframe = True
+        container.mux(packet)
+    with open_video(path) as reader:
+        assert reader.signal.dropped == ("an ICC profile",)
+
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L({},1)"
+    for luminance, dropped in ((10_000_000, ()), (10_000, ("incomplete metadata of the mastering display",))):
+        path = tmp_path / f"{luminance}.mkv"
+        options = {"x265-params": f"log-level=none:pools=none:master-display={display.format(luminance)}"}
+        encode(path, "libx265", options, count=2)
+        with open_video(path) as reader:
+            assert reader.signal.dropped == dropped
+            assert bool(reader.signal.mastering) == (not dropped)
 
 
 def read_luma(frame: av.VideoFrame) -> np.ndarray:
