@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,7 +104,8 @@ class Splits:
         for use, clips in parts.items():
             frames = ""
             if clips and unopened <= OPENED:
-                frames = f" ({sum(clip.length() for clip in clips)} frames)"
+                with suppress(VideoError):  # damaged: said where it is read
+                    frames = f" ({sum(clip.length() for clip in clips)} frames)"
             texts.append(f"{len(clips)} clips{frames} {use}")
         return ", ".join(texts) + (f" ({self.scored_part})" if self.test else "")
 

@@ -26,10 +26,9 @@ class OutputRecord:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        recorded: dict[str, str] = {}
+        self.sources: dict[str, str] = {}  # planned ones, too: a command that goes on names them as before
         with suppress(OSError, ValueError, TypeError):  # there is none, or it is damaged
-            recorded = dict(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
-        self.sources = {name: source for name, source in recorded.items() if self._exists(name)}
+            self.sources = dict(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
 
     def _exists(self, name: str) -> bool:
         output = self.folder / name
@@ -45,7 +44,8 @@ class OutputRecord:
 
     def list_made(self) -> set[str]:
         """List the names in the folder that no one else has made: outputs, and the folders of their previews."""
-        return {*self.sources, *(f"{Path(name).stem}.preview" for name in self.sources)}
+        made = [name for name in self.sources if self._exists(name)]
+        return {*made, *(f"{Path(name).stem}.preview" for name in made)}
 
     def add(self, pairs: Iterable[tuple[Path, Path]]) -> None:
         """Record sources and their outputs in this folder."""

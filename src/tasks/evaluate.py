@@ -25,6 +25,8 @@ from src.nn.video_network import as_video_network
 from src.protocols import results, table, write_results
 from src.training.distributed import fail_together
 
+SPLITS = ("score", "hold_back", "by", "gap", "step", "train", "validate", "test")  # options of a layout
+
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=evaluate``: score ``checkpoint`` (or a baseline) on the test clips of ``data``.
@@ -66,10 +68,20 @@ def tell_scored_frames(restorer: Any, data: Any) -> None:
         )
 
 
+def _is_plain(value: Any) -> bool:
+    """Check that a value of a file that may come from anywhere is a number, a text or a list of texts."""
+    texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+    if isinstance(value, list | str):
+        return all(isinstance(text, str) and "${" not in text for text in texts)
+    return value is None or isinstance(value, int | float)
+
+
 def keep_held_back(config: DictConfig) -> None:
     """Score no frames that the checkpoint was trained on: what its run held back of the same folder is scored."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    explicit = any(override.lstrip("+").startswith("data.layout.") for override in typed)
+    explicit = any(
+        override.lstrip("+").startswith(tuple(f"data.layout.{key}=" for key in SPLITS)) for override in typed
+    )
     if config.data.get("layout", {}).get("score") != "whole" or explicit or not config.checkpoint:
         return
     file = Path(os.path.expanduser(config.checkpoint)).resolve().parent.parent / "config.yaml"
@@ -80,7 +92,9 @@ def keep_held_back(config: DictConfig) -> None:
     if not all(roots) or len({Path(os.path.expanduser(root)).resolve() for root in roots}) > 1:
         return
     if run.data.layout.get("_target_") == config.data.layout._target_:
-        config.data.layout = run.data.layout
+        for key, value in OmegaConf.to_container(run.data.layout, resolve=False).items():  # type: ignore[union-attr]
+            if key in SPLITS and key in config.data.layout and _is_plain(value):
+                config.data.layout[key] = value
         print(
             f"These weights were trained on {config.data.root}: only what that training held back is scored. "
             "data.layout.score=whole scores all frames."

@@ -66,6 +66,7 @@ def make_reds(root: Path) -> Any:
         write_frames(root / "train_sharp" / name, 9)
         write_frames(root / "train_sharp_bicubic" / "X4" / name, 9, (10, 12))
     write_frames(root / "val_sharp" / "003", 9)
+    write_frames(root / "val_sharp_bicubic" / "X4" / "003", 9, (10, 12))
     return reds
 
 

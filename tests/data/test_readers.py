@@ -18,7 +18,7 @@ def test_an_abandoned_decoder_is_not_tried_again(tmp_path: Path, monkeypatch: py
     """A pipe without a writer blocks whoever opens it."""
     pipe = tmp_path / "stuck.mp4"
     os.mkfifo(pipe)
-    monkeypatch.setattr("src.data.splits.open_video", lambda path: open_video(path, timeout=0.5))
+    monkeypatch.setattr("src.data.splits.open_video", lambda path, **options: open_video(path, timeout=0.5, **options))
     readers = Readers()
     with pytest.raises(DecodeTimeoutError, match=r"made no progress for 0.5 s"):
         readers.read(pipe, [0])
