@@ -62,6 +62,12 @@ def build_training_network(config: DictConfig) -> nn.Module:
     if config.checkpoint:
         initial, source = network.state_dict(), load(config.checkpoint)
         weights = source.state_dict()
+        shortcut = getattr(source, "shortcut", None)
+        if type(source) is type(network) and shortcut != getattr(network, "shortcut", None):
+            raise UserError(
+                f"{config.checkpoint} was trained with{'' if shortcut else 'out'} the shortcut past its exchanged "
+                f"parts: add model.network.shortcut={str(bool(shortcut)).lower()}."
+            )
         if isinstance(network, Cascade) and not isinstance(source, Cascade):  # weights of the first stage alone
             first = next(iter(network.stages))
             weights = {f"stages.{first}.{name}": weight for name, weight in weights.items()}

@@ -95,3 +95,10 @@ def test_skipping_without_a_checkpoint_or_a_training_is_refused(checkpoint):
         build_training_network(compose(*SIZE, "checkpoint_skip=[fuse]"))
     with pytest.raises(UserError, match="is for training"):
         build_inference_network(compose(*SIZE, f"checkpoint={checkpoint}", "checkpoint_skip=[fuse]"))
+
+
+def test_weights_trained_without_the_shortcut_do_not_start_a_network_that_has_it(checkpoint):
+    mini = [*SIZE, "size.warm_start=true", f"checkpoint={checkpoint}"]
+    with pytest.raises(UserError, match=r"was trained without the shortcut .*: add model.network.shortcut=false"):
+        build_training_network(compose(*mini))
+    assert not build_training_network(compose(*mini, "model.network.shortcut=false")).shortcut
