@@ -137,6 +137,7 @@ def test_columns_of_networks_that_cannot_be_built_or_run_are_empty(tmp_path):
     own = ["model=edvr_m", "size=mini", f"code={code}"]
     config = compose(*own, "model.network.fuse._target_=fusion_c.MeanFuse")
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    (tmp_path / "results.json").write_text("{}")
     point = Point(tmp_path, [])
     assert point.value("count/parameters") is None
     assert "no module fusion_c" in point.notes[0]
