@@ -67,20 +67,18 @@ class Reconstruct(nn.Module, NearIdentity):
         The first convolution is faint, not zero: leaky ReLUs pass a faint channel or its negative whole, but at exactly
         zero both only with their slope, and almost no gradient returns through several of them.
         """
-        count = init_near_identity(self.trunk, count)
-        level = 0.0  # level: the bias that centres a channel about zero
+        given = count = init_near_identity(self.trunk, count)
+        level = 0.0  # the bias that centres a channel about zero
         steps = list(zip(self.upscale, self.steps, strict=True))
         enter = self.upscale[0] if steps else self.refine
         assert isinstance(enter, nn.Conv2d)
-        faint = FAINT * enter.weight
+        faint = FAINT / 2 * enter.weight  # of features that a shortcut adds to
         while count > RGB:  # pixel shuffle restores the pixels of an encoder that turned them into channels
             conv, step = steps.pop(0)
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None
             pass_through(conv, [1.0], count)
             conv.bias[:count] = level + MIDDLE  # leaky ReLU leaves values above zero undistorted
-            if conv is enter:
-                conv.weight[:count] = faint[:count]
             level, count = -MIDDLE, count // step**2
         sources = [(1.0, 0)]  # (factor, first channel) of the channels that add up to an identity channel
         for conv, step in [*steps, (self.refine, 1)]:
@@ -92,11 +90,8 @@ class Reconstruct(nn.Module, NearIdentity):
             for sign, first in ((1, 0), (-1, RGB)):  # the channel and its negative
                 for channel in range(RGB):
                     rows = slice((first + channel) * step**2, (first + channel + 1) * step**2)
-                    if conv is enter:
-                        conv.weight[rows] = sign * faint[channel * step**2 : (channel + 1) * step**2]
-                    else:
-                        for factor, source in sources:
-                            conv.weight[rows, source + channel] = sign * factor * taps
+                    for factor, source in sources:
+                        conv.weight[rows, source + channel] = sign * factor * taps
                     conv.bias[rows] = sign * level
             sources, level = [(1 / (1 + SLOPE), 0), (-1 / (1 + SLOPE), RGB)], 0.0
         assert self.last.bias is not None
@@ -105,6 +100,10 @@ class Reconstruct(nn.Module, NearIdentity):
             for factor, source in sources:
                 self.last.weight[channel, source + channel, 1, 1] = factor
         self.last.bias.zero_()
+        made = given if given > RGB else RGB * (self.steps[0] if self.steps else 1) ** 2  # channels before negatives
+        enter.weight[:made] = faint[:made]
+        if given == RGB:
+            enter.weight[made : 2 * made] = -faint[:made]
         return RGB
 
 

@@ -4,14 +4,13 @@ A short training then only learns the difference to interpolation. What makes th
 network, starts faint: its output is almost zero for any features, those of parts from outside the suite included.
 
 So that it learns fast, the first channels of features, the *identity channels*, carry the colours of the input: three
-for red, green and blue, or a multiple of three where an encoder turns pixels into channels. A part that can pass them
-on implements :class:`NearIdentity`; any other keeps its initialisation. :func:`init_near_identity` walks through the
-parts of a network. A warm start changes neither the names nor the shapes of parameters. The published trainings start
-at random.
+for red, green and blue, or a multiple of three where an encoder turns pixels into channels. The first and last parts
+of a network, which implement :class:`NearIdentity`, carry them. Parts that are exchanged in comparisons (alignment,
+fusion, interpolation, recurrence) keep their own initialisation, all alike; EDVR and Zooming SlowMo have a shortcut
+past them. A warm start changes neither the names nor the shapes of parameters. The published trainings start at random.
 
-Identity channels are centred about zero before tanh, zero padding and leaky ReLU, which would distort them otherwise:
-tanh is linear around zero, zero padding is grey instead of black, and leaky(x) - leaky(-x) = (1 + slope) x restores
-a channel from itself and its negative.
+A leaky ReLU would distort what the last part makes of them: leaky(x) - leaky(-x) = (1 + slope) x restores a channel
+from itself and its negative.
 """
 
 from __future__ import annotations
