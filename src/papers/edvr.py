@@ -32,6 +32,8 @@ from src.nn.video_network import VideoNetwork
 from src.nn.warm_start import RGB, init_near_identity
 from src.ops.color import flow_picture
 
+STEEP = 4.0  # gain on differences between frames, which are small
+
 
 class EDVR(VideoNetwork):
     """EDVR (Figure 2). (B, T, 3, H, W) to (B, 1, 3, s*H, s*W), any H and W.
@@ -43,8 +45,9 @@ class EDVR(VideoNetwork):
         fuse: fuses aligned features (B, T, C, H, W) to (B, C, H, W).
         reconstruct: turns features (B, C, H, W) into the residual (B, 3, s*H, s*W) of the upscaled middle frame.
         frames: T = 2N + 1.
-        shortcut: add the features of the middle frame to the fused ones, and start as the enlarged middle frame plus
-            almost nothing (:mod:`src.nn.warm_start`), so that few steps suffice. The published network has none.
+        shortcut: add features that pass by alignment and fusion (:meth:`pass_by`) to the fused ones, and start as the
+            enlarged middle frame plus almost nothing (:mod:`src.nn.warm_start`), so that few steps suffice. The
+            published network has none.
 
     The network's scale is ``reconstruct.scale // encode.shrink``.
     """
@@ -81,12 +84,29 @@ class EDVR(VideoNetwork):
         """Restore the middle frame (B, 1, 3, s*H, s*W) of a window from its frames and feature pyramids."""
         scale = self.geometry.scale
         fused = self.fuse(self.align_window(clip, *pyramid))
-        residual = self.reconstruct(fused + pyramid[0][:, clip.shape[1] // 2] if self.shortcut else fused)
+        residual = self.reconstruct(fused + self.pass_by(pyramid[0]) if self.shortcut else fused)
         base = clip[:, clip.shape[1] // 2]
         height, width = base.shape[-2:]
         if scale > 1:
             base = F.interpolate(base, scale_factor=scale, mode="bilinear", align_corners=False)
         return (base + residual[..., : scale * height, : scale * width]).unsqueeze(1)
+
+    def pass_by(self, features: Tensor) -> Tensor:
+        """Return what the shortcut adds to fused features (B, C, H, W), from those of all frames (B, T, C, H, W).
+
+        They are the middle frame's. A network that keeps the size also gets the differences of the other frames to it,
+        in the channels behind its colours, as far as there are channels: motion deblurring weighs frames by about one,
+        with alternating signs, which is hard to learn.
+        """
+        middle = features[:, features.shape[1] // 2]
+        if self.geometry.scale > 1:
+            return middle
+        colours = RGB * self.encode.shrink**2
+        others = [frame for frame in range(features.shape[1]) if frame != features.shape[1] // 2]
+        differences = (features[:, others] - middle.unsqueeze(1))[:, :, :colours].flatten(1, 2)
+        differences = STEEP * differences[:, : max(0, middle.shape[1] - colours)]
+        behind = middle.shape[1] - colours - differences.shape[1]
+        return middle + F.pad(differences, (0, 0, 0, 0, colours, behind))
 
     def align_window(self, clip: Tensor, *pyramid: Tensor) -> Tensor:
         """Align the features of every frame of a window to those of its middle frame, (B, T, C, H, W)."""

@@ -208,6 +208,19 @@ def test_encoders_carry_the_colours(encode):
     torch.testing.assert_close(encode(x)[:, :3], x, atol=1e-5, rtol=0)
 
 
+def test_differences_between_frames_pass_by_the_fusion_of_a_network_that_deblurs():
+    torch.manual_seed(0)
+    parts = ["model/network/encode=blurred", "model.network.reconstruct.scale=1", "model.network.encode.channels=16"]
+    network = build_inference_network(compose("model=edvr_deblur", "size=mini", *parts))
+    clip = torch.rand(1, 5, 3, 16, 16)
+    seen = []
+    network.reconstruct.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    network.fuse.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    assert (network(clip)[:, 0] - clip[:, 2]).abs().max() < 0.05
+    torch.testing.assert_close(seen[0][:, :3], clip[:, 2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[0][:, 12:15], 4 * (clip[:, 4] - clip[:, 2]) + network.encode(clip[:, 2])[:, 12:15])
+
+
 def test_full_size_starts_at_random_as_published():
     assert not compose("model=zsm").size.warm_start
     assert compose("model=zsm", "size=mini").size.warm_start
