@@ -50,6 +50,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
 def read_step(path: Path) -> int | None:
     """Return the training step of a checkpoint of this project, without reading its weights; None for other files."""
     try:
+        _check_compression(path)
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except Exception:  # another format, or a damaged file, which is reported where it is loaded
         return None

@@ -225,23 +225,23 @@ def _judge(
     if not differences.any():
         sentence = f"Nothing can be said: {better} and {worse} have the same {metric.upper()} on every clip."
         return verdict | {"interval": [0.0, 0.0], "p": 1.0, "sentence": sentence}
-    if count == 1:
-        sentence = f"Nothing can be said from a single clip, on which {better} is {amount} above {worse}."
+    if count < FEWEST:
+        clips = "a single clip" if count == 1 else f"{count} clips"
+        sentence = (
+            f"Nothing can be said from {clips}, on which {better} is {amount} above {worse}; {FEWEST} are the least."
+        )
         return verdict | {"sentence": sentence}
     low, high = bootstrap_interval(a, b, resamples=resamples, seed=seed, level=LEVEL)
     verdict |= {"interval": [low, high], "p": (p := wilcoxon(differences))}
     shown = (low, high) if difference >= 0 else (-high, -low)
     seeds = f", {len(a)} and {len(b)} seeds" if max(len(a), len(b)) > 1 else ""
     within = f"95 %: {shown[0]:.{decimals}f} to {shown[1]:.{decimals}f}, {count} clips{seeds}"
-    decided = low * high > 0 and (p < 1 - LEVEL or count < FEWEST)
+    decided = low * high > 0 and (p < 1 - LEVEL)
     if not decided:
         return verdict | {
             "sentence": f"Nothing can be said: {better} is {amount} above {worse} ({within}; Wilcoxon p = {p:.2g})."
         }
-    test = f"; Wilcoxon p = {p:.2g}" if count >= FEWEST else ""
-    sentence = f"{better} is better than {worse} by {amount} ({within}{test})."
-    if count < FEWEST:
-        sentence += f" That holds for these clips: fewer than {FEWEST} say little about others."
+    sentence = f"{better} is better than {worse} by {amount} ({within}; Wilcoxon p = {p:.2g})."
     return verdict | {"sentence": sentence}
 
 

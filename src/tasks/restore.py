@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import lightning.pytorch as pl
 import torch
 from annotated_types import Ge
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
@@ -79,7 +80,7 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     network = _build_network(config, options)
     if piped:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with limit_stopping():
+        with _stop_in_time():
             restore_pipe(network.to(device), str(options.input), options.output, options, device, CONSOLE.print)
         return
     description = {"network": to_plain(config.model.network), "show": options.show}
@@ -87,12 +88,17 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
     work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id)
     _record_outputs(options, sources, outputs)
-    with limit_stopping(lambda: getattr(trainer.strategy.launcher, "procs", ())):
+    with _stop_in_time(lambda: getattr(trainer.strategy.launcher, "procs", ())):
         try:
             trainer.predict(work, datamodule=_Shares(len(sources)), return_predictions=False)
         except SystemExit as leaving:  # Lightning exits after Ctrl-C
             raise KeyboardInterrupt from leaving
         work.conclude(trainer)
+
+
+def _stop_in_time(*children: Any) -> AbstractContextManager[None]:
+    """Limit the time that a command takes to stop; a program that calls this task decides for itself."""
+    return limit_stopping(*children) if HydraConfig.initialized() else nullcontext()
 
 
 def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
