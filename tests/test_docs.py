@@ -15,8 +15,8 @@ import torch
 
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.command_line import ROOT, call
 
-ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "add-a-paper.md").read_text(encoding="utf-8")
 
 
@@ -99,8 +99,7 @@ def test_own_code_of_the_page_trains_is_scored_and_restores(tmp_path: Path) -> N
         names |= {"better.mp4": output, "data=procedural": "data=folder"}  # which need not be rendered
         for name, path in names.items():
             arguments = [argument.replace(name, str(path)) for argument in arguments]
-        command = [sys.executable, "-m", "src.run", *arguments, *more]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = call(*arguments, *more)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
     steps = ["trainer.max_steps=2", "callbacks.last.every_n_train_steps=1", "data.crop=32"]

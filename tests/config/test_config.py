@@ -18,6 +18,7 @@ from src.config.signatures import signature_of
 from src.config.validation import validate
 from src.errors import UserError
 from src.nn.blocks import count_parameters
+from tests.command_line import call
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 MODELS = sorted({path.stem for path in (CONF / "model").glob("[!_]*.yaml")} - {"cascade"})  # of trained networks
@@ -303,15 +304,7 @@ def test_typos_in_an_experiment_file_are_rejected(tmp_path):
     """Hydra lets files add what they like."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata: {crp: 64}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "src.run",
-        f"--config-dir={tmp_path}",
-        "experiment=mine",
-        f"paths.runs={tmp_path}/r",
-    ]
-    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
+    done = call(f"--config-dir={tmp_path}", "experiment=mine", f"paths.runs={tmp_path}/r")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "data has no option crp (src.data.datamodule.DataModule): did you mean crop?\n"
     assert not (tmp_path / "r").exists()

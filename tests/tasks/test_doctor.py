@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,17 +11,14 @@ from PIL import Image
 
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.command_line import call
 
 pytestmark = pytest.mark.long
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def doctor(root: Path, *options: str, code: int = 2) -> tuple[list[str], str]:
     """Run task=doctor; return its lines on the data set and its error message."""
-    command = [sys.executable, "-m", "src.run", "task=doctor", "data=folder", f"data.root={root}", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+    done = call("task=doctor", "data=folder", f"data.root={root}", *options)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return [line for line in done.stdout.splitlines() if "data=folder" in line], done.stderr
@@ -142,12 +136,11 @@ def test_the_advised_option_lets_training_run(tmp_path: Path) -> None:
         "trainer.max_steps=12", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1",
         "trainer.val_check_interval=12", f"paths.runs={tmp_path / 'runs'}",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "src.run", *train]
-    stopped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    stopped = call(*train)
     assert stopped.returncode == 2
     assert f"{root / 'train' / 'text.mp4'} cannot be read as video" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    done = subprocess.run([*command, option], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = call(*train, option)
     assert done.returncode == 0, done.stderr
     assert "text.mp4 cannot be read as video" in done.stderr
     assert f"{image} cannot be read as an image" in done.stderr
@@ -159,9 +152,6 @@ def test_the_advised_option_lets_training_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["data.skip_damaged=-1", "data.timeout=0"])
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str) -> None:
     write_frames(tmp_path / "a")
-    command = [sys.executable, "-m", "src.run", "data=folder", f"data.root={tmp_path}", option]
-    done = subprocess.run(
-        [*command, f"paths.runs={tmp_path / 'runs'}"], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
+    done = call("data=folder", f"data.root={tmp_path}", option, f"paths.runs={tmp_path / 'runs'}")
     assert done.returncode == 2
     assert option.partition("=")[0] in done.stderr

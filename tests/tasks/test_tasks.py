@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
@@ -23,10 +22,10 @@ from src.errors import CheckpointError
 from src.run import main
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
+from tests.command_line import ROOT, call
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "size=mini",
     "size.width=0.125",
@@ -44,8 +43,7 @@ TINY = [
 
 
 def run(*arguments: str | Path, fails: bool = False) -> str:
-    command = [sys.executable, "-m", "src.run", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = call(*arguments)
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
