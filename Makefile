@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m src.run
 DEMO := runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo ablations bench test check quick slow torture accelerator lock clean
+.PHONY: help demo ablations bench test check quick slow torture mutants accelerator lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -54,6 +54,9 @@ slow: $(VENV)/.ready  ## run the tests that take minutes: whole benchmarks, trai
 
 torture: $(VENV)/.ready  ## kill trainings and restorations in every way and compare the results, into experiments/trust (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(or $(KILLS),50) --others $(or $(OTHERS),6) --out experiments/trust
+
+mutants: $(VENV)/.ready  ## make lines of src/ wrong, one at a time, and list those that no fast test notices: COUNT= SEED= SINCE=<revision> FILE=
+	$(BIN)/python -m tests.mutants --count $(or $(COUNT),100) --seed $(or $(SEED),0) $(if $(SINCE),--since $(SINCE)) $(if $(FILE),--file $(FILE))
 
 accelerator:  ## run everything that needs a CUDA device, under ten minutes: PART=zsm|speed|edvr|deblur|wdvr|dsfn|vtsr; PYTHON=, OUT=, DATA= folder of videos
 	PART=$(PART) PYTHON=$(PYTHON) experiments/accelerator.sh $(or $(OUT),runs/accelerator) $(DATA)
