@@ -155,10 +155,8 @@ def try_all(
 
 def summarize(results: Sequence[Result]) -> str:
     """Return a table of the noticed share of each folder."""
-    tried, noticed = (
-        Counter(r.change.folder for r in results),
-        Counter(r.change.folder for r in results if r.is_noticed),
-    )
+    tried = Counter(result.change.folder for result in results)
+    noticed = Counter(result.change.folder for result in results if result.is_noticed)
     lines = [
         f"{folder:20} {noticed[folder]:4} of {tried[folder]:4}  {noticed[folder] / tried[folder]:4.0%}"
         for folder in sorted(tried)

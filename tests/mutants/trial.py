@@ -15,8 +15,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.mutants.changes import Change
+
+LIBRARIES = "libraries.txt"  # these two in the copy
+FAILED = Path("failed.txt")
 
 
 class Copy:
@@ -42,8 +46,10 @@ class Copy:
             (folder.parent / "shared").symlink_to(shared.resolve())
         for command in (["init", "-q"], ["add", "-A"]):  # what tests read of the repository
             subprocess.run(["git", *command], cwd=folder, check=True)
+        (folder / LIBRARIES).write_text("\n".join(libraries), encoding="utf-8")
+        self.reliable: dict[str, bool] = {}
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.trial", ",".join(libraries)],
+            [sys.executable, "-m", "tests.mutants.trial", LIBRARIES],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,
@@ -51,30 +57,42 @@ class Copy:
             text=True,
         )
 
-    def attempt(self, change: Change | None, tests: Sequence[str], limit: float) -> tuple[str, float]:
+    def attempt(self, change: Change, tests: Sequence[str], limit: float) -> tuple[str, float]:
         """Run tests on a changed file, and put the file back.
 
+        A test that fails without the change, too, e.g. in a copy of the project, is left out.
+
         Args:
-            change: None: nothing is changed.
+            change: the change.
             tests: names that pytest gives them.
             limit: seconds.
 
         Returns:
             "noticed" if a test fails, "time" if the limit is over, else "survived"; and the seconds that it took.
         """
+        start, file, tests = time.monotonic(), self.folder / change.file, list(tests)
+        before = file.read_bytes()
+        while True:
+            file.write_bytes(change.apply(before))
+            try:
+                verdict, failed = self._run(tests, limit)
+            finally:
+                file.write_bytes(before)
+            if verdict != "noticed" or not failed:
+                return verdict, time.monotonic() - start
+            if failed not in self.reliable:
+                self.reliable[failed] = self._run([failed], limit)[0] == "survived"
+            if self.reliable[failed]:
+                return verdict, time.monotonic() - start
+            tests = [test for test in tests if self.reliable.get(test, True)]
+
+    def _run(self, tests: Sequence[str], limit: float) -> tuple[str, str]:
+        """Return the verdict, and the test that failed."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        start = time.monotonic()
-        file = self.folder / (change.file if change else "pyproject.toml")
-        before = file.read_bytes()
-        if change:
-            file.write_bytes(change.apply(before))
-        try:
-            print(json.dumps({"tests": list(tests), "limit": limit}), file=self.server.stdin, flush=True)
-            verdict = self.server.stdout.readline().strip()
-        finally:
-            file.write_bytes(before)
-        return verdict or "noticed", time.monotonic() - start
+        print(json.dumps({"tests": tests, "limit": limit}), file=self.server.stdin, flush=True)
+        verdict, _, failed = self.server.stdout.readline().rstrip("\n").partition(" ")
+        return verdict, failed
 
     def close(self) -> None:
         self.server.kill()
@@ -101,6 +119,7 @@ def _serve(libraries: Sequence[str]) -> None:
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
+        FAILED.write_text("")
         pid = os.fork()
         if pid == 0:
             _run_tests(request["tests"])
@@ -117,7 +136,7 @@ def _serve(libraries: Sequence[str]) -> None:
             os.killpg(pid, signal.SIGKILL)  # what it has started, too
         if verdict == "time":
             os.waitpid(pid, 0)
-        print(verdict, file=replies, flush=True)
+        print(verdict, FAILED.read_text() if verdict == "noticed" else "", file=replies, flush=True)
 
 
 def _run_tests(tests: Sequence[str]) -> None:
@@ -129,10 +148,18 @@ def _run_tests(tests: Sequence[str]) -> None:
         import pytest
 
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"]
-        code = int(pytest.main([*options, *tests]))
+        code = int(pytest.main([*options, *tests], plugins=[_Failures()]))
     finally:
         os._exit(code)
 
 
+class _Failures:
+    """Write the name of the test that failed."""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            FAILED.write_text(report.nodeid)
+
+
 if __name__ == "__main__":
-    _serve(sys.argv[1].split(","))
+    _serve(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines())
