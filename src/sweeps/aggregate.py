@@ -30,7 +30,7 @@ from src.sweeps.run_files import is_external, read_configuration
 from src.zoo import without_fetching
 
 Row = dict[str, Any]
-METRICS = {name for names in COLUMNS.values() for name in names}
+METRICS = {name for names in COLUMNS.values() for name in names} | {"psnr_balanced", "ssim_balanced"}
 DIFFERENCE = "Δ"  # name of the row of differences
 SEEDS = "n"  # name of the column of counts
 COLUMN_SOURCES = {  # of the columns that a name alone selects
