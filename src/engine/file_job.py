@@ -84,7 +84,7 @@ class FileRestoration:
             deep=True,
             deinterlace=options.deinterlace,
             stream=options.stream,
-            alpha=can_store_alpha(output, options.codec),
+            alpha=options.alpha and can_store_alpha(output, options.codec),
         )
         self.length = min(len(self.reader), options.max_frames or len(self.reader))
         self.geometry = as_video_network(self.network).geometry

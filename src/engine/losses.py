@@ -10,6 +10,9 @@ from src.video.pipe import PipeReader
 from src.video.reader import FrameReader
 from src.video.writer import VideoWriter
 
+RGB_CODECS = ("ffv1", "lossless", "png")
+PLAYABLE_DEPTH = 10  # bits of HEVC and AV1 that devices decode in hardware
+
 
 def describe_losses(
     reader: FrameReader | PipeReader, source: str, output: str, writer: VideoWriter | None, size: tuple[int, int]
@@ -35,13 +38,20 @@ def describe_losses(
         yield f"{source} has an alpha channel: left out; {able} and folders of PNGs can store it."
     if writer is None:
         return
+    depth = reader.signal.depth
+    if writer.depth < depth:
+        yield f"{output} is written with {writer.depth} of {depth} bits, the maximum of {writer.codec}."
+    elif writer.depth > PLAYABLE_DEPTH and writer.codec in ("hevc", "av1"):
+        yield f"{output} is written with {writer.depth} bits, which few players show; codec=h264 writes 8."
     kept, stored = NOT_COARSER.get(reader.signal.chroma, reader.signal.chroma), writer.chroma_of(size)
     if stored < kept:
         able = suggest_codecs(writer.path, lambda codec: can_store_chroma(codec, kept))
         yield (
-            f"{source} has {_spell(reader.signal.chroma)} chroma, {output} {_spell(stored)}, which every player shows; "
+            f"{source} has {_spell(reader.signal.chroma)} chroma, {output} {_spell(stored)}; "
             f"chroma=source keeps it with {able}."
         )
+    elif stored > kept == "420" and writer.codec not in RGB_CODECS:
+        yield f"{output} has an odd side, and therefore {_spell(stored)} chroma, which some players do not show."
 
 
 def _spell(chroma: str) -> str:

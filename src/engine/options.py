@@ -98,6 +98,7 @@ class RestoreOptions(InferenceOptions):
         max_frames: restore only the first input frames.
         cuts: keep windows within scenes, and hold a frame across a cut.
         memory: GiB that a pass may take; None: half of the free memory.
+        alpha: keep the input's alpha channel where the output can store one.
         stream: index of the input's video stream in its container, where there are several; None: the main one.
         segment: output frames per part; an interrupted restoration resumes with the first missing part.
     """
@@ -119,6 +120,7 @@ class RestoreOptions(InferenceOptions):
     max_frames: Annotated[int, Ge(1)] | None = None
     cuts: bool = True
     memory: Annotated[float, Gt(0)] | None = None
+    alpha: bool = True
     stream: Annotated[int, Ge(0)] | None = None
     segment: Annotated[int, Ge(1)] = 48
 

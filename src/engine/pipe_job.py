@@ -60,7 +60,8 @@ def restore_pipe(
             "Standard output is YUV4MPEG2, which has no codec, quality, preset or chroma: pipe it into ffmpeg -i -."
         )
     opening: dict[str, Any] = {"deep": True, "fps": options.rate, "deinterlace": options.deinterlace}
-    opening |= {"stream": options.stream, "alpha": not to_pipe and can_store_alpha(Path(output), options.codec)}
+    alpha = options.alpha and not to_pipe and can_store_alpha(Path(output), options.codec)
+    opening |= {"stream": options.stream, "alpha": alpha}
     reader: Any = open_pipe(sys.stdin.buffer, **opening) if from_pipe else open_video(source, **opening)
     network, options = prepare_network(network, options)
     options = fit_to_memory(network, options, reader.size, device, memory=options.memory_bytes)

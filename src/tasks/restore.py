@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,6 +78,8 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     sources = [] if piped else _find_sources(options)
     outputs = [] if piped else _name_outputs(options, sources)
     network = _build_network(config, options)
+    if options.show:
+        options = replace(options, alpha=False)  # maps are opaque
     if piped:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with _stop_in_time():
@@ -332,9 +334,9 @@ class _Work(pl.LightningModule):
     def _announce(self, whole: FileRestoration, missing: int) -> None:
         CONSOLE.print(_describe(whole), soft_wrap=True)
         if whole.reader.interlaced:
-            effect = "its fields become frames"
+            effect = "deinterlaced, each pair of fields becomes a frame"
             if not whole.options.deinterlace:
-                effect = "deinterlace=true turns its fields into frames"
+                effect = "restored as it is; deinterlace=true makes a frame of each pair of fields"
             CONSOLE.print(f"{whole.source} is interlaced: {effect}.", soft_wrap=True)
         if not whole.output.suffix and whole.reader.stream is not None and find_audio_start(whole.source) is not None:
             CONSOLE.print(f"{whole.output} is a folder of images, without sound.", soft_wrap=True)

@@ -7,6 +7,7 @@ multiplied by it); EXR's is not, so its colours are divided by it.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from src.video.exr import describe_fault
 # Of an image. Above the limit of videos, since only one is in memory at a time and cameras reach 61 million pixels.
 MAX_PIXELS = 1 << 26
 DEPTH_OF_FLOATS = 16
+DEFLATE = (8, 32946)  # compressions of TIFF
 LOGARITHMIC = (1, 3)  # transfer characteristics of DPX (SMPTE 268M): printing density, logarithmic
 
 
@@ -146,7 +148,20 @@ def _decode_tiff(file: Path, alpha: bool) -> DecodedImage:
         return _from_linear([values] * 3) if is_float else DecodedImage(np.dstack([values.astype(np.uint16)] * 3), 16)
     if is_tiled:
         raise VideoError(f"{file} is a tiled TIFF of {bits} bits, which only works for grey; save it without tiles")
+    _check_strips(file, tags)
     return _decode_with_ffmpeg(file, alpha)
+
+
+def _check_strips(file: Path, tags: Any) -> None:
+    """Check what FFmpeg does not: strips that it cannot decode come out black."""
+    with file.open("rb") as stream:
+        for offset, size in zip(tags[Base.StripOffsets], tags[Base.StripByteCounts], strict=True):
+            stream.seek(offset)
+            strip = stream.read(size)
+            if len(strip) < size:
+                raise VideoError(f"{file} cannot be read as an image: it is cut off")
+            if tags.get(Base.Compression) in DEFLATE:
+                zlib.decompress(strip)
 
 
 def _decode_with_ffmpeg(file: Path, alpha: bool) -> DecodedImage:

@@ -19,7 +19,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from src.errors import VideoError
-from src.video.colorspace import Signal, has_alpha, is_transparent
+from src.video.colorspace import DROPPED, Signal, has_alpha, is_transparent
 from src.video.decoding import (
     DAMAGE_ERRORS,
     UNCROPPED,
@@ -40,6 +40,7 @@ from src.video.decoding import (
     read_cropping,
     read_orientation,
 )
+from src.video.dolby_vision import has_dolby_vision
 from src.video.spatial import SpatialLayout, read_layout
 
 # fmt: off
@@ -192,6 +193,8 @@ def probe(path: Path, on_progress: Callable[[], None], number: int | None = None
     layout, lost = read_layout(first, is_whole=(orientation, cropping) == (UPRIGHT, UNCROPPED))
     signal = Signal.from_frame(first, deep=True)
     signal = replace(signal, alpha=alpha, dropped=(*signal.dropped, *lost))
+    if DROPPED["DOVI_METADATA"] not in signal.dropped and has_dolby_vision(path):
+        signal = replace(signal, dropped=(DROPPED["DOVI_METADATA"], *signal.dropped))
     interlaced = interlaced or frames_flagged
     last_duration = (_compute_end(packets, declared_end) - timestamps[-1]) if countable and timestamps else 0
     objections = {

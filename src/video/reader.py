@@ -84,6 +84,8 @@ def open_video(
     if is_sequence != (backend == "frames") and backend != "auto":
         raise VideoError(f"{backend} cannot read {path}: it is a {'folder' if is_sequence else 'file'}; use auto")
     rate = Fraction(fps) if fps else DEFAULT_FPS
+    if stream is not None and (is_sequence or is_animated_webp(path)):
+        raise VideoError(f"{path} is not a container of several streams: leave stream={stream} out")
     if is_sequence:
         return FolderReader(path, rate, deep, alpha)
     if is_animated_webp(path) and backend == "auto":

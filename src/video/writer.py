@@ -53,6 +53,9 @@ MAX_REORDERING = 16  # frames that may be decoded before one is presented, in H.
 class VideoWriter:
     """Writes one clip with the size of its first frame; a context manager.
 
+    Attributes:
+        codec: the codec's name; ``png`` for folders.
+
     Args:
         path: a video file, with a suffix that selects the container, or a folder (no suffix, or a trailing slash) of
             ``00000000.png``, ``00000001.png`` and so on, with 16 bits if ``signal`` has more than 8. An existing file,
@@ -106,7 +109,7 @@ class VideoWriter:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 16)  # containers store numerator and denominator in 32 bits
         codec = resolve_codec(path, codec, signal.depth)
-        self._codec_name, self._codec = codec, CODECS[codec]
+        self.codec, self._codec = codec, CODECS[codec]
         if quality is not None and (self._codec.crf is None or not 0 <= quality <= self._codec.max_crf):
             raise VideoError(f"{codec} does not support quality={quality}: {describe_quality(self._codec)}")
         preset = None if preset is None else str(preset)  # AV1's are typed as numbers
@@ -120,7 +123,7 @@ class VideoWriter:
         self._signal, self._source_size = signal, source_size
         self._is_folder = not self.path.suffix or str(path).endswith(("/", os.sep))
         if self._is_folder:
-            self._chroma = "444"
+            self.codec, self._chroma = "png", "444"
         else:
             self._chroma = resolve_chroma(codec, chroma, signal.chroma, self.path)
             if signal.alpha and not self._codec.alpha_formats:
@@ -139,6 +142,18 @@ class VideoWriter:
         self._timestamps: list[int] = []  # presentation times, in ticks
         self._start = Fraction(0)
 
+    @property
+    def _formats(self) -> Mapping[int, str]:
+        """Pixel formats by depth."""
+        return self._codec.alpha_formats if self._signal.alpha else self._codec.pixel_formats
+
+    @property
+    def depth(self) -> int:
+        """Bits per sample that are written of those of the signal."""
+        if self._is_folder:
+            return self._signal.depth
+        return min(self._formats, key=lambda bits: (abs(bits - self._signal.depth), bits))
+
     def check(self, size: tuple[int, int] | None = None) -> None:
         """Check, as far as possible in advance, that the file can be written with frames of ``(height, width)``.
 
@@ -152,7 +167,7 @@ class VideoWriter:
             check_container(self.path, self._codec.encoder)
         if not self._is_folder and size and (limit := describe_size_limit(self._codec, size)):
             able = suggest_codecs(self.path, lambda codec: not describe_size_limit(codec, size))
-            raise VideoError(f"{self._codec_name} {limit}; choose {able}")
+            raise VideoError(f"{self.codec} {limit}; choose {able}")
         if self.path.suffix.lower() in (".mp4", ".m4v", ".mov") and size and max(size) > 65535:
             raise VideoError(
                 f"{self.path} cannot store {size[1]}x{size[0]} pixels, only 65535 a side; write {self.path.stem}.mkv "
@@ -248,13 +263,8 @@ class VideoWriter:
 
     def _open_stream(self, size: tuple[int, int]) -> None:
         codec, signal, container = self._codec, self._signal, self._output.container
-        formats = codec.alpha_formats if signal.alpha else codec.pixel_formats
-        depth = min(formats, key=lambda bits: (abs(bits - signal.depth), bits))
-        if depth < signal.depth:
-            message = "the video is written with %d of %d bits, the maximum of %s"  # self.path may be one part of it
-            log.warning(message, depth, signal.depth, self._codec_name)
         self.check(size)
-        pixel_format = formats[depth]
+        pixel_format = self._formats[self.depth]
         if codec.chroma:
             pixel_format = pixel_format.replace(codec.chroma[0], self.chroma_of(size))
         self._coded_signal = signal.for_pixel_format(pixel_format, self._source_size)

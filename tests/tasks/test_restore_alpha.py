@@ -10,8 +10,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
+from src.config.composition import compose, to_plain
+from src.config.options import run_task
 from src.engine.options import RestoreOptions
 from src.engine.pipe_job import restore_pipe
 from src.errors import VideoError
@@ -318,9 +322,7 @@ def test_lost_chroma_is_said(source, spelt, output, tmp_path, capsys):
     assert pixel_format(tmp_path / output).startswith("yuv420p")
     assert difference(path, tmp_path / output) > 20
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"{path} has {spelt} chroma, {tmp_path / output} 4:2:0, which every player shows; chroma=source keeps" in said
-    )
+    assert f"{path} has {spelt} chroma, {tmp_path / output} 4:2:0; chroma=source keeps" in said
 
 
 def test_chroma_of_pictures_is_that_of_their_files(tmp_path):
@@ -360,3 +362,56 @@ def test_chroma_is_a_number_on_the_command_line(tmp_path):
     path = stripes(tmp_path / "in.mkv", "yuv420p")
     restore(tmp_path, input=path, output=tmp_path / "out.mp4", chroma=444)
     assert pixel_format(tmp_path / "out.mp4") == "yuv444p"
+
+
+def test_maps_are_opaque(tmp_path):
+    path = save_source(tmp_path, "in.mov", ramps(count=4))
+    description = to_plain(compose("model=dsfn", "size=mini").model.network)
+    weights = {f"network.{name}": value for name, value in instantiate(description).state_dict().items()}
+    torch.save({"network": description, "state_dict": weights}, tmp_path / "dsfn.ckpt")
+    for name, options in {"restored": {}, "maps": {"show": "offsets"}}.items():
+        output = tmp_path / f"{name}.mkv"
+        config = compose("task=restore", f"checkpoint={tmp_path / 'dsfn.ckpt'}", f"input={path}", f"output={output}")
+        OmegaConf.update(config, "codec", "ffv1")
+        for option, value in options.items():
+            OmegaConf.update(config, option, value)
+        run_task(config, tmp_path)
+        assert (read_alpha(output) is None) == (name == "maps")
+
+
+@pytest.mark.parametrize(
+    ("codec", "depth", "sentence"),
+    [
+        ("h264", 10, "is written with 8 of 10 bits, the maximum of h264."),
+        ("prores", 12, "is written with 10 of 12 bits, the maximum of prores."),
+        ("hevc", 12, "is written with 12 bits, which few players show; codec=h264 writes 8."),
+        ("hevc", 10, ""),
+        ("ffv1", 12, ""),
+    ],
+)
+def test_depth_is_said_once(codec, depth, sentence, tmp_path, caplog):
+    frames = np.full((3, 48, 64, 3), 700, np.uint16)
+    source, output = tmp_path / "in.mkv", tmp_path / "out.mov"
+    output = output.with_suffix(".mkv") if codec == "ffv1" else output
+    with VideoWriter(source, 25, "ffv1", signal=Signal(depth)) as writer:
+        for frame in frames:
+            writer.write(torch.from_numpy(frame))
+    whole = finish(restoration(source, output, codec=codec, segment=1))
+    assert [text for text in whole.losses if "bits" in text] == ([f"{output} {sentence}"] if sentence else [])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("size", "codec", "is_said"), [((48, 64), "h264", 0), ((47, 64), "h264", 1), ((48, 65), "ffv1", 0)]
+)
+def test_chroma_of_odd_sizes_is_said(size, codec, is_said, tmp_path):
+    source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(np.zeros((*size, 3), np.uint8), "rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    sentence = f"{output} has an odd side, and therefore 4:4:4 chroma, which some players do not show."
+    assert restoration(source, output, codec=codec).losses.count(sentence) == is_said

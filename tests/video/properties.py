@@ -67,16 +67,22 @@ def hide_edges(path: Path, left: int = 0, right: int = 0, top: int = 0, bottom: 
         for old, (kind, value) in zip((b"\x54\xb0\x84", b"\x54\xba\x84"), used, strict=True):
             start = data.index(old)
             data[start : start + 7] = kind + b"\x84" + value.to_bytes(4)
-    else:
-        data = bytearray(path.read_bytes())
-        movie = data.index(b"moov")  # behind the frames, so that they do not move
-        aperture = struct.pack(
-            ">I4s8i", 40, b"clap", 128 - left - right, 1, 96 - top - bottom, 1, left - right, 2, top - bottom, 2
-        )
-        for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-            start = data.index(kind, movie) - 4
-            (size,) = struct.unpack_from(">I", data, start)
-            struct.pack_into(">I", data, start, size + 40)
-        data[start + size : start + size] = aperture
+        path.write_bytes(data)
+        return path
+    aperture = struct.pack(
+        ">I4s8i", 40, b"clap", 128 - left - right, 1, 96 - top - bottom, 1, left - right, 2, top - bottom, 2
+    )
+    return add_to_sample_entry(path, aperture)
+
+
+def add_to_sample_entry(path: Path, box: bytes) -> Path:
+    """Add a box to the video's sample entry in an MP4 or MOV of H.264."""
+    data = bytearray(path.read_bytes())
+    movie = data.index(b"moov")  # behind the frames, so that they do not move
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        start = data.index(kind, movie) - 4
+        (size,) = struct.unpack_from(">I", data, start)
+        struct.pack_into(">I", data, start, size + len(box))
+    data[start + size : start + size] = box
     path.write_bytes(data)
     return path

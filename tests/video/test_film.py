@@ -111,6 +111,35 @@ def test_compressed_exr(tmp_path: Path, compression: str, kind: str) -> None:
     assert np.abs(load_image(file, 16) - 65535 * encode_srgb(linear)).max() < 0.6
 
 
+@pytest.mark.parametrize("compression", ["zip1", "zip16"])
+@pytest.mark.parametrize("place", [0.35, 0.9])
+def test_damaged_lines_of_exr_are_refused(tmp_path: Path, compression: str, place: float) -> None:
+    linear = np.random.default_rng(0).random((64, 48, 3)).astype(np.float16).astype(np.float32)
+    file = encode_with_ffmpeg(tmp_path / "a.exr", "exr", "gbrpf32le", linear, compression=compression, format="float")
+    load_image(file, 16)
+    damage(file, place)
+    with pytest.raises(VideoError, match=r"a.exr cannot be read as an image: its lines \d+ to \d+ are damaged$"):
+        load_image(file, 16)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.8])
+@pytest.mark.parametrize(("pixel_format", "bits"), [("rgb24", 8), ("rgb48le", 16)])
+def test_damaged_strips_of_tiff_are_refused(tmp_path: Path, place: float, pixel_format: str, bits: int) -> None:
+    samples = np.random.default_rng(0).integers(0, 2**bits // 8, (64, 48, 3)).astype(f"uint{bits}")
+    file = encode_with_ffmpeg(tmp_path / "a.tif", "tiff", pixel_format, samples, compression_algo="deflate")
+    load_image(file, bits)
+    damage(file, place)
+    with pytest.raises(VideoError, match=r"a\.tif cannot be read as an image: "):
+        load_image(file, bits)
+
+
+def damage(file: Path, place: float) -> None:
+    content = bytearray(file.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 8] = bytes(255 - byte for byte in content[start : start + 8])
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize("compression", ["raw", "packbits", "lzw", "deflate"])
 @pytest.mark.parametrize(("pixel_format", "bits"), [("rgb24", 8), ("rgb48le", 16), ("gray16le", 16), ("rgba64le", 16)])
 def test_compressed_tiff(tmp_path: Path, compression: str, pixel_format: str, bits: int) -> None:

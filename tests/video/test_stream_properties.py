@@ -21,11 +21,12 @@ from src.errors import VideoError
 from src.papers.baselines import Bicubic
 from src.video.colorspace import Signal, from_rgb, to_rgb
 from src.video.decode_timeout import Watchdog
+from src.video.dolby_vision import has_dolby_vision
 from src.video.pipe import open_pipe
 from src.video.reader import open_video
 from src.video.writer import VideoWriter
 from tests.video.clips import encode, make_scene
-from tests.video.properties import hide_edges, write_images, write_streams
+from tests.video.properties import add_to_sample_entry, hide_edges, write_images, write_streams
 
 DEFAULT = Disposition.default
 
@@ -257,3 +258,33 @@ def test_frames_are_cropped_before_rotation(tmp_path: Path) -> None:
         for frame, pixels in zip(reader.frames(), stored, strict=True):
             turned = np.rot90(pixels[6:86, 2:124])
             assert np.array_equal(frame.numpy(), turned) or np.array_equal(frame.numpy(), np.rot90(turned, 2))
+
+
+@pytest.mark.parametrize("name", [b"dvcC", b"dvvC"])
+def test_dolby_vision_of_the_container_alone_is_known(tmp_path: Path, name: bytes) -> None:
+    path = encode(tmp_path / "a.mp4", "libx264", {}, count=3)
+    assert not has_dolby_vision(path)
+    with open_video(add_to_sample_entry(path, (32).to_bytes(4) + name + bytes(24))) as reader:
+        assert reader.signal.dropped == ("Dolby Vision metadata",)
+        assert len(reader.read([0, 1, 2])) == 3
+
+
+def test_dolby_vision_of_damaged_files_is_not_looked_for_in_vain(tmp_path: Path) -> None:
+    for number, content in enumerate([b"", b"\0\0\0\1free", b"\0\0\0\0moov", b"\0\0\0\1moov\0", bytes(5)]):
+        (tmp_path / f"{number}.mp4").write_bytes(content)
+        assert not has_dolby_vision(tmp_path / f"{number}.mp4")
+    (tmp_path / "a.mkv").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(50) + b"\x41\xe7\x84dvcC")
+    assert has_dolby_vision(tmp_path / "a.mkv")
+
+
+@pytest.mark.parametrize("kind", ["folder", "webp"])
+def test_images_have_no_streams_to_choose(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("frames" if kind == "folder" else "a.webp")
+    pictures = [Image.fromarray(frame) for frame in make_scene(2)]
+    if kind == "folder":
+        path.mkdir()
+        pictures[0].save(path / "0.png")
+    else:
+        pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    with pytest.raises(VideoError, match=r"is not a container of several streams: leave stream=0 out$"):
+        open_video(path, stream=0)
