@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 from rich.console import Console
 
+from src.config.as_trained import evaluate_as_trained
 from src.config.build import build_data, build_inference_network, build_restorer, build_trainer
 from src.config.code_record import complete_record
 from src.config.comparison import describe_published
@@ -25,8 +25,6 @@ from src.nn.video_network import as_video_network
 from src.protocols import results, table, write_results
 from src.training.distributed import fail_together
 
-SPLITS = ("score", "hold_back", "by", "gap", "step", "train", "validate", "test")  # options of a layout
-
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
     """``task=evaluate``: score ``checkpoint`` (or a baseline) on the test clips of ``data``.
@@ -39,8 +37,9 @@ def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise UserError(
             "There are no trained weights to evaluate: give checkpoint=<file>, or a baseline such as model=bicubic."
         )
+    for sentence in evaluate_as_trained(config):
+        rank_zero_only(print)(sentence, flush=True)
     restorer = build_restorer(config, network)
-    keep_held_back(config)
     data = build_data(config, restorer)
     samples = (config.callbacks or {}).get("samples")
     trainer = build_trainer(config, directory, training=False, callbacks=[instantiate(samples)] if samples else [])
@@ -65,39 +64,6 @@ def tell_scored_frames(restorer: Any, data: Any) -> None:
             f"protocol={restorer.protocol.name} scores the middle frame of each clip: {len(frames)} of {sum(frames)} "
             f"frames{' of the first clips' if len(data.splits.test) > OPENED else ''}. protocol.frames=all scores all.",
             flush=True,
-        )
-
-
-def _is_plain(value: Any) -> bool:
-    """Check that a value of a file that may come from anywhere is a number, a text or a list of texts."""
-    texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
-    if isinstance(value, list | str):
-        return all(isinstance(text, str) and "${" not in text for text in texts)
-    return value is None or isinstance(value, int | float)
-
-
-def keep_held_back(config: DictConfig) -> None:
-    """Score no frames that the checkpoint was trained on: what its run held back of the same folder is scored."""
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    explicit = any(
-        override.lstrip("+").startswith(tuple(f"data.layout.{key}=" for key in SPLITS)) for override in typed
-    )
-    if config.data.get("layout", {}).get("score") != "whole" or explicit or not config.checkpoint:
-        return
-    file = Path(os.path.expanduser(config.checkpoint)).resolve().parent.parent / "config.yaml"
-    if not file.is_file():
-        return
-    run: Any = OmegaConf.load(file)
-    roots = [OmegaConf.select(node, "data.root") for node in (run, config)]
-    if not all(roots) or len({Path(os.path.expanduser(root)).resolve() for root in roots}) > 1:
-        return
-    if run.data.layout.get("_target_") == config.data.layout._target_:
-        for key, value in OmegaConf.to_container(run.data.layout, resolve=False).items():  # type: ignore[union-attr]
-            if key in SPLITS and key in config.data.layout and _is_plain(value):
-                config.data.layout[key] = value
-        print(
-            f"These weights were trained on {config.data.root}: only what that training held back is scored. "
-            "data.layout.score=whole scores all frames."
         )
 
 

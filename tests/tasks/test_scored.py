@@ -9,12 +9,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from src.config.as_trained import evaluate_as_trained
 from src.config.build import build_data, build_inference_network, build_restorer
 from src.config.composition import compose
 from src.config.overrides import refuse_other_data
 from src.data.layouts.folder import folder
 from src.errors import UserError
-from src.tasks.evaluate import keep_held_back, tell_scored_frames
+from src.tasks.evaluate import tell_scored_frames
 from tests.data.layouts.copies import write_frames
 from tests.tasks.test_tasks import run
 
@@ -52,11 +53,44 @@ def test_frames_of_a_training_are_not_scored(tmp_path: Path) -> None:
     weights = run_folder / "checkpoints" / "last.ckpt"
     same = compose(*options, "task=evaluate", f"checkpoint={weights}")
     assert same.data.layout.score == "whole"
-    keep_held_back(same)
+    evaluate_as_trained(same)
     assert (same.data.layout.score, same.data.layout.hold_back) == ("held_back", 0.3)
     other = compose("data=folder", "data.root=elsewhere", "task=evaluate", f"checkpoint={weights}")
-    keep_held_back(other)
+    assert evaluate_as_trained(other) == []
     assert other.data.layout.score == "whole"
+
+
+def test_the_protocol_of_a_training_is_that_of_its_evaluation(tmp_path: Path) -> None:
+    options = ["data=folder", f"data.root={tmp_path}"]
+    training, run_folder = compose(*options, "protocol=vid4"), tmp_path / "run"
+    assert training.protocol.channel == "y"
+    (run_folder / "checkpoints").mkdir(parents=True)
+    (run_folder / "config.yaml").write_text(OmegaConf.to_yaml(training, resolve=True))
+    weights = f"checkpoint={run_folder / 'checkpoints' / 'last.ckpt'}"
+    same = compose(*options, "task=evaluate", weights)
+    assert (same.protocol.name, same.protocol.channel) == ("rgb", "rgb")
+    _, protocol = evaluate_as_trained(same)
+    assert same.protocol == training.protocol
+    assert protocol == (
+        f"The protocol is that of the training, {training.protocol.name} (channel=y); protocol=rgb chooses the default."
+    )
+    assert evaluate_as_trained(same) == []
+    other = compose(*options, "task=evaluate", weights, "degradation=noise")
+    *_, inputs = evaluate_as_trained(other)
+    assert inputs.startswith("The inputs are made otherwise than in the training")
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", {"_target_": "os.system"}, [["x"]], [{"_target_": "os.system"}]])
+def test_a_foreign_configuration_places_plain_values_alone(tmp_path: Path, value: object) -> None:
+    options = ["data=folder", f"data.root={tmp_path}"]
+    foreign = OmegaConf.create(OmegaConf.to_yaml(compose(*options), resolve=True))
+    foreign.protocol.channel = foreign.data.layout.train = value
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(foreign))
+    config = compose(*options, "task=evaluate", f"checkpoint={tmp_path}/run/checkpoints/last.ckpt")
+    evaluate_as_trained(config)
+    assert config.protocol.channel == "rgb"
+    assert config.data.layout.get("train") is None
 
 
 def test_a_test_of_another_data_set_is_refused() -> None:
