@@ -81,6 +81,17 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("untracked"), list) else None
 
 
+def list_changed(directory: Path) -> list[str]:
+    """List the Python files outside of the commit that a run has imported and that have another content now."""
+    record = read_record(directory) or {"untracked": []}
+    files = [(Path(one["file"]), one["sha256"]) for one in record["untracked"]]
+    return [str(file) for file, digest in files if file.is_file() and _hash(file) != digest]
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _keep_untracked(directory: Path, known: list[str]) -> list[dict[str, Any]]:
     """Hash and copy the imported Python files that no commit and no installed package holds, without the known."""
     tracked = {CHECKOUT / name for name in _split(_git("ls-files", "-z"))} if _is_checkout() else {*_list_sources()}

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import atomic_write, file_lock
-from src.config.code_record import read_commit, record_code
+from src.config.code_record import list_changed, read_commit, record_code
 from src.config.overrides import PAIRED, PATH_OPTIONS, STUDY, split_paths
 from src.errors import UserError
 from src.zoo import is_name
@@ -92,8 +92,11 @@ def list_arguments(hydra: Any) -> list[str]:
 
 
 def is_begun(config: DictConfig, directory: Path) -> bool:
-    """Return True if ``directory`` holds a run of this configuration, Hydra's own node aside."""
-    if not (directory / "config.yaml").exists():
+    """Return True if ``directory`` holds a run of this configuration and of the user's code as it is.
+
+    Hydra's own node does not count.
+    """
+    if not (directory / "config.yaml").exists() or list_changed(directory):
         return False
     run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     before: Any = OmegaConf.load(directory / "config.yaml")

@@ -22,15 +22,15 @@ UNSAFE = re.compile(r"[^\w.,=+\-\[\]]")  # in a folder's name
 def name_overrides(overrides: Sequence[str]) -> str:
     """Return the name of a folder for overrides; empty if all of them are ``UNNAMED`` or ``IMPLIED``.
 
-    A long name keeps the last part of each option, choices of groups first, as many as there is room for, then the
-    number of the others and a hash of all: ``fuse=conv,size=mini,batch_size=4,+7-1f09c2ab``.
+    A long name keeps the last part of each option, own parts and choices of groups first, as many as there is room for,
+    then the number of the others and a hash of all: ``fuse=conv,size=mini,batch_size=4,+7-1f09c2ab``.
     """
     pairs = _list_pairs(overrides)
     name = _join(pairs)
     faithful = all(key in PATH_OPTIONS or not UNSAFE.search(value) for key, value in pairs)
     if faithful and len(name) <= LONGEST:
         return UNSAFE.sub("_", name)
-    shown, parts = "", [_abbreviate(*pair) for pair in sorted(pairs, key=lambda pair: ("." in pair[0], *pair))]
+    shown, parts = "", [_abbreviate(*pair) for pair in sorted(pairs, key=_rank)]
     left = len(parts)
     for part in parts:
         longer = f"{shown},{part}" if shown else part
@@ -49,6 +49,8 @@ def former_name(overrides: Sequence[str]) -> str:
 def label_path(text: str, *, labelled: bool = True, with_step: bool = True) -> str:
     """Return a short name of a path: its last part and a hash of the whole; names of weights stay as they are.
 
+    The hash of Python code depends on its content, too: a run of edited code is another run.
+
     Args:
         text: the path, as typed.
         labelled: whether a checkpoint in a run's folder is named after that run.
@@ -57,8 +59,16 @@ def label_path(text: str, *, labelled: bool = True, with_step: bool = True) -> s
     if is_name(text):
         return text
     path = Path(os.path.expanduser(text)).resolve()
+    content = _read_code(path) if labelled and path.suffix in ("", ".py") else b""
     label = (_label_checkpoint(path, with_step=with_step) if labelled else "") or path.name
-    return f"{label}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}"
+    return f"{label}-{hashlib.sha1(str(path).encode() + content).hexdigest()[:6]}"
+
+
+def _read_code(path: Path) -> bytes:
+    """Return the content of a Python file, or of those in a package; empty for anything else."""
+    package = path if (path / "__init__.py").is_file() else None
+    files = sorted(package.rglob("*.py")) if package else [path] if path.suffix == ".py" and path.is_file() else []
+    return b"\0".join(file.read_bytes() for file in files)
 
 
 def _list_pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
@@ -82,11 +92,22 @@ def _shorten(key: str, value: str, *, labelled: bool = True) -> str:
 
 
 def _abbreviate(key: str, value: str) -> str:
-    """Return an override by the last part of its option, with a value of limited length, its end for paths."""
+    """Return an override by the last part of its option, with a value of limited length, its end for paths.
+
+    A class stands for its part: ``fuse=MeanFuse``.
+    """
+    if key.endswith("._target_"):
+        return f"{key.split('.')[-2]}={value.rpartition('.')[2][: 2 * VALUE]}"
     value = _shorten(key, value)
     if key in PATH_OPTIONS:
         value = value if len(value) <= 2 * VALUE else value[-2 * VALUE :]
     return f"{re.split(r'[./]', key)[-1]}={value[: 2 * VALUE if key in PATH_OPTIONS else VALUE]}"
+
+
+def _rank(pair: tuple[str, str]) -> tuple[bool, bool, str, str]:
+    """Sort the user's own parts first, then choices of groups, then options."""
+    key, value = pair
+    return not key.endswith("._target_"), "." in key or key == "code", key, value
 
 
 def _resolve(key: str, value: str) -> str:

@@ -24,6 +24,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from src.config.code_record import list_changed
 from src.config.resolvers import list_trainings
 from src.config.run_directory import is_begun, is_finished
 from src.errors import UserError
@@ -144,7 +145,11 @@ class Processes(Launcher):
             self._report(config, before.message)
         elif (directory / "config.yaml").exists() and not config.resume and not is_begun(config, directory):
             self.context.callbacks.on_job_start(config=config, task_function=self.task_function)
-            self._report(config, f"{directory} holds a run with another configuration: choose another seed=<n>.")
+            other = " and ".join(list_changed(directory)) or "another configuration"
+            kind = f"an earlier state of {other}" if list_changed(directory) else other
+            self._report(
+                config, f"{directory} holds a run with {kind}: choose another seed=<n> or paths.runs=<folder>."
+            )
         else:
             return True
         return False

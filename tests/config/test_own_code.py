@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 import src.trust
 from src.checkpoints import load
+from src.config.code_record import list_changed
 from src.config.composition import compose
 from src.config.own_code import describe_own_parts, make_importable, open_own_code
 from src.config.run_directory import is_begun
@@ -128,8 +130,21 @@ def test_the_network_of_a_command_is_trusted_and_recorded(tmp_path):
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)  # trust does not tell runs apart
     config.trust = ["fusion_b", "other"]
     assert is_begun(config, tmp_path)
+    (tmp_path / "code.json").write_text(
+        json.dumps({"untracked": [{"module": "fusion_b", "file": str(code), "sha256": digest(code)}]})
+    )
+    assert is_begun(config, tmp_path)
+    code.write_text(code.read_text() + "# edited\n")
+    assert list_changed(tmp_path) == [str(code)]
+    assert not is_begun(config, tmp_path)
+    code.unlink()
+    assert is_begun(config, tmp_path)  # moved, perhaps
     config.code = None
     assert not is_begun(config, tmp_path)
+
+
+def digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_columns_of_networks_that_cannot_be_built_or_run_are_empty(tmp_path):

@@ -60,6 +60,28 @@ def test_different_options_have_different_names(one, other):
     assert not any(re.search(r"[^\w.,=+\-\[\]]", name) for name in names)
 
 
+def test_own_parts_come_first_in_a_long_name():
+    options = ["size=mini", "code=/a/fusion.py", "model.network.fuse._target_=fusion.GatedFuse", "data=folder"]
+    long = [f"data.layout.hold_back={number / 8}" for number in range(1)] + ["trainer.max_steps=1000", "data.crop=96"]
+    name = name_overrides([*options, *long])
+    assert name.startswith("fuse=GatedFuse,data=folder,size=mini,code=fusion.py-")
+
+
+def test_edited_code_is_another_run(tmp_path):
+    (tmp_path / "own").mkdir()
+    for path in (tmp_path / "fusion.py", tmp_path / "own" / "__init__.py", tmp_path / "own" / "part.py"):
+        path.write_text("WIDTH = 1\n")
+    for code, edited in (("fusion.py", "fusion.py"), ("own", "own/part.py")):
+        override = f"code={tmp_path / code}"
+        before = name_overrides([override])
+        assert before == name_overrides([override])
+        (tmp_path / edited).write_text("WIDTH = 2\n")
+        assert name_overrides([override]) != before
+    log = tmp_path / "notes.txt"
+    log.write_text("a")
+    assert label_path(str(log)) == label_path(str(log), labelled=False)
+
+
 def test_few_options_are_named_in_full_as_before():
     options = ["size=mini", "data=folder", "data.crop=64"]
     assert name_overrides(options) == former_name(options) == "data=folder,data.crop=64,size=mini"
