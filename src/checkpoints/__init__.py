@@ -3,6 +3,7 @@
 from src.checkpoints.descriptions import CASCADE, FROZEN, MAX_DEPTH, MOVED, RENAMED, build
 from src.checkpoints.files import read_contents, read_step
 from src.checkpoints.loading import cascade, load, load_frozen
+from src.checkpoints.packing import save
 from src.checkpoints.references import find_references, from_reference
 from src.trust import trust
 
@@ -20,5 +21,6 @@ __all__ = [
     "load_frozen",
     "read_contents",
     "read_step",
+    "save",
     "trust",
 ]

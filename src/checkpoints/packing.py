@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from src.atomic import atomic_write
 from src.checkpoints.descriptions import build
 from src.checkpoints.files import read_contents
-from src.checkpoints.safetensors_files import describe_geometry, to_safetensors
+from src.checkpoints.safetensors_files import SUFFIX, describe_geometry, to_safetensors
 from src.errors import CheckpointError
 from src.nn.video_network import as_video_network
 
@@ -67,6 +68,32 @@ def write_weights(path: Path, network: nn.Module, description: Any, *, half: boo
     )
     with atomic_write(path, "wb") as stream:
         stream.write(data)
+
+
+def save(network: nn.Module, path: str | Path, *, description: Any) -> None:
+    """Write a network as a checkpoint that :func:`src.checkpoints.load` and all tasks take.
+
+    Args:
+        network: the network.
+        path: the file, ``.safetensors`` or any other suffix; it is replaced at once, or not at all.
+        description: how the network is built, as ``config.model.network``: ``_target_`` and arguments, plain values or
+            a node of a configuration.
+
+    Raises:
+        CheckpointError: the description builds another network, or a weight is not a finite number.
+    """
+    path = Path(path)
+    plain = OmegaConf.to_container(description, resolve=True) if OmegaConf.is_config(description) else description
+    shapes = [{n: tuple(t.shape) for n, t in net.state_dict().items()} for net in (network, build(plain, path))]
+    differing = sorted(shapes[0].items() ^ shapes[1].items())
+    if differing:
+        raise CheckpointError(f"The description builds another network than this one: {differing[0][0]} differs.")
+    if path.suffix == SUFFIX:
+        write_weights(path, network, plain, half=False, card={})
+        return
+    check_finite(network)
+    with atomic_write(path, "wb") as stream:
+        torch.save({"network": plain, "state_dict": {f"network.{n}": t for n, t in _state(network)}}, stream)
 
 
 def _state(network: nn.Module) -> list[tuple[str, Tensor]]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from src.data.splits import Clip, DamagedClips, Splits, abbreviate, read_list, spread_evenly
 from src.errors import UserError, VideoError
 from src.video.discovery import IMAGE_SUFFIXES, find_videos
+from src.wording import number_of
 
 log = logging.getLogger(__name__)
 
 SHORTEST = 9  # frames of the shortest useful held-back part: four odd ones, the frames between, and one to spare
+FEWEST = 3  # videos of which whole ones can be held back: one to train on, to validate on, and to score
 ClipList = Sequence[str] | str | None  # names, or a file of them
 FOLDERS = {"train": ("train",), "validate": ("val", "valid", "validate", "validation"), "test": ("test",)}
 
@@ -175,9 +177,12 @@ def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: Da
         message = "%d of %d clips are too short to hold back their ends: trained on, but not validated or scored: %s"
         log.warning(message, len(short), len(clips), abbreviate(short))
     if not test:
+        way_out = "hold back whole videos with data.layout.by=video"
+        if len(clips) < FEWEST:
+            way_out = f"take longer ones, or at least {FEWEST} with data.layout.by=video"
         raise UserError(
             f"No video in {_common_folder(clips)} has the {3 * SHORTEST + 2 * gap} frames needed to hold back its end"
-            f"{' (and some are damaged)' if damaged else ''}: hold back whole videos with data.layout.by=video"
+            f"{' (and some are damaged)' if damaged else ''}: {way_out}"
         )
     return Splits(train, validate, test, damaged)
 
@@ -188,12 +193,12 @@ def _cut(clip: Clip, start: int, stop: int) -> Clip:
 
 
 def _split_by_video(clips: Sequence[Clip], hold_back: float) -> Splits:
-    held = max(2, round(len(clips) * hold_back))
-    if len(clips) < held + 1:
+    if len(clips) < FEWEST:
         raise UserError(
-            f"{_common_folder(clips)} holds {len(clips)} videos, too few to hold back whole ones: use "
-            "data.layout.by=time"
+            f"{_common_folder(clips)} holds {number_of(len(clips), 'video')}, and holding back whole ones takes "
+            f"{FEWEST}: add some, or hold back the ends of longer ones with data.layout.by=time"
         )
+    held = min(max(2, round(len(clips) * hold_back)), len(clips) - 1)
     chosen = spread_evenly(held, len(clips))
     rest = [clip for i, clip in enumerate(clips) if i not in chosen]
     return Splits(rest, [clips[i] for i in chosen[::2]], [clips[i] for i in chosen[1::2]])
