@@ -41,7 +41,7 @@ def test_the_blocks_of_the_page_run_in_another_folder(tmp_path: Path) -> None:
     scores = ["data=folder", f"data.root={tmp_path / 'clips'}", "callbacks.samples=null", f"paths.runs={tmp_path}/runs"]
     done = call("task=evaluate", f"checkpoint={tmp_path / 'mine.ckpt'}", *scores)
     assert done.returncode == 0, done.stderr
-    assert "Scored: 6 frames of 1 clips" in done.stdout
+    assert "Scored: 6 frames of 1 clip of" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])

@@ -17,6 +17,7 @@ from src.errors import UserError, VideoError
 from src.video.discovery import list_images
 from src.video.images import read_size
 from src.video.reader import FrameReader, open_video
+from src.wording import number_of
 
 OPENED = 50  # clips of unknown length to open for a description
 SHOWN = 10  # messages of an abbreviated list
@@ -105,8 +106,8 @@ class Splits:
             frames = ""
             if clips and unopened <= OPENED:
                 with suppress(VideoError):  # damaged: said where it is read
-                    frames = f" ({sum(clip.length() for clip in clips)} frames)"
-            texts.append(f"{len(clips)} clips{frames} {use}")
+                    frames = f" ({number_of(sum(clip.length() for clip in clips), 'frame')})"
+            texts.append(f"{number_of(len(clips), 'clip')}{frames} {use}")
         return ", ".join(texts) + (f" ({self.scored_part})" if self.test else "")
 
     @property

@@ -29,6 +29,7 @@ from src.video.encoders import can_store_alpha
 from src.video.pipe import PipeReader, Y4MWriter, open_pipe
 from src.video.reader import FrameReader, open_video
 from src.video.writer import VideoWriter
+from src.wording import number_of
 
 PIPE = "-"
 DISTANT = 10_000  # an output time far from the beginning of any video
@@ -108,7 +109,10 @@ def restore_pipe(
         for time, frame in _steady(timed, fps) if to_pipe else timed:
             background.put((frame,) if to_pipe else (frame, time))
             count += 1
-    log(f"{names[1]}: {count} frames, {float(fps):.3f} a second; pictures only, as no sound comes through a pipe here")
+    log(
+        f"{names[1]}: {number_of(count, 'frame')}, {float(fps):.3f} a second; pictures only, as no sound comes "
+        "through a pipe here"
+    )
 
 
 def _seconds(reader: FrameReader | PipeReader, time: Fraction) -> Fraction:

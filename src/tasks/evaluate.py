@@ -24,6 +24,7 @@ from src.nn.blocks import count_parameters
 from src.nn.video_network import as_video_network
 from src.protocols import results, table, write_results
 from src.training.distributed import fail_together
+from src.wording import number_of
 
 
 def evaluate(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -83,8 +84,8 @@ def score(
         console = Console()
         (console if console.is_terminal else Console(width=160)).print(table(outcome))  # a log has room
         described = outcome["protocol"]
-        counted = f"{described['frames_counted']} frames of {described['clips_counted']} clips"
-        print(f"Scored: {counted} of {described['data']}, {described['part']}.")
+        frames, clips = (number_of(described[f"{noun}s_counted"], noun) for noun in ("frame", "clip"))
+        print(f"Scored: {frames} of {clips} of {described['data']}, {described['part']}.")
         print(f"Scores: {directory / 'results.json'}")
     return outcome
 

@@ -28,6 +28,7 @@ from src.data.source_size import SourceSize
 from src.data.splits import Clip, Splits
 from src.errors import UserError
 from src.video.reader import open_video
+from src.wording import number_of
 
 BLURRED = 8  # frames of an input of VTSR
 
@@ -69,7 +70,10 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
         size = SourceSize.of(config.data.get("source_size"), config.data.get("source_reduction", 1))
         how = {"gop": options.gop, "processes": processes, "interpolated": options.interpolated}
         packed = pack(root, target, size=size, track=_progress_bar("Packing"), **how)
-        print(f"{target}: {packed.clips} clips packed, {packed.new} of them now, {packed.bytes / 2**20:,.0f} MiB")
+        print(
+            f"{target}: {number_of(packed.clips, 'clip')} packed, {packed.new} of them now, "
+            f"{packed.bytes / 2**20:,.0f} MiB"
+        )
         packed_splits = layout(target)
         _compare_splits(root, splits, target, packed_splits)
         if options.interpolated:

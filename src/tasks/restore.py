@@ -39,6 +39,7 @@ from src.nn.clips import weights_to_channels_last
 from src.nn.video_network import as_video_network
 from src.video.discovery import find_videos, is_image_pattern, is_video, list_images
 from src.video.stream_copy import find_audio_start
+from src.wording import number_of
 
 CONSOLE = Console(stderr=True, markup=False, highlight=False)  # standard output may be the video
 
@@ -395,7 +396,7 @@ def _progress(whole: FileRestoration, parts: Sequence[int], *, of: int, shown: b
 def _describe(whole: FileRestoration) -> str:
     """Describe input and output in a line."""
     (height, width), scale = whole.reader.size, whole.geometry.scale
-    before = f"{whole.length} frames of {width}x{height}, {float(whole.reader.fps):.3f} a second"
+    before = f"{number_of(whole.length, 'frame')} of {width}x{height}, {float(whole.reader.fps):.3f} a second"
     after = f"{len(whole.schedule)} of {scale * width}x{scale * height}, {float(whole.timing.fps):.3f} a second"
     return f"{whole.source}: {before}, to {after}"
 
@@ -403,4 +404,4 @@ def _describe(whole: FileRestoration) -> str:
 def _summary(whole: FileRestoration, parts: Sequence[int], seconds: float) -> str:
     restored = sum(len(whole.output_indices(part)) for part in parts)
     pace = f", restored at {restored / seconds:.2f} a second" if restored else ""
-    return f"{whole.output}: {len(whole.schedule)} frames, {float(whole.duration):.2f} s{pace}"
+    return f"{whole.output}: {number_of(len(whole.schedule), 'frame')}, {float(whole.duration):.2f} s{pace}"

@@ -168,7 +168,7 @@ def split_by_time(clips: Sequence[Clip], hold_back: float, gap: int, damaged: Da
         trained = frames - 2 * held - 2 * gap
         if trained < SHORTEST:
             train.append(_cut(clip, 0, frames))
-            short.append(f"{clip.name} ({frames} frames)")
+            short.append(f"{clip.name} ({number_of(frames, 'frame')})")
             continue
         train.append(_cut(clip, 0, trained))
         validate.append(_cut(clip, trained + gap, trained + gap + held))

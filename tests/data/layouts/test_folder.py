@@ -84,7 +84,7 @@ def test_whole_clips_are_scored_if_nothing_is_trained(tmp_path: Path) -> None:
         splits.describe() == "0 clips to train on, 0 clips to validate on, 2 clips (120 frames) to score (whole clips)"
     )
     assert folder(tmp_path).describe() == (
-        "2 clips (92 frames) to train on, 1 clips (10 frames) to validate on, 1 clips (10 frames) to score (the ends "
+        "2 clips (92 frames) to train on, 1 clip (10 frames) to validate on, 1 clip (10 frames) to score (the ends "
         "of clips, held back from training)"
     )
     with pytest.raises(UserError, match="score=whole"):
