@@ -65,7 +65,7 @@ def list_changes(directory: Path, config: DictConfig) -> dict[str, tuple[Any, An
 def describe_nearest(directory: Path, config: DictConfig, overrides: Sequence[str]) -> str:
     """Describe the begun run whose command differs least from ``overrides``; empty if there is none.
 
-    Only runs of the same experiment count.
+    Only runs of the same experiment and seed count.
     """
     root = Path(config.paths.runs).absolute()
     if root not in directory.absolute().parents:
@@ -73,16 +73,16 @@ def describe_nearest(directory: Path, config: DictConfig, overrides: Sequence[st
     head = root / directory.absolute().relative_to(root).parts[0]
     wanted = _named(overrides, config.seed)
     found = []
-    for file in (*head.glob("seed=*/command.txt"), *head.glob("*/seed=*/command.txt")):
+    seed = f"seed={config.seed}"
+    for file in (*head.glob(f"{seed}/command.txt"), *head.glob(f"*/{seed}/command.txt")):
         if (file.parent / "checkpoints" / "last.ckpt").exists() and file.parent != directory.absolute():
             words = [word for word in shlex.split(file.read_text(encoding="utf-8")) if "=" in word]
-            seed = file.parent.name.removeprefix("seed=")
-            found.append((len(wanted ^ _named(words, seed)), -file.stat().st_mtime, file.parent, words))
+            found.append((len(wanted ^ _named(words, config.seed)), -file.stat().st_mtime, file.parent, words))
     if not found:
         return ""
     _, _, nearest, words = min(found)
-    more = sorted(wanted - _named(words, nearest.name.removeprefix("seed=")))
-    change = " ".join(shlex.quote(word) for word in more if not word.startswith("seed="))
+    more = sorted(wanted - _named(words, config.seed))
+    change = " ".join(shlex.quote(word) for word in more)
     return f"The nearest run is {nearest}: resume={shlex.quote(str(nearest))}{' ' * bool(change)}{change} continues it."
 
 

@@ -33,6 +33,7 @@ from src.sweeps.aggregate import (
     tabulate,
 )
 from src.sweeps.published import rows_by_point
+from src.wording import number_of
 
 
 class Study(Callback):
@@ -127,7 +128,7 @@ class Study(Callback):
             entry.status, entry.message = "failed", kind + " ".join(str(error).split())
             if was and was.status == "failed":  # not retried
                 entry = was
-            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}\n{self._hint(entry)}", flush=True)
+            print(f"Failed{' before' * (entry is was)}: {label}: {entry.message}", flush=True)
             self.failed.append(entry)
         entry.write(self.folder)
         self.finished.pop(entry.directory, None)
@@ -145,9 +146,13 @@ class Study(Callback):
         if text:
             print(f"\n{text}\nTable and plot: {self.folder}")
         if self.failed:
-            print(f"\n{len(self.failed)} of {self.count} points failed. Try them again with hydra.launcher.retry=true:")
-            for entry in self.failed:
-                print(f"\n{entry.message}\n{self._hint(entry)}", flush=True)
+            failed = f"{len(self.failed)} of {number_of(self.count, 'point')} failed"
+            print(f"\n{failed}; hydra.launcher.retry=true repeats them.")
+            for message in dict.fromkeys(entry.message for entry in self.failed):  # once for all seeds, for example
+                print(f"\n{message}")
+                for entry in self.failed:
+                    if entry.message == message:
+                        print(self._hint(entry), flush=True)
             raise SystemExit(1)
 
     def _write(self, entries: Sequence[points.PointStatus]) -> str:

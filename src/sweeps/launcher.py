@@ -204,10 +204,13 @@ def start_process(config: DictConfig, place: int, environment: dict[str, str]) -
     inherited = {name: value for name, value in os.environ.items() if name not in RANKS and "TORCHELASTIC" not in name}
     log = points.locate_log(config)
     log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = points.build_arguments(config)
+    if not (points.locate_run(config) / "config.yaml").exists():  # a fresh one resumes nothing
+        arguments.remove("resume=true")
     with log.open("ab") as stream:
         before = stream.tell()
         process = subprocess.Popen(
-            [sys.executable, *points.build_arguments(config)],
+            [sys.executable, *arguments],
             env={**inherited, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=stream,

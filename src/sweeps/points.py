@@ -131,7 +131,7 @@ def locate_log(config: DictConfig) -> Path:
 
 
 def build_arguments(config: DictConfig) -> list[str]:
-    """Return the arguments of Python that run or resume a single point: ``-m src.run ...``."""
+    """Return the arguments of Python that run a single point, or resume what it left: ``-m src.run ...``."""
     typed = _overrides_as_typed(config)
     own = [override for override in typed["hydra"] if not override.startswith(SWEEP_ONLY)]
     places = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]

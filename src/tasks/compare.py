@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from src.atomic import atomic_write
+from src.config.run_directory import claim_directory
 from src.report.comparison import METRICS, compare, format_comparison, list_cells, load_methods
 
 LISTED = 40  # clips in a table of the terminal; comparison.md has all
@@ -34,17 +35,17 @@ def compare_runs(config: DictConfig, directory: Path, *, options: CompareOptions
         The comparisons (see :func:`src.report.comparison.compare`).
 
     Raises:
-        UserError: a run has no scores, or they are not comparable.
+        UserError: a run has no scores, they are not comparable, or the directory holds another comparison.
     """
     runs = [options.runs] if isinstance(options.runs, str) else list(options.runs)
     first, *others = load_methods(runs)
     compared = [compare(first, other, resamples=options.resamples, seed=config.seed) for other in others]
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / "comparison.json") as stream:
-        json.dump({"comparisons": compared}, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
-    with atomic_write(directory / "comparison.md") as stream:
-        stream.write("\n".join(format_comparison(one) for one in compared))
+    with claim_directory(config, directory):
+        with atomic_write(directory / "comparison.json") as stream:
+            json.dump({"comparisons": compared}, stream, indent=1, ensure_ascii=False)
+            stream.write("\n")
+        with atomic_write(directory / "comparison.md") as stream:
+            stream.write("\n".join(format_comparison(one) for one in compared))
     console = Console()
     console = console if console.is_terminal else Console(width=160)  # a log has room
     for one in compared:

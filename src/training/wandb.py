@@ -45,7 +45,9 @@ def build_logger(*, save_dir: Provided[str | Path], project: str, **options: Any
     study, tags = _find_study()
     name = "/".join(directory.parts[-3:])
     group = (study or directory.parent.name)[:GROUP_LENGTH]
-    return WandbLogger(save_dir=directory, project=project, name=name, group=group, tags=tags, **options)
+    logger = WandbLogger(save_dir=directory, project=project, name=name, group=group, tags=tags, **options)
+    logger._wandb_init.pop("anonymous", None)  # W&B warns of this option, which Lightning sets in any case
+    return logger
 
 
 def _find_study() -> tuple[str | None, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -44,8 +45,12 @@ def compared(tmp_path: Path, *runs: object, **options: object) -> dict[str, Any]
     given = [f"{name}={value}" for name, value in options.items()]
     config = compose("task=compare", f"runs=[{listed}]", *given)
     validate(config)
+    shutil.rmtree(tmp_path / "compared", ignore_errors=True)
     (one, *_) = run_task(config, tmp_path / "compared")
     assert json.loads((tmp_path / "compared" / "comparison.json").read_text())["comparisons"][0] == one
+    assert {"config.yaml", "code.json"} <= {file.name for file in (tmp_path / "compared").iterdir()}
+    with pytest.raises(UserError, match="already holds a run"):
+        run_task(config, tmp_path / "compared")
     return one
 
 
