@@ -189,7 +189,7 @@ def quote_paths(override: str) -> str:
     key, _, value = override.partition("=")
     if key in TEXT_OPTIONS and value[:1] not in ("'", '"', "") and not re.fullmatch(r"null|[a-zA-Z][\w.-]*", value):
         return f"{key}={_quote(value)}"
-    quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["', "[{")
+    quoted = value[:1] in ("'", '"') or value[:2] in ("['", '["') or "{_target_:" in value  # a network among the paths
     if key not in PATH_OPTIONS or quoted or value in ("", "null", "???") or override.lower() in RESUMES:
         return override
     if key not in LIST_OPTIONS or not _is_list(value):

@@ -44,6 +44,12 @@ class Cascade(VideoNetwork):
         """The stages in order."""
         return [as_video_network(stage) for stage in self.stages.values()]
 
+    def between(self, before: Tensor, after: Tensor, time: Fraction) -> Tensor | None:
+        return self.networks[-1].between(before, after, time)
+
+    def remarks(self) -> list[str]:
+        return [sentence for stage in self.networks for sentence in stage.remarks()]
+
     def hand_on(self, frames: Tensor) -> Tensor:
         """Return frames of a stage as the next one gets them."""
         if not self.eight_bits:

@@ -5,6 +5,7 @@ Shapes: B batch, T input frames, T' output frames, H height, W width, s scale.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +53,17 @@ class VideoNetwork(nn.Module):
         ``options`` holds ``padding`` if a network with a temporal padding runs with another one.
         """
         return self(*features, **options)
+
+    def between(self, before: Tensor, after: Tensor, time: Fraction) -> Tensor | None:
+        """Make the frame at a time in (0, 1) between two neighbouring output frames, all (..., 3, s*H, s*W).
+
+        None for networks that make no times but those of their geometry.
+        """
+        return None
+
+    def remarks(self) -> list[str]:
+        """Return sentences on the frames made since the last call that their user should know; none by default."""
+        return []
 
     def motion(self) -> VideoNetwork | None:
         """Return a network whose output frames picture the motion that this one estimates; None if it has none."""

@@ -58,18 +58,17 @@ class Repeat(VideoNetwork):
             existing = clip.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
         else:
             existing = imresize(clip, scale)
-        return interleave(existing, self.between(existing[:, :-1], existing[:, 1:]))
+        return interleave(existing, self.between(existing[:, :-1], existing[:, 1:], Fraction(1, 2)))
 
-    def between(self, before: Tensor, after: Tensor) -> Tensor:
-        """Make the frames in between, (B, T - 1, 3, s*H, s*W), from those before and after them."""
-        return before
+    def between(self, before: Tensor, after: Tensor, time: Fraction) -> Tensor:
+        return before if time <= Fraction(1, 2) else after
 
 
 class Blend(Repeat):
     """Bicubic upscaling, the mean of two frames in between them. (B, T, 3, H, W) to (B, 2T - 1, 3, s*H, s*W)."""
 
-    def between(self, before: Tensor, after: Tensor) -> Tensor:
-        return torch.lerp(before, after, 0.5)
+    def between(self, before: Tensor, after: Tensor, time: Fraction) -> Tensor:
+        return torch.lerp(before, after, float(time))
 
 
 class Interpolation(VideoNetwork):

@@ -55,8 +55,8 @@ class RestoreCommand(RestoreOptions):
         overwrite: replace an existing output, and discard parts that other options made.
         preview: frames, spread over the video, to restore first as PNGs beside the output.
         compile: compile the network (torch.compile): minutes at first, then faster.
-        show: ``offsets`` or ``attention``: write the motion that the network estimates, or its temporal attention,
-            instead of the restored video.
+        show: ``motion`` (or ``offsets``): write the motion that the network estimates instead of the restored video;
+            ``attention``: its temporal attention.
     """
 
     input: str | list[str]
@@ -65,7 +65,7 @@ class RestoreCommand(RestoreOptions):
     overwrite: bool = False
     preview: Annotated[int, Ge(0)] = 0
     compile: bool = False
-    show: Literal["offsets", "attention"] | None = None
+    show: Literal["motion", "offsets", "attention"] | None = None
 
 
 def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> None:
@@ -118,9 +118,11 @@ def _build_network(config: DictConfig, options: RestoreCommand) -> nn.Module:
         )
     if options.show:
         shown = as_video_network(network)
-        pictures = shown.motion() if options.show == "offsets" else shown.attention()
+        pictures = shown.attention() if options.show == "attention" else shown.motion()
         if pictures is None:
-            able = "DSFN can, as can EDVR" if options.show == "offsets" else "EDVR with temporal attention can"
+            able = (
+                "EDVR with temporal attention can" if options.show == "attention" else "DSFN, EDVR and model=flow can"
+            )
             raise UserError(f"This network cannot show={options.show}, but {able}: leave it out to restore the video.")
         network = pictures
     network.float().eval().requires_grad_(False)
@@ -316,6 +318,8 @@ class _Work(pl.LightningModule):
                     self._announce(whole, len(missing))
                 with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:
                     whole.run(mine, advance, CONSOLE.print)
+                for sentence in as_video_network(whole.network).remarks():
+                    CONSOLE.print(f"{whole.source}: {sentence}", soft_wrap=True)
                 if world == 1:
                     whole.finish()
                     CONSOLE.print(_summary(whole, mine, time.monotonic() - start), soft_wrap=True)
