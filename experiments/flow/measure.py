@@ -2,8 +2,8 @@
 
     python -m experiments.flow.measure <video or folder of frames> ... [--frames 33]
 
-Prints the mean luma PSNR of the frames that were made, clip by clip, and the processor seconds of a frame by flow. Frames
-wider than 1,000 pixels are halved first.
+Prints the mean luma PSNR of the frames that were made, clip by clip, and the processor seconds of a frame by flow.
+Frames wider than 1,000 pixels are halved first.
 """
 
 from __future__ import annotations

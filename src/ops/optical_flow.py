@@ -22,6 +22,7 @@ UNSEEN = 0.005  # weight of blending beside candidates: it fills what no flow re
 GRID, ROUNDS, TOLERANCE = 8, 5, 0.5  # of the motion of the whole frame: spacing, iterations, and pixels of an inlier
 LEAST_FOLLOWED = 0.25  # share of a frame that is seen in the other one, below which no motion is followed
 UNEXPLAINED = 0.6  # share of the difference of two frames that remains along the flow, above which it is none
+SPARSE = 3  # of as many rows and columns, one counts for a median
 EXPOSURE = 0.1  # relative change of contrast, and of brightness, that is taken for one of exposure
 CUT = 20.0  # mean difference in 8-bit levels of frames without common motion that do not show the same scene
 FARTHEST = 4  # motion of more than a quarter of the frame is not followed
@@ -84,7 +85,7 @@ def warp(image: np.ndarray, flow: np.ndarray, *, sharp: bool = False) -> np.ndar
 
 def consistency(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Compute the forward-backward error in pixels (H, W): how far a pixel lands from itself, there and back again."""
-    return np.linalg.norm(flow + warp(back, flow), axis=-1)
+    return np.sqrt(_square_length(flow + warp(back, flow)))
 
 
 def find_visible(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -95,11 +96,11 @@ def find_visible(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
     into the frame.
     """
     returned = warp(back, flow)
-    lengths = (flow**2).sum(-1) + (returned**2).sum(-1)
+    lengths = _square_length(flow) + _square_length(returned)
     height, width = flow.shape[:2]
     x, y = (flow[..., axis] + grid for axis, grid in enumerate(_grid((height, width))))
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return (((flow + returned) ** 2).sum(-1) <= 0.01 * lengths + 0.5) & inside
+    return (_square_length(flow + returned) <= 0.01 * lengths + 0.5) & inside
 
 
 def splat(flow: np.ndarray, time: float, weight: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -116,21 +117,21 @@ def splat(flow: np.ndarray, time: float, weight: np.ndarray, *values: np.ndarray
     """
     height, width = weight.shape
     x, y = (time * flow[..., axis] + grid for axis, grid in enumerate(_grid((height, width))))
+    x, y = x.clip(-1, width), y.clip(-1, height)  # on a canvas with a margin of a pixel, two behind
     left, top = np.floor(x), np.floor(y)
     right_share, bottom_share = x - left, y - top
-    left, top = left.astype(np.int32), top.astype(np.int32)
-    sums = [np.zeros(height * width) for _ in range(1 + len(values))]
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        column, row = left + dx, top + dy
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        share = (right_share if dx else 1 - right_share) * (bottom_share if dy else 1 - bottom_share) * weight
-        place, share = (row * width + column)[inside], share[inside]
-        sums[0] += np.bincount(place, share, height * width)
-        for total, value in zip(sums[1:], values, strict=True):
-            total += np.bincount(place, share * value[inside], height * width)
-    arrived = sums[0]
-    averages = [np.divide(total, arrived, out=np.zeros_like(total), where=arrived > 1e-6) for total in sums[1:]]
-    return tuple(part.reshape(height, width).astype(np.float32) for part in (arrived, *averages))
+    place = ((top + 1) * (width + 3) + left + 1).astype(np.int64)
+    sums = [np.zeros((height + 3) * (width + 3)) for _ in range(1 + len(values))]
+    upper, lower = (1 - bottom_share) * weight, bottom_share * weight
+    for step, row in ((0, upper), (width + 3, lower)):
+        for side, share in ((0, (1 - right_share) * row), (1, right_share * row)):
+            to = (place + (step + side)).ravel()
+            for total, value in zip(sums, (None, *values), strict=True):
+                moved = share if value is None else share * value
+                total += np.bincount(to, moved.ravel(), len(total))
+    arrived, *totals = (part.reshape(height + 3, width + 3)[1:-2, 1:-2] for part in sums)
+    averages = [np.divide(total, arrived, out=np.zeros_like(total), where=arrived > 1e-6) for total in totals]
+    return tuple(part.astype(np.float32) for part in (arrived, *averages))
 
 
 def _grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -268,6 +269,11 @@ def to_levels(frame: np.ndarray) -> np.ndarray:
     return 255 * frame @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
+def _square_length(flow: np.ndarray) -> np.ndarray:
+    """Return the squared length of each vector (H, W)."""
+    return flow[..., 0] ** 2 + flow[..., 1] ** 2
+
+
 def _average(image: np.ndarray) -> np.ndarray:
     """Average an image (H, W) over a window."""
     return load_opencv().blur(image, (WINDOW, WINDOW))
@@ -275,4 +281,4 @@ def _average(image: np.ndarray) -> np.ndarray:
 
 def _normalise(difference: np.ndarray) -> np.ndarray:
     """Subtract the change of brightness from a difference of frames, in levels: fades and flashes are no motion."""
-    return difference - np.median(difference)
+    return difference - np.median(difference[:: SPARSE if len(difference) > SPARSE else 1, ::SPARSE])

@@ -14,6 +14,7 @@ from torch import Tensor
 from src.checkpoints import cascade
 from src.config.composition import compose
 from src.config.validation import validate
+from src.engine.file_job import FileRestoration
 from src.engine.options import InferenceOptions, RestoreOptions
 from src.engine.stream import stream
 from src.errors import UserError
@@ -22,7 +23,9 @@ from src.ops import optical_flow
 from src.ops.optical_flow import FramePair, estimate_flow, find_visible, fit_affine, to_grey, warp
 from src.papers.baselines import Blend, Repeat
 from src.papers.flow import Flow
-from tests.command_line import ROOT
+from src.video.reader import open_video
+from src.video.writer import VideoWriter
+from tests.command_line import ROOT, call
 
 SIZE = (96, 128)
 
@@ -187,9 +190,64 @@ def test_any_number_of_times():
     assert min(fidelity(one, truth) for one, truth in zip(made, frames, strict=True)) > 33
     between = network.between(tensor(frames[0])[0], tensor(frames[5])[0], Fraction(2, 5))
     assert torch.equal(between[0].permute(1, 2, 0), torch.from_numpy(made[2]))
-    for times in (1, 17):
-        with pytest.raises(UserError, match=f"model.network.times={times} must be 2 to 16"):
+    for times in (1, 17, 2.015):
+        with pytest.raises(UserError, match=rf"model\.network\.times={times} must be above 1 and at most 16"):
             Flow(times=times)
+
+
+def test_two_and_a_half_times():
+    frames = [transformed(texture(), shift=(8 * k / 5, 0)) for k in range(0, 21)]
+    network = Flow(scale=1, times=2.5)
+    clip = tensor(*frames[::5])
+    made = network(clip)[0]
+    assert network.geometry.spacing == Fraction(2, 5)
+    assert len(made) == 11
+    truth = [np.ascontiguousarray(frame) for frame in frames[::2]]
+    assert min(fidelity(one.permute(1, 2, 0).numpy(), other) for one, other in zip(made, truth, strict=True)) > 33
+    streamed = list(stream(network, iter(clip[0]), InferenceOptions()))
+    assert [time for time, _ in streamed] == [Fraction(2 * k, 5) for k in range(11)]
+    assert torch.equal(torch.stack([frame for _, frame in streamed]), made)
+    assert torch.equal(made[5], clip[0, 2])
+
+
+def test_a_restoration_resumes_to_the_same_file_and_tells_what_it_lost(tmp_path):
+    scenes = [texture(seed=1, coarse=3)] * 3 + [texture(seed=2, coarse=3) * 0.5] * 2
+    moving = [transformed(scenes[min(k, 4)], shift=(3 * k, 0)) for k in range(5)]
+    with VideoWriter(tmp_path / "in.mkv", 24, "ffv1") as writer:
+        for frame in moving:
+            writer.write(torch.from_numpy((frame * 255).round().astype(np.uint8)))
+    files = {}
+    for name, cut in (("whole", False), ("cut", True)):
+        network, output = Flow(scale=1, times=2.5), tmp_path / f"{name}.mkv"
+        options = RestoreOptions(codec="ffv1", segment=2, cuts=False)
+        job = FileRestoration(network, tmp_path / "in.mkv", output, options, torch.device("cpu"))
+        if cut:
+            job.run(job.journal.list_missing(job.parts)[:2])
+            job = FileRestoration(network, tmp_path / "in.mkv", output, options, torch.device("cpu"))
+        job.run(job.journal.list_missing(job.parts))
+        job.finish()
+        files[name] = output.read_bytes()
+        assert "Motion could not be followed in " in network.remarks()[0]
+    assert files["whole"] == files["cut"]
+    with open_video(tmp_path / "whole.mkv") as reader:
+        assert (reader.fps, len(reader)) == (60, 11)
+
+
+@pytest.mark.long
+def test_its_motion_and_what_it_lost_are_shown_by_a_command(tmp_path):
+    with VideoWriter(tmp_path / "in.mp4", 24) as writer:
+        for seed in (1, 2):
+            frame = texture(seed=seed, coarse=3) / seed
+            writer.write(torch.from_numpy((frame * 255).round().astype(np.uint8)))
+    common = ["task=restore", "model=flow", "model.network.scale=1", f"input={tmp_path / 'in.mp4'}", "cuts=false"]
+    done = call(*common, f"output={tmp_path / 'out.mp4'}")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"{tmp_path / 'in.mp4'}: Motion could not be followed in 1 of 1 pair of frames: 1 held." in said
+    done = call(*common, f"output={tmp_path / 'motion.mp4'}", "show=motion")
+    assert done.returncode == 0, done.stderr
+    with open_video(tmp_path / "motion.mp4") as reader:
+        assert (len(reader), reader.size) == (2, SIZE)
 
 
 def test_networks_that_make_any_time():
@@ -222,8 +280,10 @@ def test_streaming_is_the_whole_and_a_single_frame_stays_single():
 
 def test_lost_motion_is_told_once():
     network = Flow(scale=1)
-    cut = tensor(texture(seed=1, coarse=3), texture(seed=2, coarse=3) * 0.5, texture(seed=2, coarse=3) * 0.5)
-    network(cut)
+    after = texture(seed=2, coarse=3) * 0.5
+    network(
+        tensor(texture(seed=1, coarse=3), after, transformed(after, shift=(1, 0)), transformed(after, shift=(1, 0)))
+    )
     assert network.remarks() == ["Motion could not be followed in 1 of 2 pairs of frames: 1 held."]
     assert network.remarks() == []
     assert cascade([network]).remarks() == []
