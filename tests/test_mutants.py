@@ -59,8 +59,8 @@ def test_the_quickest_tests_of_the_changed_lines_are_chosen():
 
 
 def test_known_equivalents_exist_and_are_left_out():
-    everything = {(c.file, c.statement, c.old, c.new) for c in list_all([], None)}
     for entry in read_equivalents():
+        everything = {(c.file, c.statement, c.old, c.new) for c in list_all([entry["file"]], None)}
         assert entry["reason"]
         path = Path(__file__).parents[1] / entry["file"]
         changes = {(c.file, c.statement, c.old, c.new) for c in list_changes(entry["file"], path.read_bytes())}
@@ -101,7 +101,7 @@ def test_a_copy_tells_what_tests_notice(tmp_path):
             (["endless"], "time"),
         ):
             tests = [f"tests/test_a.py::test_{name}" for name in names]
-            assert copy.attempt(change, tests, limit=3)[0] == verdict, names
+            assert copy.attempt(change, tests, limit=3 if verdict == "time" else 60)[0] == verdict, names
             assert (copy.folder / "src/a.py").read_text() == "def double(x):\n    return x * 2\n"
     finally:
         copy.close()

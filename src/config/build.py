@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 import traceback
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,9 @@ from src.engine.cascade import Cascade
 from src.errors import CheckpointError, CodeError, UserError
 from src.nn.blocks import fold_norms
 from src.nn.fuse import init_attention
+from src.progress import has_bar
 from src.protocols import COLUMNS
+from src.training.callbacks import ProgressLines
 from src.training.checkpointing import DurableIO, MetricsFile
 from src.zoo import locate
 
@@ -266,6 +269,10 @@ def build_trainer(config: DictConfig, directory: Path, *, training: bool, **more
             if monitor not in known and (match := closest(monitor, known, SURE_MATCH)):  # a task may log others
                 raise UserError(f"callbacks.{name}.monitor is {monitor}, but no task logs it: did you mean {match}?")
         arguments = {"callbacks": callbacks, "plugins": [DurableIO()]}
+    arguments["callbacks"] = [*arguments["callbacks"], ProgressLines(config.get("progress"))]
+    if "enable_progress_bar" not in arguments and not has_bar(config.get("progress"), sys.stdout):
+        arguments["enable_progress_bar"] = False
+        arguments["callbacks"] = [c for c in arguments["callbacks"] if not isinstance(c, pl.callbacks.ProgressBar)]
     try:
         return trainer(default_root_dir=directory, logger=False, **arguments)
     except (ValueError, TypeError, MisconfigurationException) as error:

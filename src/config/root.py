@@ -49,6 +49,7 @@ class RootOptions:
     checkpoint_skip: str | list[str] | None = None
     resume: bool | str = False
     debug: bool = False
+    progress: Literal["json"] | None = None
     code: str | list[str] | None = None
     trust: str | tuple[str, ...] = ()
     paths: PathOptions = field(default_factory=PathOptions)

@@ -18,9 +18,9 @@ from src.config.overrides import PAIRED, PATH_OPTIONS, STUDY, split_paths
 from src.errors import UserError
 from src.zoo import is_name
 
-NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug", "trust")  # options that do not affect results
+NO_EFFECT = ("ablation", "logger", "paths.runs", "resume", "debug", "trust", "progress")  # on results
 UNNAMED = (  # options that no directory is named after
-    *("experiment", "ablation", "seed", "resume", "debug", "trust", "logger", "paths.", "hydra.", "hydra/"),
+    *("experiment", "ablation", "seed", "resume", "debug", "trust", "progress", "logger", "paths.", "hydra.", "hydra/"),
     *("data.workers", "data.timeout", "data.skip_damaged"),  # a run may have to resume with others
 )
 IMPLIED = ("test=own", PAIRED[1])
@@ -28,8 +28,9 @@ SWEEP_ONLY = (  # Hydra overrides that the command of a single point does not re
     *("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", STUDY),
 )
 CHANGEABLE = (  # options with which a resumed run may differ
-    *("resume", "debug", "trust", "logger", "callbacks.progress", "callbacks.last", "paths", "trainer.precision"),
-    *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "data.workers", "data.timeout"),
+    *("resume", "debug", "trust", "progress", "logger", "callbacks.progress", "callbacks.last", "paths"),
+    *("trainer.precision", "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps"),
+    *("data.workers", "data.timeout"),
 )
 
 
@@ -101,7 +102,7 @@ def is_begun(config: DictConfig, directory: Path) -> bool:
     run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     before: Any = OmegaConf.load(directory / "config.yaml")
     now: Any = OmegaConf.create(OmegaConf.to_yaml(run, resolve=True))
-    for option in ("resume", "debug", "trust"):
+    for option in ("resume", "debug", "trust", "progress"):
         before[option] = now[option] = None
     for option in now:  # newer than the run, at its default
         if option not in before and now[option] is None:

@@ -27,6 +27,7 @@ from src.data.packing import find_damaged, pack
 from src.data.source_size import SourceSize
 from src.data.splits import Clip, Splits
 from src.errors import UserError
+from src.progress import Mode, ProgressLog, has_bar
 from src.video.reader import open_video
 from src.wording import number_of
 
@@ -69,7 +70,7 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
         roots["packed"] = target = Path(os.path.expanduser(options.pack))
         size = SourceSize.of(config.data.get("source_size"), config.data.get("source_reduction", 1))
         how = {"gop": options.gop, "processes": processes, "interpolated": options.interpolated}
-        packed = pack(root, target, size=size, track=_progress_bar("Packing"), **how)
+        packed = pack(root, target, size=size, track=_follow("Packing", config.progress), **how)
         print(
             f"{target}: {number_of(packed.clips, 'clip')} packed, {packed.new} of them now, "
             f"{packed.bytes / 2**20:,.0f} MiB"
@@ -83,7 +84,7 @@ def prepare(config: DictConfig, directory: Path, *, options: PrepareOptions) -> 
             )
     if options.check:
         for folder in roots.values():
-            if faults := find_damaged(folder, processes=processes, track=_progress_bar("Reading")):
+            if faults := find_damaged(folder, processes=processes, track=_follow("Reading", config.progress)):
                 raise UserError(f"{len(faults)} clips of {folder} are damaged: " + "; ".join(faults))
             print(f"{folder}: every frame of every clip can be read")
     if options.measure is not None:
@@ -131,8 +132,19 @@ def _picture_blur(before: Clip, after: Clip, size: SourceSize, file: Path) -> No
     print(f"Blur of {before.name} without and with interpolated frames, left and right: {file}")
 
 
-def _progress_bar(title: str) -> Callable[[Iterable[str], int], Iterable[str]]:
-    return lambda outcomes, total: track(outcomes, title, total)
+def _follow(title: str, mode: Mode) -> Callable[[Iterable[str], int], Iterable[str]]:
+    """Return a function that passes outcomes on and shows their progress, as a bar or as lines in a log."""
+
+    def passed_on(outcomes: Iterable[str], total: int) -> Iterable[str]:
+        if has_bar(mode):
+            yield from track(outcomes, title, total)
+            return
+        log = ProgressLog(title, total, "clips", mode=mode)
+        for done, outcome in enumerate(outcomes, start=1):
+            log.update(done)
+            yield outcome
+
+    return passed_on
 
 
 def _measure(config: DictConfig, options: PrepareOptions, workers: Sequence[int], roots: dict[str, Path]) -> None:

@@ -37,6 +37,7 @@ from src.interruption import limit_stopping
 from src.nn.blocks import compile_parts, count_parameters
 from src.nn.clips import weights_to_channels_last
 from src.nn.video_network import as_video_network
+from src.progress import Mode, ProgressLog, has_bar
 from src.video.discovery import find_videos, is_image_pattern, is_video, list_images
 from src.video.stream_copy import find_audio_start
 from src.wording import number_of
@@ -89,7 +90,7 @@ def restore(config: DictConfig, directory: Path, *, options: RestoreCommand) -> 
     description = {"network": to_plain(config.model.network), "show": options.show}
     network_id = fingerprint(list_weights(config), description)
     trainer = build_trainer(config, directory, training=False, enable_progress_bar=False)
-    work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id)
+    work = _Work(network, list(zip(sources, outputs, strict=True)), options, network_id, config.progress)
     _record_outputs(options, sources, outputs)
     with _stop_in_time(lambda: getattr(trainer.strategy.launcher, "procs", ())):
         try:
@@ -293,10 +294,11 @@ class _Work(pl.LightningModule):
     """Restores its rank's share; a video that fails does not keep it from the others."""
 
     def __init__(
-        self, network: nn.Module, videos: list[tuple[Path, Path]], options: RestoreCommand, network_id: str
+        self, network: nn.Module, videos: list[tuple[Path, Path]], options: RestoreCommand, network_id: str, mode: Mode
     ) -> None:
         super().__init__()
         self.network, self.videos, self.options, self.network_id = network, videos, options, network_id
+        self.mode = mode  # of progress
         self.failures: dict[int, str] = {}
         self.shared: dict[int, tuple[list[int], float]] = {}  # parts spread over the ranks, and the time of their start
 
@@ -316,7 +318,7 @@ class _Work(pl.LightningModule):
             with whole.journal.lock() if rank == 0 else nullcontext():
                 if rank == 0:
                     self._announce(whole, len(missing))
-                with _progress(whole, mine, of=world, shown=self.global_rank == 0) as advance:
+                with _progress(whole, mine, of=world, shown=self.global_rank == 0, mode=self.mode) as advance:
                     whole.run(mine, advance, CONSOLE.print)
                 for sentence in as_video_network(whole.network).remarks():
                     CONSOLE.print(f"{whole.source}: {sentence}", soft_wrap=True)
@@ -379,20 +381,25 @@ class _Work(pl.LightningModule):
 
 
 @contextmanager
-def _progress(whole: FileRestoration, parts: Sequence[int], *, of: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """Show a bar with frames a second and the time left, of one process of ``of``; yield a function that counts one."""
+def _progress(
+    whole: FileRestoration, parts: Sequence[int], *, of: int, shown: bool, mode: Mode
+) -> Iterator[Callable[[], None]]:
+    """Show a bar, or lines in a log, of one process of ``of``; yield a function that counts an output frame."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    is_bar = shown and has_bar(mode)
     with Progress(
-        *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=CONSOLE, disable=not shown
+        *columns, TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), console=CONSOLE, disable=not is_bar
     ) as bar:
         count = sum(len(whole.output_indices(part)) for part in parts)
-        share = f" (share of the first of {of} processes)" if of > 1 else ""
-        task = bar.add_task(f"{whole.source.name}{share}", total=count, pace="")
-        start = time.monotonic()
+        name = whole.source.name + (f" (share of the first of {of} processes)" if of > 1 else "")
+        task = bar.add_task(name, total=count, pace="")
+        log, start = ProgressLog(name, count, "frames", mode=mode), time.monotonic()
 
         def advance() -> None:
-            speed = (bar.tasks[0].completed + 1) / (time.monotonic() - start)
-            bar.update(task, advance=1, pace=f"{speed:.2f} frames/s")
+            done = int(bar.tasks[0].completed) + 1
+            bar.update(task, advance=1, pace=f"{done / (time.monotonic() - start):.2f} frames/s")
+            if shown:
+                log.update(done)
 
         yield advance
 

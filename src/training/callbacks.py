@@ -21,6 +21,7 @@ from src.engine.options import InferenceOptions
 from src.engine.stream import stream
 from src.nn.video_network import VideoNetwork, as_video_network
 from src.ops.resize import imresize
+from src.progress import Mode, ProgressLog
 
 
 class Throughput(Callback):
@@ -123,6 +124,38 @@ class WeightEMA(EMAWeightAveraging):
     @staticmethod
     def _tensors(module: nn.Module) -> list[Tensor]:
         return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
+
+
+class ProgressLines(Callback):
+    """Write the progress of training and evaluation into logs (:class:`src.progress.ProgressLog`).
+
+    Args:
+        mode: ``json`` or None.
+    """
+
+    def __init__(self, mode: Mode = None) -> None:
+        self.mode = mode
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.global_step
+        self.log = ProgressLog("Training", max(0, trainer.max_steps), "steps", mode=self.mode, done=done)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.log.update(trainer.global_step)
+
+    @rank_zero_only
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        clips = sum(int(count) for count in trainer.num_test_batches)
+        self.tests, self.done = ProgressLog("Evaluation", clips, "clips", mode=self.mode), 0
+
+    @rank_zero_only
+    def on_test_batch_end(self, *arguments: Any, **options: Any) -> None:
+        self.done += 1
+        self.tests.update(self.done)
 
 
 class ValidationSummary(Callback):

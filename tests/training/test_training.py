@@ -177,7 +177,8 @@ def test_a_checkpoint_of_unfused_adam_resumes(clips, tmp_path):  # noqa: F811
     assert {group["fused"] for group in trainer.optimizers[0].param_groups} == {True}
 
 
-def test_only_logged_steps_synchronise_with_the_device(clips, tmp_path):  # noqa: F811
+def test_only_logged_steps_synchronise_with_the_device(clips, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("src.config.build.has_bar", lambda *_: True)  # as in a terminal
     fetched = []
 
     class Fetches(TorchDispatchMode):
