@@ -43,3 +43,9 @@ def test_what_clips_have_in_common_does_not_widen_the_interval_but_seeds_do():
     assert bootstrap_interval(clips + 0.5, clips) == (pytest.approx(0.5), pytest.approx(0.5))
     low, high = bootstrap_interval(np.concatenate([clips + 0.1, clips + 0.9]), clips)
     assert (low, high) == (pytest.approx(0.1), pytest.approx(0.9))
+
+
+def test_the_chance_of_the_extreme_itself_counts():
+    assert wilcoxon(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 2**5)
+    assert wilcoxon(np.array([-1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 * 2 / 2**5)
+    assert wilcoxon(np.array([1.0])) == 1.0

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 
 from src.bench import timing
-from src.bench.display import build_tables, label_entries, warn_slow_loading
+from src.bench.display import build_tables, label_entries, plot, warn_slow_loading
 from src.bench.models import measure_model, time_streaming
 from src.bench.options import BenchOptions
 from src.config.composition import compose
@@ -142,3 +142,44 @@ def test_the_mean_of_a_number_of_calls_counts_slow_ones():
     assert len(calls) == 5
     calls.clear()
     assert timing.time_work(work, 3, torch.device("cpu")).seconds < 0.09
+
+
+def test_the_table_of_operators_compares_each_with_a_plain_convolution():
+    rows = [
+        {"operator": "convolution", "channels": 64, "type": "float32", "forward": 0.002, "both": 0.005},
+        {"operator": "deformable", "channels": 64, "type": "float32", "forward": 0.006, "both": 0.02},
+    ]
+    models = {"zsm": {"parameters": 1, "flops": 2e9}}
+    outcome = {"models": models, "input": [90, 160], "device": "cpu", "deformable": rows}
+    _, table = build_tables(outcome)
+    assert [list(column.cells) for column in table.columns] == [
+        ["convolution", "deformable"], ["64", "64"], ["float32", "float32"], ["2", "6"], ["1.00", "3.00"], ["5", "20"],
+        ["1.00", "4.00"],
+    ]  # fmt: skip
+    assert [column.justify for column in table.columns] == ["left", "right", "left", *["right"] * 4]
+
+
+def test_the_verdict_on_reading_is_by_what_steps_consume():
+    models = {
+        "a": {"loader_samples_per_second": 9.0, "samples_per_second": 10.0},
+        "b": {"loader_samples_per_second": 15.0, "samples_per_second": 10.0},
+        "c": {"loader_samples_per_second": 20.0, "samples_per_second": 10.0},
+    }
+    assert [line.partition(": ")[2].partition(":")[0] for line in warn_slow_loading(models)] == [
+        "reading limits training",
+        "reading leaves little margin",
+    ]
+
+
+def test_a_plot_has_the_models_that_were_measured(tmp_path):
+    models = {
+        "zsm": {"seconds_per_frame": 2.0, "floor_per_frame": 1.0, "flops": 1e9},
+        "edvr_m": {"flops": 2e9},
+    }
+    plot({"models": models, "input": [90, 160], "device": "cpu", "deformable": []}, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "zsm" in drawn
+    assert "edvr_m" not in drawn
+    assert "seconds per frame" in drawn
+    plot({"models": {"edvr_m": models["edvr_m"]}, "input": [90, 160], "device": "cpu"}, tmp_path / "plot.svg")
+    assert "operations per window" in (tmp_path / "plot.svg").read_text()

@@ -288,3 +288,16 @@ def test_a_step_is_timed_with_the_perceptual_loss(capsys):
         "sharpness",
         "perceptual",
     }
+
+
+def test_each_term_of_the_loss_has_its_weight():
+    config = compose("model=vtsr", "size=mini", "data=procedural")
+    config.model.weights.reconstruction = 0.25
+    torch.manual_seed(0)
+    restorer = build_restorer(config, build_training_network(config))
+    inputs, targets = torch.rand(1, 2, 3, 32, 32), torch.rand(1, 2, 3, 32, 32)
+    losses = restorer.losses(inputs, targets)
+    assert set(losses) <= {*restorer.terms, "temporal"}
+    estimate = restorer.scheme(restorer.network, inputs)
+    for name, term in restorer.terms.items():
+        assert losses[name].item() == pytest.approx(restorer.weights[name] * term(estimate, targets).item(), rel=1e-5)

@@ -30,3 +30,21 @@ def test_learning_curves_and_frame_scores_are_drawn(page):
     assert "training loss over step" in page
     assert "Frame by frame" in page
     assert page.count('class="line c') > 6
+
+
+def test_a_single_value_is_a_marker_and_longer_curves_are_lines():
+    chart = plot_curves([Curve("one", [(1, 2.0)]), Curve("two", [(1, 1.0), (3, 2.0)])], "t", "x", "y")
+    assert len(chart.markers) == 1
+    assert [line.label for line in chart.lines] == ["one", "two"]
+
+
+def test_labels_of_neighbours_do_not_overlap_and_stay_in_the_chart():
+    dots = [Dot("a long name of a network", 1.0, 30.0), Dot("another long name", 1.01, 30.01), Dot("far", 900.0, 20.0)]
+    markers = {marker.label: marker for marker in plot_scatter(dots, "t", "x", "y").markers}
+    first, second, far = (markers[dot.label] for dot in dots)
+    assert abs(first.label_y - second.label_y) >= 12
+    assert (first.anchor, far.anchor) == ("start", "start")
+    right = {
+        m.label: m for m in plot_scatter([dots[0], Dot("a long name at the right", 900.0, 31.0)], "t", "x", "y").markers
+    }
+    assert right["a long name at the right"].anchor == "end"

@@ -316,3 +316,10 @@ def test_clips_are_addressed_by_their_place():
     sources = [f"results/clips/{place}/psnr" for place in ("*", "*2", "*3")]
     assert [point.value(source) for source in sources] == [1.0, 2.0, None]
     assert point.value("metrics/train/seconds_per_step") is None
+
+
+def test_counted_columns_are_in_their_units(tmp_path):
+    run = point(tmp_path / "run", 20.0)
+    counted = run.counted
+    assert run.value("count/gflops") == counted["flops"] / 10**9
+    assert run.value("count/parameters_m") == counted["parameters"] / 10**6

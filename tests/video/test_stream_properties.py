@@ -288,3 +288,18 @@ def test_images_have_no_streams_to_choose(tmp_path: Path, kind: str) -> None:
         pictures[0].save(path, save_all=True, append_images=pictures[1:])
     with pytest.raises(VideoError, match=r"is not a container of several streams: leave stream=0 out$"):
         open_video(path, stream=0)
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_the_shape_of_pixels_is_that_of_the_upright_frame(tmp_path: Path, rotation: int) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode(None))
+    with open_video(tmp_path / "a.mp4") as reader:
+        assert (reader.size, reader.aspect) == (((48, 32), Fraction(3, 4)) if rotation else ((32, 48), Fraction(4, 3)))
