@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -23,11 +24,17 @@ from src.config.resuming import describe_nearest, list_changes
 from src.config.run_directory import NO_EFFECT, claim_directory, read_commit
 from src.data.datamodule import DataModule
 from src.errors import CheckpointError, UserError
+from src.metrics import psnr
 from src.nn.blocks import count_parameters
+from src.nn.video_network import as_video_network
+from src.ops.resize import imresize
+from src.papers.baselines import Interpolation
 from src.tasks.evaluate import score, tell_scored_frames
 from src.training import wandb
 from src.training.checkpointing import MetricsFile, find_last_checkpoint
 from src.training.distributed import fail_together
+
+SAME = 30.0  # dB between a network and a baseline above which it starts as that
 
 
 def train(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -68,9 +75,35 @@ def _train(config: DictConfig, directory: Path) -> dict[str, Any]:
         if isinstance(data, DataModule):
             data.check_evaluation(filled=restorer.protocol.edges != "none")
     restorer.initialise(fresh=not config.checkpoint)
+    if trainer.is_global_zero and not config.resume and (start := describe_start(restorer.network)):
+        print(start, flush=True)
     changes = list_changes(directory, config) if config.resume else {}  # the claim overwrites the former options
     with claim_directory(config, directory, first=trainer.is_global_zero), fail_together(trainer, directory):
         return _fit_and_score(config, directory, trainer, restorer, data, changes)
+
+
+@torch.no_grad()
+def describe_start(network: torch.nn.Module) -> str:
+    """Tell if the output of an untrained network is that of a baseline; empty if it is not.
+
+    A table of few steps then shows what the baseline does.
+    """
+    contract = as_video_network(network)
+    baseline = Interpolation(geometry=contract.geometry)
+    rough = torch.rand(1, contract.geometry.window, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    clip = imresize(rough, 4).clamp(0, 1)
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        closeness = float(psnr(contract(clip.to(next(network.parameters()))).cpu(), baseline(clip)).min())
+    finally:
+        for module in training:
+            module.training = True
+    if closeness < SAME:
+        return ""
+    return (
+        f"Before the first step, the output is that of {baseline.name} to {closeness:.0f} dB; few steps stay near it."
+    )
 
 
 def _fit_and_score(

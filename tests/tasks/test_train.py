@@ -6,6 +6,9 @@ import pytest
 import torch
 from lightning import Callback
 
+from src.config.build import build_restorer, build_training_network
+from src.config.composition import compose
+from src.tasks.train import describe_start
 from tests.tasks.test_tasks import TINY, clips, run  # noqa: F401 - the fixture
 
 
@@ -44,3 +47,26 @@ def test_freezing_warm_up_and_restarts_survive_an_interruption(clips, tmp_path):
         assert resumed["global_step"] == 4
         for kind in ("state_dict", "current_model_state"):
             assert all(torch.equal(resumed[kind][key], value) for key, value in whole[kind].items()), (steps, kind)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("zsm", "bicubic and blending"), ("edvr_m", "bicubic"), ("edvr_deblur", "doing nothing"), ("dsfn", "")],
+)
+def test_what_a_mini_network_starts_as_is_told(model, name):
+    torch.manual_seed(0)
+    config = compose(f"model={model}", "size=mini")
+    restorer = build_restorer(config, build_training_network(config))
+    restorer.initialise(fresh=True)
+    said = describe_start(restorer.network)
+    assert (f"the output is that of {name} to " in said) == bool(name), said
+    assert restorer.network.training
+
+
+def test_a_network_at_random_is_no_baseline():
+    torch.manual_seed(0)
+    config = compose("model=wdvr2d", "size=mini")
+    network = build_training_network(config)
+    for parameter in network.parameters():
+        parameter.data.normal_(0, 0.3)
+    assert describe_start(network) == ""
