@@ -22,8 +22,6 @@ from src.errors import UserError
 from src.sweeps import points
 from src.sweeps.aggregate import (
     Point,
-    draw,
-    draw_frames,
     escape_markdown,
     format_cell,
     format_markdown,
@@ -32,6 +30,7 @@ from src.sweeps.aggregate import (
     subtract_rows,
     tabulate,
 )
+from src.sweeps.plots import draw, draw_frames
 from src.sweeps.published import rows_by_point
 from src.wording import number_of
 

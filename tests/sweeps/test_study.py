@@ -21,13 +21,12 @@ from src.errors import UserError
 from src.sweeps.aggregate import (
     Point,
     describe_ranking,
-    draw,
-    draw_frames,
     format_markdown,
     subtract_rows,
     tabulate,
 )
 from src.sweeps.callback import Study
+from src.sweeps.plots import draw, draw_frames
 from src.sweeps.points import PointStatus
 from src.sweeps.published import published
 from src.sweeps.sweeper import Points
