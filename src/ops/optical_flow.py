@@ -252,15 +252,20 @@ def fit_affine(flow: np.ndarray) -> np.ndarray:
     columns, rows = _grid((height, width))
     places = [part[GRID // 2 :: GRID] if part.size > GRID else part for part in (columns[0], rows[:, 0])]
     x, y = (part.ravel() for part in np.meshgrid(*places))
-    samples = np.stack([x, y, np.ones_like(x)], axis=1).astype(np.float64)
+    middle, unit = np.array([width, height]) / 2, max(width, height)
+    samples = np.column_stack([(x - middle[0]) / unit, (y - middle[1]) / unit, np.ones_like(x)]).astype(np.float64)
     targets = flow[y.astype(int), x.astype(int)].astype(np.float64)
     weights = np.ones(len(samples))
     for _ in range(ROUNDS):
-        solution, *_ = np.linalg.lstsq(samples * weights[:, None], targets * weights[:, None], rcond=None)
+        weighted = samples * weights[:, None] ** 2
+        # sums without BLAS, whose order depends on the number of threads
+        gram, sums = (np.einsum("ni,nj->ij", weighted, other) for other in (samples, targets))
+        solution = np.linalg.pinv(gram, hermitian=True) @ sums
         errors = np.linalg.norm(samples @ solution - targets, axis=1)
         weights = 1 / (1 + (errors / TOLERANCE) ** 2)
     across, down, constant = solution
-    fitted = columns[..., None] * across + rows[..., None] * down + constant
+    x, y = (columns - middle[0]) / unit, (rows - middle[1]) / unit
+    fitted = x[..., None] * across + y[..., None] * down + constant
     return fitted.astype(np.float32)
 
 
