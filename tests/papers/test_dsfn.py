@@ -204,7 +204,7 @@ def test_offset_fields_of_a_video(tmp_path):
     with open_video(output) as reader:
         assert (len(reader), reader.size, reader.fps) == (4, (32, 144), 30)
         assert (reader.read([1])[0, :, 48:] == 255).all()  # nothing moves at first
-    with pytest.raises(UserError, match="cannot show=offsets, but DSFN can"):
+    with pytest.raises(UserError, match="cannot show=offsets, but DSFN, EDVR and model=flow can"):
         run_task(compose("task=restore", "model=bicubic", f"input={source}", "output=no.mp4", "show=offsets"), tmp_path)
 
 
