@@ -6,7 +6,6 @@ import resource
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 from hydra.utils import instantiate
@@ -160,9 +159,12 @@ def test_a_mistyped_choice_is_answered_without_lightning_or_torch():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("argument", ["model=zsmm", "--help"])
-def test_mistakes_and_help_are_answered_quickly(argument):
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([sys.executable, "-m", "src.run", argument], cwd=CONF.parent, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 1.5, (seconds, time.monotonic() - started)
+def test_mistakes_and_help_are_answered_before_lightning_could_be_imported(argument):
+    def measure(*command: str) -> float:
+        """Processor seconds of a process."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], cwd=CONF.parent, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert measure("-m", "src.run", argument) < 0.6 * measure("-c", "import lightning.pytorch")
